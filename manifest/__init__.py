@@ -1,0 +1,43 @@
+"""Fingerprints model checkpoints and holds them to account.
+
+The names below are imported when they are first used, so that `import manifest` costs nothing and the static commands
+never import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manifest.hooks.create_model import create_model as create_model
+    from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
+    from manifest.workflows.creating import create as create
+    from manifest.workflows.loading import load as load
+    from manifest.workflows.loading import load_transforms as load_transforms
+    from manifest.workflows.saving import save as save
+    from manifest.workflows.verifying import verify as verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "create_model": "manifest.hooks.create_model",
+    "create_model_and_transforms": "manifest.hooks.create_model",
+    "create": "manifest.workflows.creating",
+    "load": "manifest.workflows.loading",
+    "load_transforms": "manifest.workflows.loading",
+    "save": "manifest.workflows.saving",
+    "verify": "manifest.workflows.verifying",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,103 @@
+"""Digests of files, tensors and weights.
+
+A tensor's digest is of its values, not of the bytes it happens to be stored in: a view, a transposed stride, or a tied
+weight digests as its contiguous, row-major, little-endian values would. Nothing here knows containers or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+Buffer = Any
+"""Anything with the buffer protocol: bytes, memoryview, mmap."""
+
+_PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
+_TENSOR_HEADER = b"manifest/tensor/v1\n"
+_WEIGHTS_HEADER = b"manifest/weights/v1\n"
+
+
+def tagged(hexadecimal: str) -> str:
+    """Name the algorithm in front of a digest, as every digest in a manifest does: `blake3:…`."""
+    return f"blake3:{hexadecimal}"
+
+
+def bytes_digest(data: Buffer) -> str:
+    """BLAKE3 of a buffer, as 64 hexadecimal digits, on all cores when it is worth it."""
+    view = memoryview(data)
+    threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
+    return blake3(view, max_threads=threads).hexdigest()
+
+
+def tensor_digest(dtype: str, shape: Sequence[int], values: Buffer) -> str:
+    """Digest of one tensor.
+
+    Args:
+        dtype: torch's name of the element type without `torch.`, for example `bfloat16`.
+        shape: The tensor's shape; `()` for a scalar.
+        values: Its elements, contiguous, row-major, little-endian.
+
+    Returns:
+        `blake3:` and 64 hexadecimal digits.
+    """
+    view = memoryview(values)
+    header = f"{dtype}[{','.join(map(str, shape))}]\n".encode()
+    threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
+    hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)
+    hasher.update(view)
+    return tagged(hasher.hexdigest())
+
+
+def weights_digest(tensors: Iterable[tuple[str, str]]) -> str:
+    """Digest of a whole set of weights, the same whatever container holds them.
+
+    Args:
+        tensors: `(name, tensor digest)` pairs in any order, names without wrapper prefixes and tied names expanded.
+    """
+    hasher = blake3(_WEIGHTS_HEADER)
+    for name, digest in sorted(tensors):
+        encoded = name.encode("utf-8", "surrogatepass")
+        hasher.update(b"%d:%b=%b\n" % (len(encoded), encoded, digest.encode()))
+    return tagged(hasher.hexdigest())
+
+
+def text_digest(lines: Iterable[str]) -> str:
+    """Digest of a sequence of lines, each ended by a newline."""
+    hasher = blake3()
+    for line in lines:
+        hasher.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return tagged(hasher.hexdigest())
+
+
+def file_blake3(path: Path) -> str:
+    """BLAKE3 of a file, memory-mapped, on all cores, as 64 hexadecimal digits."""
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return blake3().hexdigest()
+    hasher = blake3(max_threads=blake3.AUTO)
+    hasher.update_mmap(path)
+    return hasher.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(path: Path) -> tuple[str, str]:
+    """BLAKE3 and SHA-256 of a file, side by side; both release the interpreter lock.
+
+    Returns:
+        The two digests as hexadecimal digits, BLAKE3 first.
+    """
+    sha256: list[str] = []
+    worker = threading.Thread(target=lambda: sha256.append(file_sha256(path)))
+    worker.start()
+    blake = file_blake3(path)
+    worker.join()
+    return blake, sha256[0]

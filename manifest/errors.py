@@ -1,0 +1,102 @@
+"""What can go wrong, as one tree of exceptions.
+
+Every message is one sentence: what was found, where, what was expected, what to do. The command line prints it and
+ends with the exception's `exit_code`: 2 for "could not check", 1 for "checked, and something is wrong".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from manifest.findings import Report
+
+
+class ManifestError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class InputError(ManifestError):
+    """A path, name or argument that cannot be used as given."""
+
+
+class CheckpointError(ManifestError):
+    """A checkpoint that cannot be read: not one, malformed, truncated, or unsupported.
+
+    Attributes:
+        rule: Code of the rule in `manifest.findings` that the file breaks, for example `F002`.
+    """
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class DocumentError(ManifestError):
+    """A manifest that is not valid."""
+
+
+class NoManifestError(DocumentError):
+    """A checkpoint without a manifest beside it."""
+
+
+class NewerSchemaError(DocumentError):
+    """A manifest written by a later major version of the format."""
+
+
+class KeyFileError(ManifestError):
+    """A key that cannot be read, written or used."""
+
+
+class SignatureError(ManifestError):
+    """A signature that does not hold.
+
+    Attributes:
+        rule: Code of the trust rule it breaks, for example `T003`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class ArchitectureError(ManifestError):
+    """An architecture that cannot be captured, built, or fitted to the weights."""
+
+
+class UnknownModelError(ArchitectureError):
+    """A model name that no family knows."""
+
+
+class CreationMismatchError(ArchitectureError):
+    """A model asked for with an architecture other than its weights were saved with."""
+
+    exit_code = 1
+
+
+class IncompleteModelError(ManifestError):
+    """A model that would be saved as complete although some of it was never trained."""
+
+    exit_code = 1
+
+
+class VerificationError(ManifestError):
+    """A checkpoint that does not keep its manifest's promise.
+
+    Attributes:
+        report: Every rung that was climbed, with its findings.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class StorageError(ManifestError):
+    """A place that cannot be written: no permission, no space, not a directory."""

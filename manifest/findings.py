@@ -1,0 +1,359 @@
+"""Findings, reports, and the catalogue of rules.
+
+A rule has one stable code and one page of explanation; a finding is one place where a rule was broken; a report is the
+ladder of checks as it was climbed. How they are shown is the business of `manifest.rendering`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Severity(StrEnum):
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Outcome(StrEnum):
+    PASS = "pass"  # noqa: S105
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that can be wrong with a checkpoint.
+
+    Attributes:
+        code: Letter of the rung and a number; stable for ever.
+        name: The same in words, kebab-case.
+        severity: What it counts as unless the finding or a policy says otherwise.
+        why: Why it matters.
+        cure: What to do.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    why: str
+    cure: str
+
+
+class Finding(BaseModel):
+    """One thing a check found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str
+    name: str
+    severity: Severity
+    message: str = Field(description="One sentence: what was found, and what was expected.")
+    where: str | None = Field(default=None, description="A file, tensor, component or field.")
+    evidence: dict[str, Any] = Field(default_factory=dict, description="The numbers behind the message.")
+    remedy: str
+
+
+class Rung(BaseModel):
+    """One rung of the ladder: its outcome, why, and how long it took."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    outcome: Outcome
+    reason: str
+    seconds: float = Field(ge=0)
+    findings: list[Finding] = Field(default_factory=list)
+
+
+class Report(BaseModel):
+    """What one run of `verify` found."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: str = "report/v1"
+    subject: str = Field(description="File name of the checkpoint, without its directory.")
+    rungs: list[Rung] = Field(default_factory=list)
+
+    def findings(self) -> Iterator[Finding]:
+        for rung in self.rungs:
+            yield from rung.findings
+
+    @property
+    def passed(self) -> bool:
+        return all(rung.outcome is not Outcome.FAIL for rung in self.rungs)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every demanded check passed, 1 otherwise."""
+        return 0 if self.passed else 1
+
+
+def finding(
+    code: str,
+    message: str,
+    *,
+    where: str | None = None,
+    severity: Severity | None = None,
+    remedy: str | None = None,
+    **evidence: Any,
+) -> Finding:
+    """A finding under a rule of the catalogue, with the rule's severity and cure unless others are given."""
+    rule = RULES[code]
+    return Finding(
+        rule=code,
+        name=rule.name,
+        severity=severity or rule.severity,
+        message=message,
+        where=where,
+        evidence=evidence,
+        remedy=remedy or rule.cure,
+    )
+
+
+def outcome_of(findings: list[Finding]) -> Outcome:
+    """The worst of some findings, as the outcome of their rung."""
+    severities = {item.severity for item in findings}
+    if Severity.ERROR in severities:
+        return Outcome.FAIL
+    return Outcome.WARN if Severity.WARNING in severities else Outcome.PASS
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+RULES: dict[str, Rule] = {
+    rule.code: rule
+    for rule in (
+        Rule(
+            "T001",
+            "signer-unknown",
+            _W,
+            "A signature proves who made a checkpoint only to someone who already trusts the key.",
+            "Pass the signer's public key: `manifest verify CKPT --key release.pub`.",
+        ),
+        Rule(
+            "T002",
+            "unsigned",
+            _W,
+            "Without a signature anyone can rewrite the weights and the manifest together.",
+            "Sign it: `manifest sign CKPT --key release.key`.",
+        ),
+        Rule(
+            "T003",
+            "signature-invalid",
+            _E,
+            "The signature was not made by the trusted key, or what it signed has changed since.",
+            "Get the checkpoint, its manifest and its signature again from their source.",
+        ),
+        Rule(
+            "T004",
+            "signature-missing",
+            _E,
+            "The checkpoint was signed when it was saved, or a signer is demanded, and the signature is not there.",
+            "Copy the `.manifest.sig` file too, or sign the checkpoint: `manifest sign CKPT --key release.key`.",
+        ),
+        Rule(
+            "T005",
+            "signature-malformed",
+            _E,
+            "The signature file is not an OpenSSF Model Signing bundle, so nothing vouches for the checkpoint.",
+            "Get the `.manifest.sig` file again from its source, or sign the checkpoint anew.",
+        ),
+        Rule(
+            "T006",
+            "signature-of-another",
+            _E,
+            "The signature is genuine but covers other bytes than the manifest and checkpoint beside it.",
+            "Put back the manifest that was signed, or sign the checkpoint anew if you changed it on purpose.",
+        ),
+        Rule(
+            "I001",
+            "bytes-changed",
+            _E,
+            "The file is not the one that was saved.",
+            "Get the file again from its source.",
+        ),
+        Rule(
+            "I002",
+            "tensors-changed",
+            _E,
+            "These weights have other values than those that were saved and checked.",
+            "Get the file again; if the change was meant, save it with `manifest.save` or `manifest create`.",
+        ),
+        Rule(
+            "I003",
+            "size-differs",
+            _E,
+            "A file of another length was cut off while copying, or is another file.",
+            "Copy the file again and compare its size.",
+        ),
+        Rule(
+            "I004",
+            "other-weights",
+            _E,
+            "Not one tensor has the values that the manifest records: this is another checkpoint.",
+            "Put the manifest beside the checkpoint it was written for.",
+        ),
+        Rule(
+            "F001",
+            "not-a-checkpoint",
+            _E,
+            "The bytes are of no container that can be read.",
+            "Check the file: it may be a download's error page, a pointer file, or an archive to unpack.",
+        ),
+        Rule(
+            "F002",
+            "malformed",
+            _E,
+            "Libraries read such a file in different ways, or crash on it.",
+            "Get the file again, or write it anew with `torch.save` or safetensors.",
+        ),
+        Rule(
+            "F003",
+            "over-limit",
+            _E,
+            "The file asks for more than a reader should give, as a decompression bomb would.",
+            "Do not load this file unless you know who made it and why it is so.",
+        ),
+        Rule(
+            "F004",
+            "unsupported-container",
+            _E,
+            "The container is known, but its tensors cannot be listed without running its code.",
+            "Convert it to safetensors or to the zip form of `torch.save`.",
+        ),
+        Rule(
+            "F005",
+            "container-differs",
+            _E,
+            "The checkpoint's form is not the one that the manifest describes.",
+            "Put back the file that the manifest was written for.",
+        ),
+        Rule(
+            "F006",
+            "manifest-inconsistent",
+            _E,
+            "Parts of the manifest contradict each other, so it was edited by hand or by a faulty tool.",
+            "Write it anew: `manifest create CKPT`.",
+        ),
+        Rule(
+            "F010",
+            "unsafe-global",
+            _E,
+            "Loading the file by `torch.load(weights_only=False)` would call these, which is running its author's code.",
+            "Load it by `manifest.load`, which never unpickles, or get it as safetensors.",
+        ),
+        Rule(
+            "C001",
+            "component-missing",
+            _E,
+            "A library fills what is missing with random numbers and says so only in its log.",
+            "Get a checkpoint with every tower, or declare it partial by design when you save it.",
+        ),
+        Rule(
+            "C002",
+            "component-partial",
+            _E,
+            "Some tensors of a component are missing and would be random after loading.",
+            "Get the whole checkpoint; compare the names in `manifest show`.",
+        ),
+        Rule(
+            "C003",
+            "component-initialised",
+            _E,
+            "Every key is there and every number is fresh from the initialiser: this part was never trained.",
+            "Find out where this component's weights were lost: a wrong path, `strict=False`, or a file of one tower.",
+        ),
+        Rule(
+            "A001",
+            "activation-differs",
+            _E,
+            "The same weights under another activation give other answers, and nothing else complains.",
+            "Build the model as the manifest records it: `manifest.load(CKPT)`.",
+        ),
+        Rule(
+            "A002",
+            "structure-differs",
+            _E,
+            "The model that the manifest describes is not the one whose structure it recorded.",
+            "Install the library versions that the manifest names, or write the manifest anew.",
+        ),
+        Rule(
+            "A003",
+            "weights-do-not-fit",
+            _E,
+            "Names or shapes of the weights are not those of the architecture.",
+            "Name the right architecture when you write the manifest: `manifest create CKPT --model NAME`.",
+        ),
+        Rule(
+            "A004",
+            "operators-differ",
+            _W,
+            "The forward pass runs other operators than at save time, so the library's own code has changed.",
+            "Compare golden outputs; install the recorded library versions if they differ.",
+        ),
+        Rule(
+            "A005",
+            "cannot-build",
+            _E,
+            "The architecture in the manifest cannot be built here.",
+            "Install the library versions that the manifest names.",
+        ),
+        Rule(
+            "A006",
+            "preprocessing-differs",
+            _E,
+            "The same model on other pixels gives other answers.",
+            "Take the preprocessing from the manifest: `manifest.load_transforms(CKPT)`.",
+        ),
+        Rule(
+            "E001",
+            "library-differs",
+            _N,
+            "Other versions of a library may build or compute another thing from the same description.",
+            "If golden outputs differ, install the recorded versions.",
+        ),
+        Rule(
+            "E002",
+            "flags-differ",
+            _N,
+            "Numerics flags move results a little and can hide or cause a difference.",
+            "Set the flags that the manifest records before comparing outputs.",
+        ),
+        Rule(
+            "G001",
+            "outputs-differ",
+            _E,
+            "The rebuilt model does not say what the saved model said, beyond what arithmetic can explain.",
+            "See which input, weight or setting changed; `manifest.load` rebuilds the model as it was saved.",
+        ),
+        Rule(
+            "G002",
+            "probe-inputs-differ",
+            _W,
+            "The probe's pixels or tokens come out otherwise here, so a difference of outputs says nothing of the model.",
+            "Install the recorded versions of torchvision and pillow.",
+        ),
+        Rule(
+            "G003",
+            "no-golden-outputs",
+            _N,
+            "Without golden outputs nothing shows that the rebuilt model still says the same thing.",
+            "Save with `golden=True`, or run `manifest create CKPT`.",
+        ),
+        Rule(
+            "G004",
+            "outputs-not-finite",
+            _E,
+            "A model that answers NaN or infinity on ordinary photographs is broken.",
+            "Look for the diverged or corrupted tensors; do not release this checkpoint.",
+        ),
+    )
+}
+"""The catalogue, by code."""
