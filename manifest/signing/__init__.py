@@ -1,0 +1,22 @@
+"""Who vouches for a checkpoint: keys, and the signed list of files with their SHA-256.
+
+A signature is a plain OpenSSF Model Signing v1.0 bundle that other tools read too. This room knows names and digests
+of files; it opens no checkpoint and no manifest, and whether a key is to be trusted is its caller's question.
+"""
+
+from __future__ import annotations
+
+from manifest.signing.envelope import Statement, read_bundle, sign_resources, verify_bundle
+from manifest.signing.keys import PrivateKey, PublicKey, generate_keys, load_private_key, load_public_key
+
+__all__ = [
+    "PrivateKey",
+    "PublicKey",
+    "Statement",
+    "generate_keys",
+    "load_private_key",
+    "load_public_key",
+    "read_bundle",
+    "sign_resources",
+    "verify_bundle",
+]

@@ -1,0 +1,386 @@
+"""The form of a signature: an OpenSSF Model Signing v1.0 statement in a DSSE envelope in a Sigstore bundle v0.3.
+
+Three formats nest here, each from its own specification: in-toto Statement v1 with the predicate
+`https://model_signing/signature/v1.0`, DSSE v1 with its pre-authentication encoding, and the Sigstore bundle. Reading
+is strict: whatever two readers could understand in two ways is refused. Files are never opened; that the digests
+listed are those of the files is for the caller to compare.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from manifest.errors import InputError, SignatureError
+from manifest.signing.keys import PrivateKey, PublicKey
+
+_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_LARGEST = 1 << 20  # bytes; some seven thousand files, and little enough to parse from anyone
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a bundle says.
+
+    Attributes:
+        model_name: The signer's name for the whole; informative, nothing is looked up by it.
+        resources: SHA-256 as 64 lower-case hexadecimal digits, by file name relative to the signature's directory.
+        hint: SHA-256 of the public key's PEM: of the key that the bundle names when it was only read, of the key that
+            verified it when it was verified. None when the bundle names none.
+    """
+
+    model_name: str
+    resources: dict[str, str]
+    hint: str | None
+
+
+def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateKey) -> bytes:
+    """Sign a list of files.
+
+    Args:
+        model_name: A name for the whole, shown to people.
+        resources: SHA-256 in hexadecimal digits, by file name relative to the directory of the signature.
+        key: Whose signature it becomes.
+
+    Returns:
+        The bundle as compact JSON.
+
+    Raises:
+        InputError: Nothing to sign, or a name or digest that no reader would take back.
+    """
+    for name, digest in resources.items():
+        if not _HEX.fullmatch(digest):
+            raise InputError(
+                f"The file {name!r} comes with the digest {digest!r} where the 64 hexadecimal digits of its SHA-256 "
+                "are expected; compute it by `manifest.digests.file_sha256`."
+            )
+    payload = json.dumps(_statement(model_name, resources), separators=(",", ":")).encode()
+    bundle = {
+        "mediaType": _MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": key.public.hint}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": _PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(key.sign(_pae(payload))).decode(), "keyid": ""}],
+        },
+    }
+    data = json.dumps(bundle, separators=(",", ":")).encode()
+    try:
+        _parse(data)  # the reader's rules are the writer's too
+    except _Malformed as fault:
+        raise InputError(f"These files cannot be signed: {fault}; rename or split them.") from fault
+    return data
+
+
+def read_bundle(data: bytes) -> Statement:
+    """What a bundle says, whoever signed it: structure only, no trust.
+
+    Raises:
+        SignatureError: With rule `T005`, when it is not a well-formed bundle.
+    """
+    return _parsed(data).statement
+
+
+def verify_bundle(data: bytes, keys: Sequence[PublicKey]) -> Statement:
+    """What a bundle says, provided that one of `keys` signed it.
+
+    The key that the bundle names is only reported: the name is not signed, so every key is tried.
+
+    Raises:
+        SignatureError: With rule `T005` when it is not a well-formed bundle, `T003` when no key's signature holds.
+    """
+    parsed = _parsed(data)
+    signed = _pae(parsed.payload)
+    for key in keys:
+        if key.verify(parsed.signature, signed):
+            return replace(parsed.statement, hint=key.hint)
+    raise _not_signed_by(keys, parsed.statement.hint)
+
+
+class _Malformed(Exception):
+    """Why a bundle is refused: what was found, where, and what was expected, without a remedy."""
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A bundle taken apart: what it says, and the very bytes that were signed."""
+
+    statement: Statement
+    payload: bytes
+    signature: bytes
+
+
+class _Part(BaseModel):
+    """A JSON object: exact types, keys beyond those listed ignored, as in-toto and DSSE want it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, alias_generator=to_camel)
+
+
+_Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=_HEX)]
+
+
+class _Signature(_Part):
+    sig: str
+    keyid: str = ""
+
+
+class _Envelope(_Part):
+    payload: str
+    payload_type: Literal["application/vnd.in-toto+json"]
+    signatures: Annotated[list[_Signature], Field(min_length=1, max_length=1)]
+
+
+class _PublicKeyHint(_Part):
+    hint: str | None = None
+
+
+class _Material(_Part):
+    public_key: _PublicKeyHint | None = None
+
+
+class _Bundle(_Part):
+    # Sigstore's own readers refuse a bundle with keys that they do not know.
+    model_config = ConfigDict(extra="forbid")
+
+    media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]
+    verification_material: _Material
+    dsse_envelope: _Envelope
+
+
+class _SubjectDigest(_Part):
+    sha256: _Sha256
+
+
+class _Subject(_Part):
+    name: str
+    digest: _SubjectDigest
+
+
+class _Resource(_Part):
+    name: str
+    algorithm: Literal["sha256"]
+    digest: _Sha256
+
+
+class _Serialization(_Part):
+    # OMS v1.0 writes these keys in snake case.
+    model_config = ConfigDict(alias_generator=None)
+
+    method: Literal["files"]
+    hash_type: Literal["sha256"]
+    allow_symlinks: bool = False
+    ignore_paths: list[str] = []
+
+
+class _Predicate(_Part):
+    resources: Annotated[list[_Resource], Field(min_length=1)]
+    serialization: _Serialization
+
+
+class _Statement(_Part):
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: Annotated[list[_Subject], Field(min_length=1, max_length=1)]
+    predicate_type: Literal["https://model_signing/signature/v1.0"]
+    predicate: _Predicate
+
+
+_AnyPart = TypeVar("_AnyPart", bound=_Part)
+
+
+def _statement(model_name: str, resources: Mapping[str, str]) -> dict[str, Any]:
+    listed = sorted((name, digest.lower()) for name, digest in resources.items())
+    return {
+        "_type": _STATEMENT_TYPE,
+        "subject": [{"name": model_name, "digest": {"sha256": _root(digest for _, digest in listed)}}],
+        "predicateType": _PREDICATE_TYPE,
+        "predicate": {
+            "resources": [{"algorithm": "sha256", "name": name, "digest": digest} for name, digest in listed],
+            "serialization": {
+                "hash_type": "sha256",
+                "method": "files",
+                "ignore_paths": [],
+                "allow_symlinks": False,
+            },
+        },
+    }
+
+
+def _root(digests: Iterable[str]) -> str:
+    """The digest of the whole: SHA-256 over the raw digests in listed order, names not included."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def _pae(payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: the bytes that are really signed."""
+    return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def _parsed(data: bytes) -> _Parsed:
+    try:
+        return _parse(data)
+    except _Malformed as fault:
+        raise SignatureError(
+            f"The signature is not a well-formed OpenSSF Model Signing bundle: {fault}; "
+            "get the signature file again from its source, or sign the checkpoint anew.",
+            rule="T005",
+        ) from fault
+
+
+def _parse(data: bytes) -> _Parsed:
+    if len(data) > _LARGEST:
+        raise _Malformed(f"it has {len(data)} bytes where at most {_LARGEST} are expected")
+    bundle = _part(_Bundle, _json(data, "the bundle"), "the bundle")
+    envelope = bundle.dsse_envelope
+    payload = _unbase64(envelope.payload, "dsseEnvelope.payload")
+    statement = _part(_Statement, _json(payload, "the signed payload"), "the signed payload")
+    _check(statement)
+    key = bundle.verification_material.public_key
+    return _Parsed(
+        statement=Statement(
+            model_name=statement.subject[0].name,
+            resources={item.name: item.digest.lower() for item in statement.predicate.resources},
+            hint=key.hint if key else None,
+        ),
+        payload=payload,
+        signature=_unbase64(envelope.signatures[0].sig, "dsseEnvelope.signatures.0.sig"),
+    )
+
+
+def _check(statement: _Statement) -> None:
+    """What types alone do not say: plain unique names, nothing ignored that is listed, a root digest that fits."""
+    subject, resources = statement.subject[0], statement.predicate.resources
+    if fault := _text_fault(subject.name):
+        raise _Malformed(f"the model name {_clipped(subject.name)} {fault}")
+    seen: set[str] = set()
+    for item in resources:
+        if fault := _name_fault(item.name):
+            raise _Malformed(f"the file name {_clipped(item.name)} {fault}")
+        if item.name in seen:
+            raise _Malformed(f"the file name {_clipped(item.name)} is listed twice where once is expected")
+        seen.add(item.name)
+    for ignored in statement.predicate.serialization.ignore_paths:
+        if covered := next((name for name in seen if _covers(ignored, name)), None):
+            raise _Malformed(
+                f"`ignore_paths` has {_clipped(ignored)}, which covers the listed file {_clipped(covered)}, "
+                "where only unlisted files are expected"
+            )
+    root = _root(item.digest for item in resources)
+    if subject.digest.sha256.lower() != root:
+        raise _Malformed(
+            f"the subject's digest is {subject.digest.sha256.lower()} where the listed files' digests give {root}"
+        )
+
+
+def _name_fault(name: str) -> str | None:
+    """Why a file name could lead out of the signature's directory, or be read in two ways; None when it is plain."""
+    if fault := _text_fault(name):
+        return fault
+    if "\\" in name:
+        return "contains a backslash where `/` is expected between directories"
+    if name.startswith("/") or PureWindowsPath(name).drive:
+        return "is absolute where one relative to the signature's directory is expected"
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        return "has an empty, `.` or `..` part where a plain relative name is expected"
+    return None
+
+
+def _text_fault(text: str) -> str | None:
+    """Why a text is unfit to be shown or written: control characters, line separators, lone surrogates."""
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        return "contains a control character where printable text is expected"
+    return None
+
+
+def _covers(ignored: str, name: str) -> bool:
+    """Whether a reader that honours `ignore_paths` would skip a file because of this one."""
+    path = PurePosixPath(posixpath.normpath(ignored.replace("\\", "/")))
+    upwards_only = set(path.parts) <= {"..", "/", "//"}  # the directory itself, or one that holds it
+    return upwards_only or PurePosixPath(name).is_relative_to(path)
+
+
+def _json(data: bytes, where: str) -> Any:
+    """Parse JSON that every reader parses alike: UTF-8, no key twice, no numbers that JSON does not have."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise _Malformed(f"{where} is not UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise _Malformed(f"{where} is not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a nest of thousands of brackets
+        raise _Malformed(f"{where} is JSON beyond what can be parsed ({type(error).__name__})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Malformed(f"the key {_clipped(twice)} is in one JSON object twice where once is expected")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise _Malformed(f"it contains {name}, which is not JSON")
+
+
+def _part(model: type[_AnyPart], value: Any, where: str) -> _AnyPart:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            raise _Malformed(f"{where} is not a JSON object but {_clipped(value)}") from error
+        place = f"`{'.'.join(map(str, first['loc']))}`"
+        if first["type"] == "missing":
+            raise _Malformed(f"{place} of {where} is missing") from error
+        if first["type"] == "extra_forbidden":
+            raise _Malformed(f"{where} has the unknown key {place}") from error
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise _Malformed(f"{place} of {where} is {_clipped(first['input'])} ({message})") from error
+
+
+def _unbase64(text: str, where: str) -> bytes:
+    """Decode standard base64 that has exactly one spelling."""
+    try:
+        decoded = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise _Malformed(f"`{where}` is not base64 ({error})") from error
+    if base64.b64encode(decoded).decode() != text:
+        raise _Malformed(f"`{where}` is base64 with stray bits or padding")
+    return decoded
+
+
+def _clipped(value: object) -> str:
+    """A value as it may stand in a message: quoted, escaped, and short."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _not_signed_by(keys: Sequence[PublicKey], hint: str | None) -> SignatureError:
+    given = ", ".join(key.hint for key in keys)
+    named = f"names the key {_clipped(hint)}" if hint else "names no key"
+    if not keys:
+        found = f"The signature {named} and no public key was given to check it"
+        cure = "pass the signer's public key"
+    elif hint in {key.hint for key in keys}:
+        found = f"The signature {named}, which was given, and does not hold under it: what it signs was changed"
+        cure = "get the checkpoint, its manifest and its signature again from their source"
+    else:
+        found = f"The signature {named} and holds under none of the keys given ({given})"
+        cure = "pass the public key of the signer you trust, or get the signature again from its source"
+    return SignatureError(f"{found}; {cure}.", rule="T003")

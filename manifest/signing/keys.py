@@ -1,0 +1,291 @@
+"""Elliptic-curve keys: making, reading, signing with and checking by them.
+
+OpenSSF Model Signing v1.0 lists ECDSA over P-256, P-384 and P-521, each with the hash of its size, and nothing else:
+RSA and Ed25519 are refused here although the library underneath could use them. A key is named by URI, so that it can
+live where it belongs: `release.key` or `file:release.key` for a file, `env:VARIABLE` for PEM text in the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from manifest.errors import KeyFileError
+
+_CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
+    "p256": ec.SECP256R1,
+    "p384": ec.SECP384R1,
+    "p521": ec.SECP521R1,
+}
+_HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
+    "secp256r1": hashes.SHA256,
+    "secp384r1": hashes.SHA384,
+    "secp521r1": hashes.SHA512,
+}
+_EXPECTED = "expected an elliptic-curve key on P-256, P-384 or P-521"
+_KEYGEN = "make one by `manifest keygen`"
+_LONGEST = 1 << 16  # bytes; a PEM key has under two thousand, so more is another kind of file
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\n?", re.DOTALL)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")  # two letters at least: one is a Windows drive
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What checks signatures."""
+
+    _key: ec.EllipticCurvePublicKey = field(repr=False)
+
+    @property
+    def pem(self) -> bytes:
+        """The key as PEM SubjectPublicKeyInfo, trailing newline included."""
+        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def hint(self) -> str:
+        """SHA-256 of `pem` as 64 hexadecimal digits: the name by which a bundle refers to its key."""
+        return hashlib.sha256(self.pem).hexdigest()
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` (DER, ECDSA) was made over `data` by the private half of this key."""
+        try:
+            self._key.verify(signature, data, _algorithm(self._key))
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """What makes signatures."""
+
+    _key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def public(self) -> PublicKey:
+        return PublicKey(self._key.public_key())
+
+    def sign(self, data: bytes) -> bytes:
+        """DER-encoded ECDSA signature of `data`, hashed by the curve's hash: SHA-256, SHA-384 or SHA-512."""
+        return self._key.sign(data, _algorithm(self._key))
+
+
+def generate_keys(stem: Path, *, passphrase: bytes | None = None, curve: str = "p256") -> tuple[Path, Path]:
+    """Make a key pair and write it to `STEM.key` and `STEM.pub`.
+
+    Args:
+        stem: Path of both files without their endings.
+        passphrase: Encrypts the private key; without it, the file's mode 0600 alone protects it.
+        curve: `p256`, `p384` or `p521`.
+
+    Returns:
+        The paths of the private key (PEM PKCS #8) and the public key (PEM SubjectPublicKeyInfo).
+
+    Raises:
+        KeyFileError: The curve is unknown, the passphrase unusable, a file of that name exists, or cannot be written.
+    """
+    if curve not in _CURVES:
+        raise KeyFileError(f"The curve {curve!r} is none of {', '.join(_CURVES)}; choose one of these.")
+    key = ec.generate_private_key(_CURVES[curve]())
+    private_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, _encryption(passphrase)
+    )
+    private, public = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.pub")
+    _create(private, private_pem, mode=0o600)
+    try:
+        _create(public, PublicKey(key.public_key()).pem, mode=0o644)
+    except KeyFileError:
+        private.unlink()  # half a pair is of no use, and would be in the way of the next attempt
+        raise
+    return private, public
+
+
+def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> PrivateKey:
+    """Read a private key.
+
+    Args:
+        uri: `release.key`, `file:release.key`, or `env:VARIABLE` holding PEM text.
+        passphrase: Opens an encrypted key; ignored when the key is not encrypted.
+
+    Raises:
+        KeyFileError: There is no such key, it is of another kind, or the passphrase does not open it.
+    """
+    where = _shown(uri)
+    label, pem = _pem_block(_pem_text(uri), where, wanted="PRIVATE KEY")
+    if not label.endswith("PRIVATE KEY"):
+        raise KeyFileError(
+            f"{where} holds a {label.lower()} where a private key is expected; "
+            "pass the file that `manifest keygen` wrote with the ending `.key`."
+        )
+    encrypted = "ENCRYPTED" in label or "Proc-Type: 4,ENCRYPTED" in pem
+    if encrypted and not passphrase:
+        raise KeyFileError(f"{where} holds an encrypted private key and no passphrase was given; pass its passphrase.")
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), passphrase if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if encrypted:
+            raise KeyFileError(
+                f"{where} holds an encrypted private key that the passphrase does not open; "
+                "check the passphrase, or get the file again if it is damaged."
+            ) from error
+        raise _unreadable(where, label) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _other_kind(where, key)
+    _check_curve(where, key.curve)
+    return PrivateKey(key)
+
+
+def load_public_key(uri: str | Path) -> PublicKey:
+    """Read a public key.
+
+    Args:
+        uri: `release.pub`, `file:release.pub`, or `env:VARIABLE` holding PEM text.
+
+    Raises:
+        KeyFileError: There is no such key, or it is of another kind.
+    """
+    where = _shown(uri)
+    label, pem = _pem_block(_pem_text(uri), where, wanted="PUBLIC KEY")
+    if label.endswith("PRIVATE KEY"):
+        raise KeyFileError(
+            f"{where} holds a private key where a public key is expected; "
+            "pass the file that `manifest keygen` wrote with the ending `.pub`, and keep the private key to yourself."
+        )
+    if not label.endswith("PUBLIC KEY"):
+        raise KeyFileError(
+            f"{where} holds a {label.lower()} where a public key is expected; "
+            "pass the file that `manifest keygen` wrote with the ending `.pub`."
+        )
+    try:
+        key = serialization.load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unreadable(where, label) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise _other_kind(where, key)
+    _check_curve(where, key.curve)
+    return PublicKey(key)
+
+
+def _algorithm(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> ec.ECDSA:
+    return ec.ECDSA(_HASHES[key.curve.name]())
+
+
+def _encryption(passphrase: bytes | None) -> serialization.KeySerializationEncryption:
+    if passphrase is None:
+        return serialization.NoEncryption()
+    if not 0 < len(passphrase) < 1024:  # what PKCS #8 encryption in OpenSSL takes
+        raise KeyFileError(
+            f"The passphrase has {len(passphrase)} bytes where 1 to 1023 are expected; "
+            "choose another, or give none to leave the key unencrypted."
+        )
+    return serialization.BestAvailableEncryption(passphrase)
+
+
+def _create(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a file that did not exist, with its permissions in force before its first byte."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise KeyFileError(
+            f"{path} exists already and a key is never written over; move it away or choose another name."
+        ) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _pem_text(uri: str | Path) -> str:
+    """The text that a URI leads to."""
+    if isinstance(uri, Path):
+        return _file_text(uri)
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        return _file_text(Path(uri))
+    rest = uri[scheme.end() :]
+    match scheme[1]:
+        case "file":
+            return _file_text(Path(rest))
+        case "env":
+            return _variable_text(rest)
+    raise KeyFileError(
+        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:` or `env:` is expected; "
+        f"write `file:{uri}` if it is a file of that name."
+    )
+
+
+def _file_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+    except FileNotFoundError:
+        raise KeyFileError(f"There is no key file {path}; check the path, or {_KEYGEN}.") from None
+    except OSError as error:
+        raise KeyFileError(
+            f"The key file {path} cannot be read ({error.strerror or error}); "
+            "check that it is a file and that you may read it."
+        ) from error
+    # Latin-1 takes any bytes; what is not PEM then fails for having no PEM block.
+    return data.decode("latin-1") if len(data) <= _LONGEST else ""
+
+
+def _variable_text(name: str) -> str:
+    text = os.environ.get(name)
+    if not text:
+        raise KeyFileError(
+            f"The environment variable {name!r} is not set where PEM text of a key is expected; "
+            "set it to the contents of the key file."
+        )
+    return text
+
+
+def _pem_block(text: str, where: str, *, wanted: str) -> tuple[str, str]:
+    """Label and text of the block to read: the wanted one if there is one, else the first.
+
+    `openssl ecparam -genkey` writes a block of curve parameters in front of the key.
+    """
+    blocks = [(match[1], match[0]) for match in _PEM.finditer(text)]
+    if not blocks:
+        raise KeyFileError(f"{where} holds no PEM key; {_EXPECTED} that begins with `-----BEGIN`; {_KEYGEN}.")
+    return next((block for block in blocks if block[0].endswith(wanted)), blocks[0])
+
+
+def _shown(uri: str | Path) -> str:
+    return str(uri).removeprefix("file:")
+
+
+def _check_curve(where: str, curve: ec.EllipticCurve) -> None:
+    if curve.name not in _HASHES:
+        raise KeyFileError(f"{where} holds a key on the curve {curve.name}; {_EXPECTED}; {_KEYGEN}.")
+
+
+def _other_kind(where: str, key: object) -> KeyFileError:
+    kind = type(key).__name__.lstrip("_").removesuffix("PrivateKey").removesuffix("PublicKey")
+    return KeyFileError(
+        f"{where} holds a key of the kind {kind}; {_EXPECTED}, the only kinds of OpenSSF Model Signing; {_KEYGEN}."
+    )
+
+
+def _unreadable(where: str, label: str) -> KeyFileError:
+    return KeyFileError(
+        f"{where} holds a block marked {label} that cannot be read as one; {_EXPECTED}; "
+        f"get the file again, or {_KEYGEN}."
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(
+        f"The key file {path} cannot be written ({error.strerror or error}); "
+        "name a place in an existing directory that you may write to."
+    )
