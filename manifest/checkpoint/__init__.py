@@ -1,0 +1,10 @@
+"""Static reading of checkpoints: names, types, shapes and byte ranges of their tensors.
+
+Nothing here imports torch, unpickles, or runs anything out of a file. A container is one file of this package and one
+entry in `opening.CONTAINERS`.
+"""
+
+from manifest.checkpoint.opening import Checkpoint, open_checkpoint
+from manifest.checkpoint.tensors import StoredTensor
+
+__all__ = ["Checkpoint", "StoredTensor", "open_checkpoint"]

@@ -1,0 +1,492 @@
+"""A pickle machine that never imports or calls anything.
+
+It runs the opcodes of protocols 0 to 5 over plain containers. A global becomes a `Global`, which is only a name; what a
+call of one gives is asked of a table of constructors, and is an `Opaque` for every name that is not in it. It knows no
+torch: persistent ids are the caller's. The opcodes are those of CPython's `Lib/pickle.py` and `pickletools.py`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from manifest.checkpoint.escaping import printable
+from manifest.errors import CheckpointError
+
+MOST_PICKLE_BYTES = 64 << 20
+MOST_OPCODES = 16_000_000
+MOST_CONTAINERS = 8_000_000
+MOST_NESTED = 100_000
+MOST_MEMO = 8_000_000
+MOST_INTEGER_BYTES = 255
+MOST_NAME_CHARACTERS = 1_000
+
+Constructor = Callable[[tuple[Any, ...]], Any]
+"""Gives the inert stand-in for a call with these arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A name that a real unpickler would import."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """What a real unpickler would have made by calling something.
+
+    Attributes:
+        name: What it would have called.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OddKey:
+    """A key of a dictionary that is no scalar.
+
+    It keeps its identity only: hashing what it stands for, such as a tuple nested in itself many times over, could take
+    for ever.
+    """
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Interpreted:
+    """What a pickle amounts to.
+
+    Attributes:
+        root: The object, of Python's scalars, strings, lists, tuples and dictionaries, and of stand-ins.
+        unsafe_globals: Every global that is not in the table of constructors, in order of appearance.
+        end: Offset of the byte after the pickle.
+    """
+
+    root: Any
+    unsafe_globals: tuple[str, ...]
+    end: int
+
+
+def interpret(
+    pickle: bytes,
+    constructors: Mapping[str, Constructor],
+    persistent: Callable[[Any], Any],
+) -> Interpreted:
+    """Run a pickle inertly.
+
+    Args:
+        pickle: Its bytes; more may follow.
+        constructors: What is understood, by `module.name`.
+        persistent: Gives the stand-in for a persistent id.
+
+    Raises:
+        CheckpointError: `F002` when a real unpickler would stumble, `F003` when over a limit.
+    """
+    if len(pickle) > MOST_PICKLE_BYTES:
+        raise over_limit(f"the pickle has {len(pickle):,} bytes, over the limit of {MOST_PICKLE_BYTES:,}")
+    machine = _Machine(pickle, constructors, persistent)
+    try:
+        root = machine.run()
+    except (IndexError, struct.error):
+        raise malformed(
+            f"the pickle is cut short or takes more off its stack than it put there, at byte {machine.position:,}"
+        ) from None
+    except (ValueError, UnicodeError, OverflowError) as error:
+        raise malformed(
+            f"the pickle has a bad value before byte {machine.position:,} ({printable(str(error))})"
+        ) from None
+    return Interpreted(root, tuple(machine.unsafe_globals), machine.position)
+
+
+def malformed(found: str) -> CheckpointError:
+    return CheckpointError(f"{found}; get the file again, or write it anew with torch.save.", rule="F002")
+
+
+def over_limit(found: str) -> CheckpointError:
+    return CheckpointError(f"{found}; do not load this file unless you know who made it and why it is so.", rule="F003")
+
+
+# What Python 2 called these modules; pickles of protocol 2 and below still do.
+_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+_SCALARS = (str, int, float, bool, bytes, type(None))
+
+
+class _Machine:
+    """The stack, the memo and one method for each opcode."""
+
+    def __init__(
+        self,
+        pickle: bytes,
+        constructors: Mapping[str, Constructor],
+        persistent: Callable[[Any], Any],
+    ) -> None:
+        self.pickle = pickle
+        self.constructors = constructors
+        self.persistent = persistent
+        self.position = 0
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.containers = 0
+        self.globals: dict[str, Global] = {}
+        self.unsafe_globals: dict[str, None] = {}
+
+    def run(self) -> Any:
+        pickle, handlers = self.pickle, _HANDLERS
+        for _ in range(MOST_OPCODES):
+            opcode = pickle[self.position]
+            self.position += 1
+            if opcode == _STOP:
+                return self.stop()
+            handler = handlers[opcode]
+            if handler is None:
+                raise malformed(f"the pickle has the unknown opcode {bytes([opcode])!r} at byte {self.position - 1:,}")
+            handler(self)
+        raise over_limit(f"the pickle has more than {MOST_OPCODES:,} opcodes")
+
+    def stop(self) -> Any:
+        root = self.stack.pop()
+        if self.stack or self.marks:
+            raise malformed("the pickle stops with objects left on its stack")
+        return root
+
+    # Reading arguments
+
+    def take(self, count: int) -> bytes:
+        start = self.position
+        end = start + count
+        if end > len(self.pickle):
+            raise malformed(f"the pickle is cut short: {count:,} bytes were expected at byte {start:,}")
+        self.position = end
+        return self.pickle[start:end]
+
+    def natural(self, count: int) -> int:
+        return int.from_bytes(self.take(count), "little")
+
+    def line(self) -> bytes:
+        end = self.pickle.find(b"\n", self.position)
+        if end < 0:
+            raise malformed(f"the pickle is cut short: a line was expected at byte {self.position:,}")
+        line = self.pickle[self.position : end]
+        self.position = end + 1
+        return line
+
+    # The stack
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def push_container(self, value: Any) -> None:
+        self.charge(1)
+        self.stack.append(value)
+
+    def charge(self, containers: int) -> None:
+        self.containers += containers
+        if self.containers > MOST_CONTAINERS:
+            raise over_limit(f"the pickle makes more than {MOST_CONTAINERS:,} objects")
+
+    def mark(self) -> None:
+        if len(self.marks) == MOST_NESTED:
+            raise over_limit(f"the pickle nests more than {MOST_NESTED:,} levels deep")
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[Any]:
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    def pop(self) -> None:
+        # As CPython does: POP right after MARK takes the mark.
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.since_mark()
+
+    def pop_mark(self) -> None:
+        self.since_mark()
+
+    def duplicate(self) -> None:
+        self.push(self.stack[-1])
+
+    # The memo
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+        if len(self.memo) > MOST_MEMO:
+            raise over_limit(f"the pickle remembers more than {MOST_MEMO:,} objects")
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise malformed(f"the pickle refers to object {index:,} before it exists, at byte {self.position:,}")
+        self.stack.append(self.memo[index])
+
+    # Text arguments of protocol 0
+
+    def text_integer(self) -> None:
+        line = self.line()
+        self.push(line == b"01" if line in (b"00", b"01") else int(line, 0))
+
+    def text_long(self) -> None:
+        self.push(int(self.line().rstrip(b"L"), 0))
+
+    def text_string(self) -> None:
+        line = self.line()
+        if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
+            raise malformed(f"the pickle has a string without quotes before byte {self.position:,}")
+        self.push(codecs.escape_decode(line[1:-1])[0].decode("latin-1"))
+
+    def text_unicode(self) -> None:
+        self.push(self.line().decode("raw-unicode-escape"))
+
+    def long(self, size: int) -> None:
+        if size > MOST_INTEGER_BYTES:
+            raise over_limit(f"the pickle has an integer of {size:,} bytes, over the limit of {MOST_INTEGER_BYTES}")
+        self.push(int.from_bytes(self.take(size), "little", signed=True))
+
+    # Containers
+
+    def append(self) -> None:
+        item = self.stack.pop()
+        self.extend([item])
+
+    def extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Opaque):
+            raise malformed(f"the pickle appends to a {type(target).__name__} before byte {self.position:,}")
+
+    def set_item(self) -> None:
+        value = self.stack.pop()
+        self.set_items([self.stack.pop(), value])
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if len(items) % 2:
+            raise malformed(f"the pickle sets a key without a value before byte {self.position:,}")
+        if isinstance(target, dict):
+            for index in range(0, len(items), 2):
+                key = items[index]
+                target[key if isinstance(key, _SCALARS) else OddKey(type(key).__name__)] = items[index + 1]
+        elif not isinstance(target, Opaque):
+            raise malformed(f"the pickle sets keys of a {type(target).__name__} before byte {self.position:,}")
+
+    def tuple_of(self, count: int) -> None:
+        if len(self.stack) < count:
+            raise IndexError
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.push_container(items)
+
+    def dict_of_mark(self) -> None:
+        items = self.since_mark()
+        self.push_container({})
+        self.set_items(items)
+
+    # Globals and calls
+
+    def find_global(self, module: Any, name: Any) -> Global:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise malformed(f"the pickle names a global by other things than strings before byte {self.position:,}")
+        if len(module) + len(name) > MOST_NAME_CHARACTERS:
+            raise over_limit(f"the pickle names a global in more than {MOST_NAME_CHARACTERS:,} characters")
+        full_name = f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
+        found = self.globals.get(full_name)
+        if found is None:
+            found = self.globals[full_name] = Global(full_name)
+            if full_name not in self.constructors:
+                self.unsafe_globals[full_name] = None
+        return found
+
+    def text_global(self) -> None:
+        module = self.line().decode()
+        self.push(self.find_global(module, self.line().decode()))
+
+    def stack_global(self) -> None:
+        name = self.stack.pop()
+        self.push(self.find_global(self.stack.pop(), name))
+
+    def extension(self, size: int) -> None:
+        # What the number means is up to the registry of whoever loads the file.
+        self.push(self.find_global("copyreg", f"extension_{self.natural(size)}"))
+
+    def call(self, function: Any, arguments: Any) -> None:
+        if not isinstance(arguments, tuple):
+            # Only a tuple is ever written here; a list would work in some readers.
+            if not isinstance(arguments, Opaque):
+                raise malformed(
+                    f"the pickle calls with a {type(arguments).__name__} of arguments before {self.position:,}"
+                )
+            arguments = (arguments,)
+        if isinstance(function, Global):
+            constructor = self.constructors.get(function.name)
+            # A constructor may go through its arguments, and two bytes of pickle can pass the same long list again.
+            self.charge(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
+            self.push_container(constructor(arguments) if constructor else Opaque(function.name))
+        elif isinstance(function, Opaque):
+            self.push_container(Opaque(function.name))
+        else:
+            raise malformed(f"the pickle calls a {type(function).__name__} before byte {self.position:,}")
+
+    def reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.call(self.stack.pop(), arguments)
+
+    def new_object_with_keywords(self) -> None:
+        self.stack.pop()
+        self.reduce()
+
+    def instance(self) -> None:
+        module = self.line().decode()
+        function = self.find_global(module, self.line().decode())
+        self.call(function, tuple(self.since_mark()))
+
+    def object_of_mark(self) -> None:
+        items = self.since_mark()
+        self.call(items[0], tuple(items[1:]))
+
+    def build(self) -> None:
+        # State is attributes; whatever they are, they run nothing here and hold no weights of a state dict.
+        self.stack.pop()
+        if not self.stack:
+            raise IndexError
+
+    def persistent_id(self) -> None:
+        self.push_container(self.persistent(self.stack.pop()))
+
+    def no_out_of_band(self) -> NoReturn:
+        raise malformed("the pickle expects a buffer from outside the file")
+
+    def protocol(self) -> None:
+        version = self.take(1)[0]
+        if version > 5:
+            raise malformed(f"the pickle has the unknown protocol {version}")
+
+    def text_persistent_id(self) -> NoReturn:
+        raise malformed("the pickle has a persistent id of protocol 0, which torch.save never writes")
+
+    def frame(self) -> None:
+        length = self.natural(8)
+        if length > len(self.pickle) - self.position:
+            raise malformed(f"the pickle has a frame of {length:,} bytes, more than it has left")
+
+
+_STOP = ord(".")
+
+
+def _unpacked(form: str) -> Callable[[_Machine], None]:
+    reader = struct.Struct(form)
+
+    def handle(machine: _Machine) -> None:
+        position = machine.position
+        machine.stack.append(reader.unpack_from(machine.pickle, position)[0])
+        machine.position = position + reader.size
+
+    return handle
+
+
+def _text(size: int) -> Callable[[_Machine], None]:
+    def handle(machine: _Machine) -> None:
+        machine.stack.append(machine.take(machine.natural(size)).decode("utf-8", "surrogatepass"))
+
+    return handle
+
+
+def _python_2_text(size: int) -> Callable[[_Machine], None]:
+    # torch reads these as ASCII, and as UTF-8 when asked; Latin-1 never fails and is the same for ASCII.
+    def handle(machine: _Machine) -> None:
+        machine.stack.append(machine.take(machine.natural(size)).decode("latin-1"))
+
+    return handle
+
+
+def _octets(size: int) -> Callable[[_Machine], None]:
+    def handle(machine: _Machine) -> None:
+        machine.stack.append(machine.take(machine.natural(size)))
+
+    return handle
+
+
+def _constant(value: Any) -> Callable[[_Machine], None]:
+    return lambda machine: machine.stack.append(value)
+
+
+_BY_OPCODE: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x80": _Machine.protocol,
+    b"\x95": _Machine.frame,
+    b"(": _Machine.mark,
+    b"0": _Machine.pop,
+    b"1": _Machine.pop_mark,
+    b"2": _Machine.duplicate,
+    b"N": _constant(None),
+    b"\x88": _constant(True),
+    b"\x89": _constant(False),
+    b"J": _unpacked("<i"),
+    b"K": _unpacked("<B"),
+    b"M": _unpacked("<H"),
+    b"G": _unpacked(">d"),
+    b"I": _Machine.text_integer,
+    b"L": _Machine.text_long,
+    b"F": lambda machine: machine.push(float(machine.line())),
+    b"\x8a": lambda machine: machine.long(machine.natural(1)),
+    b"\x8b": lambda machine: machine.long(machine.natural(4)),
+    b"S": _Machine.text_string,
+    b"T": _python_2_text(4),
+    b"U": _python_2_text(1),
+    b"V": _Machine.text_unicode,
+    b"X": _text(4),
+    b"\x8c": _text(1),
+    b"\x8d": _text(8),
+    b"B": _octets(4),
+    b"C": _octets(1),
+    b"\x8e": _octets(8),
+    b"\x96": _octets(8),
+    b"\x97": _Machine.no_out_of_band,
+    b"\x98": _Machine.no_out_of_band,
+    b"]": lambda machine: machine.push_container([]),
+    b"}": lambda machine: machine.push_container({}),
+    # A set is kept as a list: nothing here asks what is in it, and its members need not be hashable.
+    b"\x8f": lambda machine: machine.push_container([]),
+    b")": _constant(()),
+    b"l": lambda machine: machine.push_container(machine.since_mark()),
+    b"d": _Machine.dict_of_mark,
+    b"t": lambda machine: machine.push_container(tuple(machine.since_mark())),
+    b"\x91": lambda machine: machine.push_container(tuple(machine.since_mark())),
+    b"\x85": lambda machine: machine.tuple_of(1),
+    b"\x86": lambda machine: machine.tuple_of(2),
+    b"\x87": lambda machine: machine.tuple_of(3),
+    b"a": _Machine.append,
+    b"e": lambda machine: machine.extend(machine.since_mark()),
+    b"\x90": lambda machine: machine.extend(machine.since_mark()),
+    b"s": _Machine.set_item,
+    b"u": lambda machine: machine.set_items(machine.since_mark()),
+    b"p": lambda machine: machine.remember(int(machine.line())),
+    b"q": lambda machine: machine.remember(machine.natural(1)),
+    b"r": lambda machine: machine.remember(machine.natural(4)),
+    b"\x94": lambda machine: machine.remember(len(machine.memo)),
+    b"g": lambda machine: machine.recall(int(machine.line())),
+    b"h": lambda machine: machine.recall(machine.natural(1)),
+    b"j": lambda machine: machine.recall(machine.natural(4)),
+    b"c": _Machine.text_global,
+    b"\x93": _Machine.stack_global,
+    b"\x82": lambda machine: machine.extension(1),
+    b"\x83": lambda machine: machine.extension(2),
+    b"\x84": lambda machine: machine.extension(4),
+    b"R": _Machine.reduce,
+    b"\x81": _Machine.reduce,
+    b"\x92": _Machine.new_object_with_keywords,
+    b"i": _Machine.instance,
+    b"o": _Machine.object_of_mark,
+    b"b": _Machine.build,
+    b"P": _Machine.text_persistent_id,
+    b"Q": _Machine.persistent_id,
+}
+
+_HANDLERS: list[Callable[[_Machine], None] | None] = [_BY_OPCODE.get(bytes([code])) for code in range(256)]

@@ -1,0 +1,167 @@
+"""What a file is when it is no container that can be read, told from its bytes and never from its name.
+
+Known containers that cannot be listed yet are refused by name under rule `F004`, everything else under `F001`. A new
+container takes its line out of these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from mmap import mmap
+
+from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.zip_records import is_zip, list_names
+from manifest.errors import CheckpointError
+
+_HEAD = 4096
+_TAR_MAGIC = slice(257, 262)
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_CONVERT = "load it with the library that wrote it and save its state dict with safetensors or torch.save"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A kind of file that is known and cannot be read.
+
+    Attributes:
+        what: What it is, in words.
+        rule: `F004` for a form of checkpoint, `F001` for anything else.
+        cure: What to do.
+    """
+
+    what: str
+    rule: str
+    cure: str
+
+    def refusal(self) -> CheckpointError:
+        return CheckpointError(f"it is {self.what}, which cannot be read; {self.cure}.", rule=self.rule)
+
+
+def refusal(mapping: mmap) -> CheckpointError:
+    """The error for a file that no container recognises."""
+    foreign = foreign_zip(mapping) or _foreign_by_magic(mapping) or _foreign_text(mapping[:_HEAD])
+    if foreign is not None:
+        return foreign.refusal()
+    return CheckpointError(
+        f"its first bytes, {printable(repr(mapping[:8]))}, are of no checkpoint that is known; "
+        "check that it is the file you meant and that its download is complete.",
+        rule="F001",
+    )
+
+
+def foreign_zip(mapping: mmap) -> Foreign | None:
+    """What kind of archive it is other than that of `torch.save`; None for that, and for a broken one."""
+    if not is_zip(mapping):
+        return None
+    try:
+        names = list_names(mapping)
+    except CheckpointError:
+        return None
+    inside = {name.partition("/")[2] for name in names}
+    for foreign, recognises in _ARCHIVES:
+        if recognises(inside, names):
+            return foreign
+    return None
+
+
+def _foreign_by_magic(mapping: mmap) -> Foreign | None:
+    head = mapping[:_HEAD]
+    if head[_TAR_MAGIC] == b"ustar":
+        return _LEGACY_TAR if b"\0" in head and _is_torch_tar(mapping) else _archive("a tar archive")
+    if head.startswith(b"\x80") and _LEGACY_MAGIC in head[:64]:
+        return _LEGACY
+    if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
+        return _PICKLE
+    return next((foreign for magic, foreign in _MAGICS if head.startswith(magic)), None)
+
+
+def _is_torch_tar(mapping: mmap) -> bool:
+    """Whether a tar begins with one of the three members that torch gave it before 0.1.10."""
+    name = mapping[:100].partition(b"\0")[0].rpartition(b"/")[2]
+    return name in (b"storages", b"tensors", b"pickle", b"sys_info")
+
+
+def _foreign_text(head: bytes) -> Foreign | None:
+    if not head.strip(b"\0"):
+        return Foreign(
+            "a file that begins with zeros only", "F001", "its download was probably interrupted, so get it again"
+        )
+    try:
+        # A character may be cut in two where the head ends.
+        text = head.decode("utf-8", "strict" if len(head) < _HEAD else "ignore").lstrip("\ufeff \t\r\n")
+    except UnicodeDecodeError:
+        return None
+    lower = text.lower()
+    for beginning, foreign in _TEXTS:
+        if lower.startswith(beginning):
+            return foreign
+    if text.startswith("{") and ('"weight_map"' in text or '"total_size"' in text):
+        return _SHARD_INDEX
+    if text[-1:] == "." and text[:1] in "(c]}I":
+        return _PICKLE
+    if all(character.isprintable() or character in "\t\r\n\f" for character in text):
+        return Foreign("a text file", "F001", "pass the file that holds the weights")
+    return None
+
+
+def _archive(what: str) -> Foreign:
+    return Foreign(what, "F001", "unpack it and pass the checkpoint in it")
+
+
+_LEGACY = Foreign("torch's own form from before version 1.6", "F004", "load it with torch and save it again")
+_LEGACY_TAR = Foreign("torch's tar form from before version 0.1.10", "F004", "load it with torch and save it again")
+_PICKLE = Foreign("a plain pickle without torch's container", "F004", _CONVERT)
+_TORCHSCRIPT = Foreign("a TorchScript program", "F004", "load it with torch.jit.load and save its state_dict()")
+_PACKAGE = Foreign("a torch.package of Python code", "F004", _CONVERT)
+_EXPORTED = Foreign(
+    "a program of torch.export (.pt2)", "F004", "load it with torch.export.load and save its state_dict"
+)
+_NPZ = Foreign("a numpy archive (.npz)", "F004", _CONVERT)
+_KERAS = Foreign("a Keras model", "F004", _CONVERT)
+_SHARD_INDEX = Foreign(
+    "the index of a sharded checkpoint", "F004", "pass its shards one by one, as indexes are not supported yet"
+)
+_PAGE = Foreign("a web page or XML", "F001", "get the file itself: this is what a server sent in its place")
+
+_ARCHIVES: tuple[tuple[Foreign, Callable[[set[str], tuple[str, ...]], bool]], ...] = (
+    (_PACKAGE, lambda inside, _: ".data/extern_modules" in inside),
+    (
+        _TORCHSCRIPT,
+        lambda inside, _: (
+            bool(inside & {"constants.pkl", "bytecode.pkl"}) or any(name.startswith("code/") for name in inside)
+        ),
+    ),
+    (
+        _EXPORTED,
+        lambda inside, names: bool(
+            {*inside, *names} & {"archive_format", "serialized_exported_program.json", "models/model.json"}
+        ),
+    ),
+    (_NPZ, lambda _, names: bool(names) and all(name.endswith(".npy") for name in names)),
+    (_KERAS, lambda inside, names: bool({*inside, *names} & {"model.weights.h5", "keras_metadata.pb"})),
+    (
+        _archive("a zip archive that torch.save did not write"),
+        lambda _, names: not any(name.casefold().endswith("data.pkl") for name in names),
+    ),
+)
+
+_MAGICS: tuple[tuple[bytes, Foreign], ...] = (
+    (b"\x93NUMPY", Foreign("a numpy array (.npy)", "F004", _CONVERT)),
+    (b"\x89HDF\r\n\x1a\n", Foreign("an HDF5 file, such as Keras writes", "F004", _CONVERT)),
+    (b"GGUF", Foreign("a GGUF file", "F004", _CONVERT)),
+    (b"\x1f\x8b", _archive("a gzip archive")),
+    (b"\xfd7zXZ\0", _archive("an xz archive")),
+    (b"\x28\xb5\x2f\xfd", _archive("a zstd archive")),
+    (b"BZh", _archive("a bzip2 archive")),
+    (b"7z\xbc\xaf\x27\x1c", _archive("a 7z archive")),
+    (b"Rar!", _archive("a rar archive")),
+)
+
+_TEXTS: tuple[tuple[str, Foreign], ...] = (
+    (
+        "version https://git-lfs",
+        Foreign("a pointer of git-lfs", "F001", "run `git lfs pull` to get the file that it stands for"),
+    ),
+    ("<", _PAGE),
+)

@@ -1,0 +1,299 @@
+"""What torch puts into a pickle, and the allow-list of constructors that are understood.
+
+Tensors and storages are stand-ins that know where their values are, never the values. The allow-list holds everything
+that `torch.load(weights_only=True)` allows (`torch/_weights_only_unpickler.py`), and plain builtins and numpy scalars,
+which run nobody's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.inert_pickle import Constructor, Global, Opaque, malformed, over_limit
+from manifest.checkpoint.tensors import ITEM_SIZES, MOST_DIMENSIONS, MOST_TENSORS, STORAGE_CLASSES
+
+
+@dataclass(frozen=True, slots=True)
+class PickledStorage:
+    """A storage, by what its persistent id says.
+
+    Attributes:
+        key: The name that its record has in the container.
+        dtype: The type of its elements; None for bytes without a type, whose tensors bring their own.
+        nbytes: How long it claims to be.
+    """
+
+    key: str
+    dtype: str | None
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PickledTensor:
+    """A view of a storage; shape, stride and offset (of its first element) are in elements."""
+
+    storage: PickledStorage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    conjugated: bool = False
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnlistedTensor:
+    """A tensor whose values are not plainly those of a storage.
+
+    Attributes:
+        kind: What it is, in words: "a quantized tensor".
+    """
+
+    kind: str
+
+
+class TorchObjects:
+    """The constructors for one pickle, and the tensors and storages that they have made.
+
+    Attributes:
+        constructors: For `inert_pickle.interpret`.
+        tensors: Every tensor rebuilt so far.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: list[PickledTensor] = []
+        self._storages: dict[PickledStorage, PickledStorage] = {}
+        self.constructors: dict[str, Constructor] = {
+            **_INERT_CONSTRUCTORS,
+            "torch._utils._rebuild_tensor": self._rebuild_tensor,
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor_v2,
+            "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_v3,
+            "torch._tensor._rebuild_from_type_v2": self._rebuild_from_type,
+        }
+
+    def storages(self) -> Iterable[PickledStorage]:
+        """Every storage referred to so far; one key may come with several types."""
+        return self._storages.keys()
+
+    def persistent(self, identifier: Any) -> PickledStorage:
+        """The storage of torch's persistent id `('storage', class, key, device, elements)`."""
+        if not isinstance(identifier, tuple) or len(identifier) != 5 or identifier[0] != "storage":
+            raise malformed("the pickle has a persistent id that is not of a storage")
+        _, storage_class, key, _, elements = identifier
+        if not isinstance(key, str) or not _is_natural(elements):
+            raise malformed("the pickle has a storage without a name or a length")
+        dtype, itemsize = _storage_type(storage_class)
+        storage = PickledStorage(key, dtype, elements * itemsize)
+        return self._storages.setdefault(storage, storage)
+
+    def _rebuild_tensor(self, arguments: tuple[Any, ...]) -> Any:
+        return self._tensor(arguments, None, None)
+
+    def _rebuild_tensor_v2(self, arguments: tuple[Any, ...]) -> Any:
+        return self._tensor(arguments, None, _at(arguments, 6))
+
+    def _rebuild_tensor_v3(self, arguments: tuple[Any, ...]) -> Any:
+        return self._tensor(arguments, _at(arguments, 6), _at(arguments, 7))
+
+    def _rebuild_from_type(self, arguments: tuple[Any, ...]) -> Any:
+        """A tensor with attributes or of a subclass: `(function, class, arguments, state)`."""
+        function, inner = _at(arguments, 0), _at(arguments, 2)
+        if not isinstance(function, Global) or not isinstance(inner, tuple):
+            raise malformed("the pickle has a tensor subclass without a function that rebuilds it")
+        constructor = self.constructors.get(function.name)
+        if constructor is None or not function.name.startswith("torch._utils._rebuild_"):
+            return Opaque(function.name)
+        return constructor(inner)
+
+    def _tensor(self, arguments: tuple[Any, ...], element_type: Any, metadata: Any) -> Any:
+        if len(arguments) < 4 or not isinstance(arguments[0], PickledStorage):
+            raise malformed(
+                "the pickle rebuilds a tensor from other things than a storage, an offset, a shape and strides"
+            )
+        storage, offset, shape, stride = arguments[:4]
+        if not _is_natural(offset) or not _are_naturals(shape) or not _are_naturals(stride):
+            raise malformed(
+                "the pickle has a tensor whose offset, shape and strides are not natural numbers below 2^63, "
+                f"of at most {MOST_DIMENSIONS} dimensions"
+            )
+        if len(shape) != len(stride):
+            raise malformed(f"the pickle has a tensor of {len(shape)} dimensions with {len(stride)} strides")
+        dtype = _tensor_type(storage, element_type)
+        if dtype not in ITEM_SIZES:
+            return UnlistedTensor(f"a tensor of {printable(dtype)}")
+        conjugated, negated = _bits(metadata)
+        tensor = PickledTensor(storage, dtype, offset, tuple(shape), tuple(stride), conjugated, negated)
+        self.tensors.append(tensor)
+        if len(self.tensors) > MOST_TENSORS:
+            raise over_limit(f"the pickle has more than {MOST_TENSORS:,} tensors")
+        return tensor
+
+
+def _is_natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _are_naturals(values: Any) -> bool:
+    return isinstance(values, tuple | list) and len(values) <= MOST_DIMENSIONS and all(map(_is_natural, values))
+
+
+def _at(arguments: tuple[Any, ...], index: int) -> Any:
+    return arguments[index] if index < len(arguments) else None
+
+
+def _storage_type(storage_class: Any) -> tuple[str | None, int]:
+    """The element type of a storage class and its size; untyped storages count bytes."""
+    name = storage_class.name if isinstance(storage_class, Global) else ""
+    if name == "torch.storage.UntypedStorage":
+        return None, 1
+    module, _, short = name.rpartition(".")
+    if module in ("torch", "torch.cuda") and short in STORAGE_CLASSES:
+        dtype = STORAGE_CLASSES[short]
+        return dtype, ITEM_SIZES[dtype]
+    if module == "torch" and short in _QUANTIZED_STORAGES:
+        return _QUANTIZED_STORAGES[short]
+    raise malformed(f"the pickle has a storage of the unknown class '{printable(name)}'")
+
+
+def _tensor_type(storage: PickledStorage, element_type: Any) -> str:
+    if element_type is None:
+        if storage.dtype is None:
+            raise malformed(f"the pickle has a tensor without an element type, in storage '{printable(storage.key)}'")
+        return storage.dtype
+    name = element_type.name if isinstance(element_type, Global) else ""
+    if name not in _DTYPES:
+        raise malformed(f"the pickle has a tensor of the unknown element type '{printable(name)}'")
+    return name.removeprefix("torch.")
+
+
+def _bits(metadata: Any) -> tuple[bool, bool]:
+    """torch's conj and neg bits, from the dictionary that it adds to a tensor."""
+    if metadata is None:
+        return False, False
+    bits = metadata if isinstance(metadata, dict) and len(metadata) <= 2 else {"": None}
+    if bits.keys() - {"conj", "neg"} or not all(isinstance(bit, bool) for bit in bits.values()):
+        raise malformed("the pickle has a tensor with metadata other than torch's conj and neg bits")
+    return bits.get("conj") is True, bits.get("neg") is True
+
+
+def _dictionary(arguments: tuple[Any, ...]) -> Any:
+    """An ordered dictionary; Python 2 gave it its items as a list of pairs."""
+    items = _at(arguments, 0)
+    if isinstance(items, dict):
+        return items
+    result: dict[Any, Any] = {}
+    for pair in items if isinstance(items, list | tuple) else ():
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | int):
+            return Opaque("collections.OrderedDict")
+        result[pair[0]] = pair[1]
+    return result
+
+
+def _sequence(arguments: tuple[Any, ...]) -> Any:
+    """The argument itself: nothing here tells a set, a list and a tuple apart."""
+    items = _at(arguments, 0)
+    return items if isinstance(items, list | tuple) else []
+
+
+def _first(arguments: tuple[Any, ...]) -> Any:
+    """What wraps its first argument: a parameter is its data."""
+    if not arguments:
+        raise malformed("the pickle has a parameter without data")
+    return arguments[0]
+
+
+def _inert(name: str) -> Constructor:
+    return lambda _: Opaque(name)
+
+
+def _unlisted(kind: str) -> Constructor:
+    return lambda _: UnlistedTensor(kind)
+
+
+_QUANTIZED_STORAGES: dict[str, tuple[str | None, int]] = {
+    "QInt8Storage": ("qint8", 1),
+    "QInt32Storage": ("qint32", 4),
+    "QUInt8Storage": ("quint8", 1),
+    "QUInt4x2Storage": ("quint4x2", 1),
+    "QUInt2x4Storage": ("quint2x4", 1),
+}
+
+_DTYPES = frozenset(
+    f"torch.{name}"
+    for name in (
+        *ITEM_SIZES,
+        *(f"{sign}int{width}" for sign in ("", "u") for width in range(1, 8)),
+        *(dtype for dtype, _ in _QUANTIZED_STORAGES.values()),
+    )
+)
+
+_TENSOR_CLASSES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+
+_OLD_TENSORS = (
+    "torch.Tensor",
+    *(
+        f"{module}.{name}Tensor"
+        for module in ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse")
+        for name in _TENSOR_CLASSES
+    ),
+)
+
+_NAMES_ONLY = (
+    *sorted(_DTYPES),
+    *(f"{module}.{name}" for module in ("torch", "torch.cuda") for name in STORAGE_CLASSES),
+    *(f"torch.{name}" for name in _QUANTIZED_STORAGES),
+    "torch.device",
+    "torch.storage.TypedStorage",
+    "torch.storage.UntypedStorage",
+    "torch.serialization._get_layout",
+    "torch.per_tensor_affine",
+    "torch.per_tensor_symmetric",
+    "torch.per_channel_affine",
+    "torch.per_channel_affine_float_qparams",
+    "torch.per_channel_symmetric",
+    "_codecs.encode",
+    "builtins.bool",
+    "builtins.bytearray",
+    "builtins.bytes",
+    "builtins.complex",
+    "builtins.float",
+    "builtins.int",
+    "builtins.object",
+    "builtins.range",
+    "builtins.slice",
+    "builtins.str",
+    # numpy's scalars and arrays of numbers, which training scripts keep beside the weights.
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.{name}"
+        for core in ("core", "_core")
+        for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+    ),
+)
+
+_INERT_CONSTRUCTORS: dict[str, Constructor] = {
+    **{name: _inert(name) for name in _NAMES_ONLY},
+    **{name: _unlisted("a tensor in torch's oldest form") for name in _OLD_TENSORS},
+    "builtins.dict": _dictionary,
+    "builtins.frozenset": _sequence,
+    "builtins.list": _sequence,
+    "builtins.set": _sequence,
+    "builtins.tuple": _sequence,
+    "collections.Counter": _dictionary,
+    "collections.OrderedDict": _dictionary,
+    "torch.Size": _sequence,
+    "torch.nn.parameter.Parameter": _first,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_qtensor": _unlisted("a quantized tensor"),
+    "torch._utils._rebuild_sparse_tensor": _unlisted("a sparse tensor"),
+    "torch._utils._rebuild_nested_tensor": _unlisted("a nested tensor"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _unlisted("a meta tensor, without values"),
+    "torch._utils._rebuild_wrapper_subclass": _unlisted("a tensor that wraps others"),
+    "torch._utils._rebuild_device_tensor_from_numpy": _unlisted("a tensor kept as a numpy array"),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _unlisted("a tensor of another backend"),
+}
