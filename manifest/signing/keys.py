@@ -32,7 +32,7 @@ _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
 }
 _EXPECTED = "expected an elliptic-curve key on P-256, P-384 or P-521"
 _KEYGEN = "make one by `manifest keygen`"
-_LONGEST = 1 << 16  # bytes; a PEM key has under two thousand, so more is another kind of file
+_LONGEST = 1 << 14  # bytes; a PEM key has under two thousand, so more is another kind of file
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\n?", re.DOTALL)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")  # two letters at least: one is a Windows drive
 
