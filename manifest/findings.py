@@ -21,7 +21,7 @@ class Severity(StrEnum):
 
 
 class Outcome(StrEnum):
-    PASS = "pass"  # noqa: S105
+    PASS = "pass"
     WARN = "warn"
     FAIL = "fail"
     SKIP = "skip"

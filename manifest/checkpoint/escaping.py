@@ -25,6 +25,11 @@ def printable(text: str, limit: int = 80) -> str:
     return escaped if shown is text else escaped + "…"
 
 
+def writable(text: str) -> str:
+    """Text from a file that every encoding of Unicode can write: a lone surrogate becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def printable_list(texts: Iterable[str], most: int = 8) -> str:
     """The first few of some texts from a file, quoted and separated by commas."""
     shown: list[str] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.escaping import printable, writable
 from manifest.errors import CheckpointError
 
 MOST_PICKLE_BYTES = 64 << 20
@@ -297,7 +297,7 @@ class _Machine:
             raise malformed(f"the pickle names a global by other things than strings before byte {self.position:,}")
         if len(module) + len(name) > MOST_NAME_CHARACTERS:
             raise over_limit(f"the pickle names a global in more than {MOST_NAME_CHARACTERS:,} characters")
-        full_name = f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
+        full_name = writable(f"{_PYTHON_2_MODULES.get(module, module)}.{name}")
         found = self.globals.get(full_name)
         if found is None:
             found = self.globals[full_name] = Global(full_name)
@@ -327,9 +327,13 @@ class _Machine:
             arguments = (arguments,)
         if isinstance(function, Global):
             constructor = self.constructors.get(function.name)
+            if constructor is None:
+                self.push_container(Opaque(function.name))
+                return
             # A constructor may go through its arguments, and two bytes of pickle can pass the same long list again.
+            self.charge(len(arguments))
             self.charge(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
-            self.push_container(constructor(arguments) if constructor else Opaque(function.name))
+            self.push_container(constructor(arguments))
         elif isinstance(function, Opaque):
             self.push_container(Opaque(function.name))
         else:

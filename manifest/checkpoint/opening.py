@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from types import TracebackType
@@ -88,10 +89,8 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the mapping; it stays until the last view of it, such as a loaded tensor, is gone."""
-        try:
+        with suppress(BufferError):
             self.mapping.close()
-        except BufferError:
-            return
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -119,11 +118,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         container = _identify(mapping)
         contents = container.read(mapping)
     except CheckpointError as error:
-        mapping.close()
+        with suppress(BufferError):
+            mapping.close()
         raise _refused(path, str(error), error.rule) from None
-    except BaseException:
-        mapping.close()
-        raise
     return Checkpoint(path, container.name, mapping, contents)
 
 
@@ -155,6 +152,8 @@ def _map(path: Path) -> mmap:
         if not status.st_size:
             raise _refused(path, "the file is empty, so its download or its saving failed; get it again.", "F001")
         return mmap(descriptor, 0, access=ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot map {printable(str(path), 1000)}: {printable(str(error))}") from None
     finally:
         os.close(descriptor)
 
@@ -166,4 +165,4 @@ def _directory(path: Path) -> CheckpointError:
 
 
 def _refused(path: Path, found: str, rule: str) -> CheckpointError:
-    return CheckpointError(f"{printable(path.name)}: {found}", rule=rule)
+    return CheckpointError(f"{printable(path.name or str(path))}: {found}", rule=rule)

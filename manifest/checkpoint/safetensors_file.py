@@ -30,6 +30,7 @@ MOST_HEADER_BYTES = 100_000_000
 """The reference reader's own limit."""
 
 _LENGTH_BYTES = 8
+_MOST_STRUCTURE = 16 * MOST_TENSORS  # lists of nothing would take thirty times their bytes in memory
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _WITHOUT_TORCH_TYPE = {"F6_E2M3", "F6_E3M2"}
@@ -91,6 +92,13 @@ def _header(mapping: mmap) -> tuple[dict[str, Any], int]:
             f"the safetensors header claims {length:,} bytes, but only {len(mapping) - _LENGTH_BYTES:,} follow"
         )
     raw = mapping[_LENGTH_BYTES:data_start]
+    structure = sum(raw.count(mark) for mark in (b"{", b"[", b","))
+    if structure > _MOST_STRUCTURE:
+        raise CheckpointError(
+            f"the safetensors header has {structure:,} brackets and commas, over the limit of {_MOST_STRUCTURE:,}; "
+            "do not load this file unless you know who made it.",
+            rule="F003",
+        )
     if not raw.startswith(b"{"):
         raise _malformed(f"the safetensors header begins with {printable(repr(raw[:1]))} where '{{' was expected")
     try:

@@ -17,7 +17,8 @@ from manifest.errors import CheckpointError
 _HEAD = 4096
 _TAR_MAGIC = slice(257, 262)
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_CONVERT = "load it with the library that wrote it and save its state dict with safetensors or torch.save"
+_CONVERT = "if you trust it, load it with what wrote it and save its weights with safetensors or torch.save"
+_LOAD_AGAIN = "load it with torch.load(weights_only=True) and save it again"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Foreign:
     cure: str
 
     def refusal(self) -> CheckpointError:
-        return CheckpointError(f"it is {self.what}, which cannot be read; {self.cure}.", rule=self.rule)
+        verdict = "is not supported yet" if self.rule == "F004" else "is no checkpoint"
+        return CheckpointError(f"it is {self.what}, which {verdict}; {self.cure}.", rule=self.rule)
 
 
 def refusal(mapping: mmap) -> CheckpointError:
@@ -109,19 +111,17 @@ def _archive(what: str) -> Foreign:
     return Foreign(what, "F001", "unpack it and pass the checkpoint in it")
 
 
-_LEGACY = Foreign("torch's own form from before version 1.6", "F004", "load it with torch and save it again")
-_LEGACY_TAR = Foreign("torch's tar form from before version 0.1.10", "F004", "load it with torch and save it again")
+_LEGACY = Foreign("torch's own form from before version 1.6", "F004", _LOAD_AGAIN)
+_LEGACY_TAR = Foreign("torch's tar form from before version 0.1.10", "F004", _LOAD_AGAIN)
 _PICKLE = Foreign("a plain pickle without torch's container", "F004", _CONVERT)
-_TORCHSCRIPT = Foreign("a TorchScript program", "F004", "load it with torch.jit.load and save its state_dict()")
-_PACKAGE = Foreign("a torch.package of Python code", "F004", _CONVERT)
-_EXPORTED = Foreign(
-    "a program of torch.export (.pt2)", "F004", "load it with torch.export.load and save its state_dict"
+_TORCHSCRIPT = Foreign(
+    "a TorchScript program", "F004", "if you trust it, load it with torch.jit.load and save its state_dict()"
 )
+_PACKAGE = Foreign("a torch.package of Python code", "F004", _CONVERT)
+_EXPORTED = Foreign("a program of torch.export (.pt2)", "F004", _CONVERT)
 _NPZ = Foreign("a numpy archive (.npz)", "F004", _CONVERT)
 _KERAS = Foreign("a Keras model", "F004", _CONVERT)
-_SHARD_INDEX = Foreign(
-    "the index of a sharded checkpoint", "F004", "pass its shards one by one, as indexes are not supported yet"
-)
+_SHARD_INDEX = Foreign("the index of a sharded checkpoint", "F004", "pass its shards one by one")
 _PAGE = Foreign("a web page or XML", "F001", "get the file itself: this is what a server sent in its place")
 
 _ARCHIVES: tuple[tuple[Foreign, Callable[[set[str], tuple[str, ...]], bool]], ...] = (

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from manifest.checkpoint.escaping import printable, printable_list
+from manifest.checkpoint.escaping import printable, printable_list, writable
 from manifest.checkpoint.inert_pickle import OddKey, Opaque
 from manifest.checkpoint.torch_objects import PickledTensor, UnlistedTensor
 from manifest.errors import CheckpointError
@@ -61,6 +61,11 @@ def find_state(root: Any) -> FoundState:
                 rule="F004",
             )
         if isinstance(value, PickledTensor):
+            if writable(key) != key:
+                raise CheckpointError(
+                    f"the state dict has the name '{printable(key)}', which is not Unicode; get the file again.",
+                    rule="F002",
+                )
             tensors[key] = value
         else:
             others.append(".".join((*path, describe_key(key))))
@@ -92,7 +97,7 @@ def strip_prefixes(tensors: Mapping[str, _Value]) -> tuple[str, dict[str, _Value
 def describe_key(key: Any) -> str:
     """A key of a dictionary as text; those that are no strings by their `repr`."""
     if isinstance(key, str):
-        return key
+        return writable(key)
     if isinstance(key, OddKey):
         return f"<{key.kind}>"
     if isinstance(key, int) and key.bit_length() > 64:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.gathering import can_conjugate, can_negate
 from manifest.checkpoint.inert_pickle import Constructor, Global, Opaque, malformed, over_limit
 from manifest.checkpoint.tensors import ITEM_SIZES, MOST_DIMENSIONS, MOST_TENSORS, STORAGE_CLASSES
 
@@ -55,6 +56,9 @@ class UnlistedTensor:
     kind: str
 
 
+_MOST_KEY_CHARACTERS = 1_000
+
+
 class TorchObjects:
     """The constructors for one pickle, and the tensors and storages that they have made.
 
@@ -83,8 +87,8 @@ class TorchObjects:
         if not isinstance(identifier, tuple) or len(identifier) != 5 or identifier[0] != "storage":
             raise malformed("the pickle has a persistent id that is not of a storage")
         _, storage_class, key, _, elements = identifier
-        if not isinstance(key, str) or not _is_natural(elements):
-            raise malformed("the pickle has a storage without a name or a length")
+        if not isinstance(key, str) or len(key) > _MOST_KEY_CHARACTERS or not _is_natural(elements):
+            raise malformed("the pickle has a storage without a short name or a length")
         dtype, itemsize = _storage_type(storage_class)
         storage = PickledStorage(key, dtype, elements * itemsize)
         return self._storages.setdefault(storage, storage)
@@ -125,6 +129,8 @@ class TorchObjects:
         if dtype not in ITEM_SIZES:
             return UnlistedTensor(f"a tensor of {printable(dtype)}")
         conjugated, negated = _bits(metadata)
+        if (conjugated and not can_conjugate(dtype)) or (negated and not can_negate(dtype)):
+            return UnlistedTensor(f"a tensor of {dtype} with torch's conj or neg bit")
         tensor = PickledTensor(storage, dtype, offset, tuple(shape), tuple(stride), conjugated, negated)
         self.tensors.append(tensor)
         if len(self.tensors) > MOST_TENSORS:

@@ -27,6 +27,8 @@ _SMALL_RECORDS = frozenset(
     (_PICKLE, *_VERSIONS, _BYTE_ORDER, ".format_version", ".storage_alignment", ".data/serialization_id")
 )
 
+_NEWEST_VERSION = 10  # kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h
+
 _EXPANSION_FREE = 64 << 20
 _TOTAL_FREE = 1 << 30
 _MOST_EXPANSION = 16
@@ -47,6 +49,7 @@ def read(mapping: mmap) -> Contents:
     records = _records_without_root(read_records(mapping))
     _check_small_records(mapping, records)
     _check_byte_order(mapping, records)
+    _check_version(mapping, records)
     pickle = records[_PICKLE]
     objects = TorchObjects()
     interpreted = interpret(mapping[pickle.start : pickle.end], objects.constructors, objects.persistent)
@@ -65,15 +68,14 @@ CONTAINER = Container("torch-zip", recognises, read)
 
 def _records_without_root(records: dict[str, Record]) -> dict[str, Record]:
     """Records by their names inside the one root folder, folders themselves left out."""
-    roots = {name.partition("/")[0] for name in records}
-    if len(roots) != 1:
-        raise _malformed(f"the zip archive has {len(roots)} folders at its root where torch.save makes one")
-    inside = {name.partition("/")[2]: record for name, record in records.items()}
-    return {name: record for name, record in inside.items() if not _is_folder(name, record)}
-
-
-def _is_folder(name: str, record: Record) -> bool:
-    return (name == "" or name.endswith("/")) and record.start == record.end
+    roots = {name.partition("/")[0] if "/" in name else None for name in records}
+    if len(roots) != 1 or roots & {None, ""}:
+        raise _malformed(f"the zip archive has {len(roots)} names at its root where torch.save makes one folder")
+    return {
+        name.partition("/")[2]: record
+        for name, record in records.items()
+        if not name.endswith("/") or record.start != record.end
+    }
 
 
 def _check_small_records(mapping: mmap, records: dict[str, Record]) -> None:
@@ -97,6 +99,21 @@ def _check_small_records(mapping: mmap, records: dict[str, Record]) -> None:
             )
         if with_checksums:
             check_crc(mapping, record)
+
+
+def _check_version(mapping: mmap, records: dict[str, Record]) -> None:
+    record = next(records[name] for name in _VERSIONS if name in records)
+    version = mapping[record.start : min(record.end, record.start + 16)]
+    if not version.strip().isdigit():
+        raise _malformed(
+            f"the zip archive has the version '{printable(version.decode('latin-1'))}', which is no number"
+        )
+    if int(version) > _NEWEST_VERSION:
+        raise CheckpointError(
+            f"it has the form of version {int(version)}, newer than {_NEWEST_VERSION}, the last that torch reads; "
+            "save it again with a released torch.",
+            rule="F004",
+        )
 
 
 def _check_byte_order(mapping: mmap, records: dict[str, Record]) -> None:

@@ -112,7 +112,9 @@ def read_records(mapping: mmap) -> dict[str, Record]:
 
 def check_crc(mapping: mmap, record: Record) -> None:
     """Refuse a record whose bytes are not those that were written."""
-    if zlib.crc32(memoryview(mapping)[record.start : record.end]) != record.crc:
+    with memoryview(mapping)[record.start : record.end] as data:
+        found = zlib.crc32(data)
+    if found != record.crc:
         raise _malformed(f"record '{printable(record.name)}' does not have its checksum, so its bytes have changed")
 
 
@@ -187,7 +189,8 @@ def _entries(mapping: mmap, position: int, end: int) -> Iterator[_Entry]:
 
 def _wide_sizes(raw_name: bytes, extra: bytes, values: list[int]) -> list[int]:
     """Sizes and offsets of an entry, those that do not fit into their field taken from the extra field."""
-    zip64 = _extra_fields(raw_name, extra).get(_ZIP64_FIELD, b"")
+    fields = _extra_fields(raw_name, extra) if extra else {}
+    zip64 = fields.get(_ZIP64_FIELD, b"")
     wide: list[int] = []
     for value, unset, width in zip(values, (*[_IN_EXTRA_32] * 3, _IN_EXTRA_16), (8, 8, 8, 4), strict=False):
         if value != unset:
@@ -207,7 +210,7 @@ def _extra_fields(raw_name: bytes, extra: bytes) -> dict[int, bytes]:
     while position + _EXTRA.size <= len(extra):
         number, length = _EXTRA.unpack_from(extra, position)
         position += _EXTRA.size
-        if position + length > len(extra) or number in fields:
+        if position + length > len(extra) or (number in fields and number == _ZIP64_FIELD):
             raise _malformed(f"record '{_shown(raw_name)}' has extra fields that cannot be told apart")
         fields[number] = extra[position : position + length]
         position += length

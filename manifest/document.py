@@ -1,0 +1,339 @@
+"""The manifest, version 1: the pydantic model that is the file format, and its reading and writing.
+
+`schemas/manifest.v1.json` is generated from this module and from nothing else. A manifest is data: no code, no pickles,
+no absolute paths, no user or host names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from manifest.digests import weights_digest
+from manifest.errors import DocumentError, NewerSchemaError
+
+SCHEMA = "manifest/v1"
+LARGEST = 64 << 20
+"""Bytes of the largest manifest that is read: a hundred thousand tensors fit in half of it."""
+
+Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
+Hex256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00-\x1f\x7f]+$")]
+
+
+class _Part(BaseModel):
+    """Unknown fields are kept, so that a later minor version survives a round trip; `strict` reading refuses them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class Tool(_Part):
+    name: str = "manifest"
+    version: str
+
+
+class File(_Part):
+    path: FileName
+    size: int = Field(ge=0, description="Bytes.")
+    blake3: Hex256
+    sha256: Hex256
+
+
+class State(_Part):
+    """Where the weights are inside the checkpoint's object."""
+
+    path: list[str] = Field(default_factory=list, description="Keys from the root to the state dict.")
+    prefix: str = Field(default="", description="Wrapper prefix that every stored name has, such as `module.`.")
+
+
+class CheckpointRecord(_Part):
+    container: str
+    files: list[File] = Field(min_length=1)
+    state: State = Field(default_factory=State)
+    extras: list[str] = Field(default_factory=list, description="What else the object holds.")
+
+
+class TensorRecord(_Part):
+    name: str
+    shape: list[Annotated[int, Field(ge=0)]]
+    dtype: str
+    digest: Digest
+    alias: str | None = Field(default=None, description="The first name of the same storage, for a tied weight.")
+
+
+class Weights(_Part):
+    digest: Digest
+    parameters: int = Field(ge=0, description="Elements of all tensors; tied ones once.")
+    dtypes: dict[str, int] = Field(description="Number of tensors of each element type.")
+    tensors: list[TensorRecord]
+
+
+class Preprocess(_Part):
+    size: list[int]
+    mode: str = "RGB"
+    mean: list[float]
+    std: list[float]
+    interpolation: str
+    resize_mode: str
+    fill_color: int = 0
+
+
+class Tokenizer(_Part):
+    """How prompts become tokens; `digest` is null when the vocabulary was not at hand."""
+
+    class_name: str = Field(alias="class")
+    name: str | None = Field(default=None, description="Name on a hub, for tokenizers that come from one.")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    context_length: int = Field(gt=0)
+    digest: Digest | None = None
+
+
+class Operators(_Part):
+    digest: Digest
+    counts: dict[str, int]
+
+
+class Mode(StrEnum):
+    TRAIN = "train"
+    EVAL = "eval"
+    MIXED = "mixed"
+    UNKNOWN = "unknown"
+
+
+class Architecture(_Part):
+    """What must be known, besides weights, to rebuild the module."""
+
+    family: str
+    name: str | None = Field(description="Name in the family's registry, when the config has one.")
+    class_name: str = Field(alias="class")
+    builder: str
+    arguments: dict[str, Any] = Field(default_factory=dict, description="As given at creation, defaults left out.")
+    config: dict[str, Any] = Field(description="Resolved: what the model class was constructed with.")
+    activations: dict[str, dict[str, int]] = Field(description="By tower: activation class and how many.")
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    precision: str
+    mode: Mode = Field(description="Mode the model was in when it was saved.")
+    structure: Digest
+    operators: Operators
+
+
+class Status(StrEnum):
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+    ABSENT = "absent"
+
+
+class Training(StrEnum):
+    TRAINED = "trained"
+    INITIALISED = "initialised"
+    UNKNOWN = "unknown"
+
+
+class Component(_Part):
+    role: str
+    prefixes: list[str] = Field(description="Names of its tensors, or how they begin when ending in a dot.")
+    expected: int = Field(ge=0)
+    present: int = Field(ge=0)
+    missing: list[str] = Field(default_factory=list)
+    status: Status
+    by_design: bool = Field(default=False, description="Whether being absent or untrained was declared.")
+    training: Training
+    digest: Digest
+
+
+class Environment(_Part):
+    python: str
+    platform: str
+    libraries: dict[str, str]
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    flags: dict[str, Any] = Field(default_factory=dict)
+
+
+class Output(_Part):
+    shape: list[int]
+    dtype: str
+    digest: Digest
+    norm: float = Field(ge=0, description="Euclidean norm of all its values.")
+    sketch: list[float] = Field(description="64 random ±1 projections of all its values; see golden/sketch.py.")
+
+
+class Reading(_Part):
+    """What a person reads off the outputs: the probability of each prompt for one photograph."""
+
+    image: str
+    prompts: dict[str, float]
+
+
+class Golden(_Part):
+    probe: str
+    batch: int = Field(gt=0)
+    device: str
+    precision: str
+    threads: int = Field(gt=0)
+    inputs: Digest
+    outputs: dict[str, Output]
+    floor: dict[str, float] = Field(
+        description="Greatest relative L2 distance of any output when only the arithmetic changes, by what changed."
+    )
+    contrast: dict[str, float] = Field(
+        default_factory=dict,
+        description="Relative L2 distance when the architecture is wrong, by what is wrong.",
+    )
+    reading: list[Reading] = Field(default_factory=list)
+
+
+class Parent(_Part):
+    name: str
+    weights: Digest | None = None
+
+
+class Provenance(_Part):
+    pretrained: str | None = Field(default=None, description="Tag, or file name, that the weights started from.")
+    parents: list[Parent] = Field(default_factory=list)
+    git_commit: str | None = None
+
+
+class Manifest(_Part):
+    """Everything that a checkpoint promises."""
+
+    schema_version: str = Field(default=SCHEMA, alias="schema")
+    created: str
+    tool: Tool
+    signer: Hex256 | None = Field(default=None, description="Hint of the key that signed, when it was signed.")
+    checkpoint: CheckpointRecord
+    weights: Weights
+    architecture: Architecture
+    components: list[Component]
+    environment: Environment
+    golden: list[Golden] = Field(default_factory=list)
+    provenance: Provenance = Field(default_factory=Provenance)
+
+    def inconsistencies(self) -> list[str]:
+        """Sentences on parts of the manifest that contradict each other, none when it is sound."""
+        names = [tensor.name for tensor in self.weights.tensors]
+        problems = []
+        if len(set(names)) != len(names):
+            problems.append("the manifest lists a tensor twice")
+        if self.weights.digest != weights_digest((t.name, t.digest) for t in self.weights.tensors):
+            problems.append("the weights digest is not that of the tensors listed")
+        for component in self.components:
+            members = component_tensors(component.prefixes, names)
+            if component.present != len(members):
+                problems.append(
+                    f"component {component.role} claims {component.present} tensors and the list holds {len(members)}"
+                )
+        return problems
+
+
+def component_tensors(prefixes: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Those names that belong to a component: equal to one of its prefixes, or beginning with one that ends in a dot."""
+    exact = {prefix for prefix in prefixes if not prefix.endswith(".")}
+    starts = tuple(prefix for prefix in prefixes if prefix.endswith("."))
+    return [name for name in names if name in exact or (starts and name.startswith(starts))]
+
+
+def now() -> str:
+    """The time of a save in UTC to the second, or that of `SOURCE_DATE_EPOCH` when it is set."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        moment = datetime.now(UTC)
+    else:
+        try:
+            moment = datetime.fromtimestamp(int(epoch), UTC)
+        except (ValueError, OverflowError, OSError):
+            raise DocumentError(
+                f"SOURCE_DATE_EPOCH is {epoch!r}, expected seconds since 1970; unset it or correct it."
+            ) from None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def serialize(manifest: Manifest) -> bytes:
+    """A manifest as the bytes of its file: pretty, in the order of the format, one tensor a line."""
+    return (_pretty(manifest.model_dump(mode="json", by_alias=True), 0) + "\n").encode()
+
+
+def parse(data: bytes, *, source: str = "the manifest", strict: bool = False) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        data: The bytes of its file.
+        source: What to call it in messages.
+        strict: Refuse fields that the format does not know.
+
+    Raises:
+        NewerSchemaError: It was written in a later major version of the format.
+        DocumentError: It is not a valid manifest.
+    """
+    again = "write it anew with `manifest create`"
+    if len(data) > LARGEST:
+        raise DocumentError(f"{source} is {len(data):,} bytes long, expected at most {LARGEST:,}; {again}.")
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{source} is not valid JSON ({error}); {again}.") from None
+    if not isinstance(content, dict):
+        raise DocumentError(f"{source} is a JSON {type(content).__name__}, expected an object; {again}.")
+    version = re.fullmatch(r"manifest/v(\d{1,6})", str(content.get("schema")))
+    if version is None:
+        raise DocumentError(f'{source} has no field "schema": "{SCHEMA}", so it is no manifest; {again}.')
+    if int(version[1]) > 1:
+        raise NewerSchemaError(
+            f"{source} is written in format manifest/v{version[1]}, and this version reads up to {SCHEMA}; "
+            "upgrade: `pip install -U checkpoint-manifest`."
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DocumentError(f"{source} is not valid at {where!r}: {first['msg']}; {again}.") from None
+    if strict and (unknown := _unknown_fields(manifest)):
+        raise DocumentError(f"{source} has a field that the format does not know, {unknown[0]!r}; {again}.")
+    return manifest
+
+
+def _unknown_fields(part: Any, path: str = "") -> list[str]:
+    if isinstance(part, BaseModel):
+        found = [f"{path}{name}" for name in part.model_extra or ()]
+        for name in type(part).model_fields:
+            found += _unknown_fields(getattr(part, name), f"{path}{name}.")
+        return found
+    if isinstance(part, list):
+        return [name for index, item in enumerate(part) for name in _unknown_fields(item, f"{path}{index}.")]
+    if isinstance(part, dict):
+        return [name for key, item in part.items() for name in _unknown_fields(item, f"{path}{key}.")]
+    return []
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _pretty(value: Any, depth: int, width: int = 150) -> str:
+    """JSON in which whatever fits on a line stays on one, and so does every list of numbers."""
+    compact = json.dumps(value, ensure_ascii=False)
+    flat = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+    if flat or (depth > 1 and len(compact) + 2 * depth <= width) or not isinstance(value, dict | list) or not value:
+        return compact
+    inner = "  " * (depth + 1)
+    if isinstance(value, dict):
+        lines = [f"{inner}{json.dumps(key)}: {_pretty(item, depth + 1)}" for key, item in value.items()]
+    else:
+        lines = [inner + _pretty(item, depth + 1) for item in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n" + ",\n".join(lines) + f"\n{'  ' * depth}{closing}"

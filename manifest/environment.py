@@ -1,0 +1,87 @@
+"""Libraries, hardware and numerics flags: what surrounds a model when it is saved, and how two surroundings differ.
+
+Versions come from package metadata, so that nothing is imported. Flags live inside torch and are read only where torch
+is loaded already. No user, host or path is recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "transformers",
+    "ftfy",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Installed version of each library that can change what a model is or says; absent ones are left out."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def python_version() -> str:
+    return platform.python_version()
+
+
+def platform_name() -> str:
+    """Operating system and processor type, for example `Linux x86_64`."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def hardware(torch: Any) -> dict[str, Any]:
+    """Cores, the CPU's instruction set as torch uses it, and the names of GPUs.
+
+    Args:
+        torch: The imported torch module, handed in so that this module never imports it.
+    """
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cores": os.cpu_count(), "cpu_capability": torch.backends.cpu.get_cpu_capability(), "gpus": gpus}
+
+
+def flags(torch: Any) -> dict[str, Any]:
+    """The switches that move results.
+
+    Args:
+        torch: The imported torch module, handed in so that this module never imports it.
+    """
+    return {
+        "cudnn.enabled": torch.backends.cudnn.enabled,
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        "mkldnn.enabled": torch.backends.mkldnn.enabled,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "num_threads": torch.get_num_threads(),
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED"),
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+def library_differences(recorded: dict[str, str]) -> dict[str, tuple[str, str | None]]:
+    """Libraries whose version here is not the recorded one: name → (recorded, here or None)."""
+    here = library_versions()
+    return {name: (then, here.get(name)) for name, then in recorded.items() if here.get(name) != then}
+
+
+def torch_if_loaded() -> Any | None:
+    """The torch module when the process has imported it, else None."""
+    return sys.modules.get("torch")

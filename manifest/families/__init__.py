@@ -1,0 +1,179 @@
+"""One adapter a model library: from a live module to an architecture, and back to a module.
+
+A family is added by one file and one line in `_BUILT_IN`, or, from outside this package, by an entry point in the group
+`manifest.families` that names an instance. Everything above this room speaks to models through the `Family` protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from manifest.document import Architecture
+from manifest.errors import ArchitectureError
+
+_BUILT_IN = {"open_clip": "manifest.families.open_clip:FAMILY"}
+_CREATION = "_manifest_creation"
+
+
+@dataclass(frozen=True)
+class Creation:
+    """How a model was made: remembered on the module by `manifest.create_model`."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
+    parents: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a probe asks a model.
+
+    Attributes:
+        probe: Name of the probe, with its version.
+        images: Preprocessed photographs, float32 of shape (images, 3, height, width).
+        tokens: Prompts as token ids, int64 of shape (prompts, context length).
+        image_names: A name for each photograph.
+        prompts: The prompts, or a name for each row of tokens where no tokenizer is at hand.
+    """
+
+    probe: str
+    images: torch.Tensor
+    tokens: torch.Tensor
+    image_names: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way in which the same weights are often rebuilt wrongly.
+
+    Attributes:
+        name: What is wrong, for example `activation`.
+        description: The same in words, for a message.
+        architecture: The wrong architecture.
+        cure: Code that builds it rightly, if it should turn out to be the right one.
+    """
+
+    name: str
+    description: str
+    architecture: Architecture
+    cure: str
+
+
+class Family(Protocol):
+    """What this package needs to know of a model library."""
+
+    name: str
+
+    def recognises(self, module: nn.Module) -> bool:
+        """Whether this family made the module."""
+
+    def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
+        """The architecture of a live module, proved by rebuilding it.
+
+        Raises:
+            ArchitectureError: Something that cannot be recovered changes outputs; the message names the argument.
+        """
+
+    def describe(self, creation: Creation) -> Architecture:
+        """The architecture that a creation call would build, without a live module.
+
+        Raises:
+            UnknownModelError: No such model; the message has the nearest names.
+        """
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The module of an architecture: parameters on the meta device, buffers for real."""
+
+    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+        """The component role of each tensor name."""
+
+    def initialiser_stds(self, architecture: Architecture) -> dict[str, float]:
+        """Standard deviation that a fresh initialisation gives to tensors by which one recognises it."""
+
+    def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
+        """Preprocessing (a PIL image → tensor) and tokenizer (prompts → token ids) as recorded.
+
+        The tokenizer is None where its vocabulary is not at hand.
+        """
+
+    def inputs(self, architecture: Architecture) -> Inputs:
+        """The family's probe, through the recorded preprocessing and tokenizer."""
+
+    def outputs(self, module: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the module says to images and prompts, by the name of the output."""
+
+    def probabilities(self, module: nn.Module, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What a person reads off the outputs: (images, prompts) probabilities."""
+
+    def variants(self, architecture: Architecture) -> Sequence[Variant]:
+        """Architectures that the same weights fit and that give other outputs."""
+
+
+@cache
+def family(name: str) -> Family:
+    """The family of a name.
+
+    Raises:
+        ArchitectureError: There is none; the message lists those there are.
+    """
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        found: Family = getattr(import_module(module), attribute)
+        return found
+    for entry in entry_points(group="manifest.families", name=name):
+        loaded: Family = entry.load()
+        return loaded
+    known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families"))})
+    raise ArchitectureError(
+        f"No family is called {name!r}, expected one of {', '.join(known)}; install the package that adds it."
+    )
+
+
+def family_of(module: nn.Module) -> Family:
+    """The family that made a module.
+
+    Raises:
+        ArchitectureError: None did.
+    """
+    names = [*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families"))]
+    for name in names:
+        if family(name).recognises(module):
+            return family(name)
+    raise ArchitectureError(
+        f"A {type(module).__module__}.{type(module).__name__} is of no known family, "
+        f"expected a model of {', '.join(names)}; save the model itself, not a wrapper of your own."
+    )
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel`, `DataParallel`, and `torch.compile` wrappers."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(
+            module, nn.DataParallel | nn.parallel.DistributedDataParallel
+        ):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def remember(module: nn.Module, creation: Creation) -> None:
+    """Note on a module how it was made; the note is no parameter, buffer or part of the state dict."""
+    object.__setattr__(module, _CREATION, creation)
+
+
+def creation_of(module: nn.Module) -> Creation | None:
+    """How a module was made, if `remember` was told."""
+    creation = vars(module).get(_CREATION)
+    return creation if isinstance(creation, Creation) else None

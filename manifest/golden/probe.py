@@ -1,0 +1,80 @@
+"""Probes: the fixed inputs that golden outputs are answers to.
+
+`photos-and-prompts/1` is four photographs that ship with this package and eight prompts. Where a model's tokenizer
+lives on a hub and is not at hand, `photos-and-tokens/1` asks with token ids that need no vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import torch
+from blake3 import blake3
+from PIL import Image
+
+from manifest.digests import bytes_digest, tagged
+from manifest.families import Inputs
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+PROMPTS = (
+    "a photo of an astronaut",
+    "a photo of a cat",
+    "a cup of coffee on a table",
+    "a rocket on its launch pad",
+    "a photo of a dog",
+    "a diagram",
+    "a red car in the rain",
+    "two people smiling",
+)
+
+
+def photographs() -> dict[str, Image.Image]:
+    """The probe's photographs by name, RGB, at most 256 pixels on the long side."""
+    folder = resources.files("manifest.golden") / "photos"
+    images = {}
+    for name in PHOTOGRAPHS:
+        with (folder / f"{name}.png").open("rb") as file:
+            images[name] = Image.open(file).convert("RGB")
+    return images
+
+
+def photographs_and_prompts(
+    preprocess: Callable[[Image.Image], torch.Tensor],
+    tokenizer: Any | None,
+    context_length: int,
+    vocabulary: int,
+) -> Inputs:
+    """The probe through a model's own preprocessing and tokenizer.
+
+    Args:
+        preprocess: A PIL image → float32 tensor of shape (3, height, width).
+        tokenizer: Prompts → int64 tensor of shape (prompts, context length), or None when there is none at hand.
+        context_length: Token ids per prompt.
+        vocabulary: Number of token ids, for the probe that needs no tokenizer.
+    """
+    images = torch.stack([preprocess(photograph) for photograph in photographs().values()])
+    if tokenizer is not None:
+        return Inputs("photos-and-prompts/1", images, tokenizer(list(PROMPTS)), PHOTOGRAPHS, PROMPTS)
+    tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in PROMPTS])
+    names = tuple(f"tokens {index}" for index in range(len(PROMPTS)))
+    return Inputs("photos-and-tokens/1", images, tokens, PHOTOGRAPHS, names)
+
+
+def inputs_digest(inputs: Inputs) -> str:
+    """Digest of what reaches the model, after preprocessing and tokenizing."""
+    images = bytes_digest(inputs.images.contiguous().numpy())
+    tokens = bytes_digest(inputs.tokens.contiguous().numpy())
+    return tagged(bytes_digest(f"{inputs.probe}\n{images}\n{tokens}\n".encode()))
+
+
+def _token_ids(seed: str, length: int, vocabulary: int) -> torch.Tensor:
+    """Token ids drawn from BLAKE3's output stream of a text, ended by the greatest id, as CLIP's prompts are."""
+    words = max(1, min(length - 2, 3 + len(seed) % 5))
+    stream = blake3(f"manifest/tokens/v1\n{seed}".encode()).digest(length=8 * words)
+    drawn = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") % (vocabulary - 1) for i in range(words)]
+    ids = torch.zeros(length, dtype=torch.long)
+    ids[:words] = torch.tensor(drawn)[:length]
+    ids[min(words, length - 1)] = vocabulary - 1
+    return ids

@@ -1,0 +1,203 @@
+"""Recording golden outputs: what a model says to its family's probe, and how far arithmetic alone moves it.
+
+Always in eval mode, without gradients, in float32, on the CPU; modes, threads and generators are as before afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from manifest.digests import tensor_digest
+from manifest.document import Architecture, Golden, Output, Reading
+from manifest.errors import ArchitectureError
+from manifest.families import Family, Inputs
+from manifest.golden.probe import inputs_digest
+from manifest.golden.sketch import sketch
+
+Outputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said to one probe, in full."""
+
+    inputs: Inputs
+    outputs: Outputs
+    probabilities: torch.Tensor
+    threads: int
+
+    def record(self) -> dict[str, Output]:
+        """Each output as it is written down: shape, digest, norm, sketch."""
+        return {name: _output(self.inputs.probe, name, tensor) for name, tensor in self.outputs.items()}
+
+    def readings(self) -> list[Reading]:
+        """Per photograph the probability of each prompt, to four digits."""
+        return [
+            Reading(
+                image=image,
+                prompts={prompt: round(float(p), 4) for prompt, p in zip(self.inputs.prompts, row, strict=True)},
+            )
+            for image, row in zip(self.inputs.image_names, self.probabilities, strict=True)
+        ]
+
+
+def ask(family: Family, module: nn.Module, inputs: Inputs, *, threads: int | None = None) -> Answers:
+    """Run the probe through a module as it is, in eval mode.
+
+    Args:
+        family: The module's family.
+        module: A float32 module on the CPU; its modes are restored.
+        inputs: The probe.
+        threads: Threads to compute on; as many as now when None.
+
+    Raises:
+        ArchitectureError: The module fails on its own probe.
+    """
+    with _as_before(module), _threads(threads), _arithmetic():
+        try:
+            outputs = family.outputs(module, inputs.images, inputs.tokens)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ArchitectureError(
+                f"The model fails on the probe {inputs.probe} ({' '.join(str(error).split())[:200]}); "
+                "save it with `golden=False`, or correct it."
+            ) from error
+        probabilities = family.probabilities(module, outputs)
+        used = torch.get_num_threads()
+    outputs = {name: tensor.detach().contiguous() for name, tensor in outputs.items()}
+    return Answers(inputs, outputs, probabilities, used)
+
+
+def record(
+    family: Family,
+    architecture: Architecture,
+    module: nn.Module,
+    answers: Answers,
+    variant: Callable[[Architecture], nn.Module],
+) -> Golden:
+    """Golden outputs with their numerics floor and contrast.
+
+    Args:
+        family: The module's family.
+        architecture: What the module was built from.
+        module: The rebuilt float32 module on the CPU.
+        answers: What the model said.
+        variant: Builds a module of another architecture over the same weights.
+    """
+    inputs = answers.inputs
+
+    def relative(outputs: Outputs) -> float:
+        return max(_relative(answers.outputs[name], tensor) for name, tensor in outputs.items())
+
+    other_threads = 1 if answers.threads > 1 else 2
+    floor = {
+        "repeat": relative(ask(family, module, inputs).outputs),
+        "batch": relative(_one_by_one(family, module, inputs)),
+        "threads": relative(ask(family, module, inputs, threads=other_threads).outputs),
+    }
+    if torch.backends.mkldnn.is_available():
+        with torch.backends.mkldnn.flags(enabled=False):
+            floor["kernels"] = relative(ask(family, module, inputs).outputs)
+    contrast = {
+        wrong.name: relative(ask(family, variant(wrong.architecture), inputs).outputs)
+        for wrong in family.variants(architecture)
+    }
+    return Golden(
+        probe=inputs.probe,
+        batch=len(inputs.images),
+        device="cpu",
+        precision="fp32",
+        threads=answers.threads,
+        inputs=inputs_digest(inputs),
+        outputs=answers.record(),
+        floor={name: _significant(value) for name, value in floor.items()},
+        contrast={name: _significant(value) for name, value in contrast.items()},
+        reading=answers.readings(),
+    )
+
+
+def finite(outputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether every value of every output is a finite number."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values())
+
+
+def _one_by_one(family: Family, module: nn.Module, inputs: Inputs) -> Outputs:
+    """The outputs when every photograph and every prompt comes in a batch of its own."""
+    rows: list[Outputs] = []
+    for index in range(max(len(inputs.images), len(inputs.tokens))):
+        image = inputs.images[index % len(inputs.images)][None]
+        tokens = inputs.tokens[index % len(inputs.tokens)][None]
+        rows.append(ask(family, module, Inputs(inputs.probe, image, tokens, ("one",), ("one",))).outputs)
+    return {
+        "image_features": torch.cat([row["image_features"] for row in rows[: len(inputs.images)]]),
+        "text_features": torch.cat([row["text_features"] for row in rows[: len(inputs.tokens)]]),
+    }
+
+
+def _relative(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Euclidean distance relative to the expected norm."""
+    one, other = expected.double(), found.double()
+    return float((one - other).norm() / one.norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def _output(probe: str, name: str, tensor: torch.Tensor) -> Output:
+    values = tensor.numpy()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    return Output(
+        shape=list(tensor.shape),
+        dtype=dtype,
+        digest=tensor_digest(dtype, tensor.shape, values.reshape(-1).view(np.uint8)),
+        norm=float(f"{norm:.10g}"),
+        sketch=sketch(values, probe=probe, output=name),
+    )
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+@contextlib.contextmanager
+def _as_before(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module's mode and every generator's state are what they were."""
+    modes = {child: child.training for child in module.modules()}
+    states = random.getstate(), np.random.get_state()
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None and count != before:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _arithmetic() -> Iterator[None]:
+    """Plain float32, whatever autocast or default type the caller's code has switched on."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)

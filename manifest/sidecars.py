@@ -1,0 +1,269 @@
+"""Where a manifest and a signature live beside a checkpoint, and how the three are replaced together.
+
+Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the checkpoint
+is renamed into place, which is the moment of the save; then the signature, then the manifest. Whoever reads a
+checkpoint and finds a pending manifest that describes it finishes the job; one that does not describe it belongs to a
+save that never happened, and the old files are still whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifest.digests import file_blake3
+from manifest.document import Manifest, parse
+from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
+from manifest.signing import read_bundle
+
+_UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops there
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """Paths of the files beside one checkpoint."""
+
+    checkpoint: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.json")
+
+    @property
+    def signature(self) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.sig")
+
+    @property
+    def pending_manifest(self) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.json.pending")
+
+    @property
+    def pending_signature(self) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.sig.pending")
+
+
+@dataclass(frozen=True)
+class SidecarContents:
+    """What lies beside a checkpoint, as bytes."""
+
+    manifest: bytes
+    signature: bytes | None
+
+    @property
+    def manifest_sha256(self) -> str:
+        return hashlib.sha256(self.manifest).hexdigest()
+
+
+def require_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The path of an existing regular file.
+
+    Raises:
+        InputError: There is none, or it is a directory.
+    """
+    checkpoint = Path(path)
+    try:
+        if checkpoint.is_dir():
+            raise InputError(f"{checkpoint} is a directory, expected a checkpoint file; name the file inside it.")
+        if not checkpoint.is_file():
+            raise InputError(f"There is no file {checkpoint}; check the path.")
+    except OSError as error:
+        raise InputError(f"{checkpoint} cannot be read ({error.strerror}); check the path.") from None
+    return checkpoint
+
+
+def read_sidecars(checkpoint: Path) -> SidecarContents:
+    """The manifest and signature of a checkpoint, after finishing a save that was cut off between its renames.
+
+    Raises:
+        NoManifestError: There is no manifest beside it.
+    """
+    sidecars = Sidecars(checkpoint)
+    pending = _pending(sidecars)
+    if pending is not None:
+        return pending
+    manifest = _read(sidecars.manifest)
+    if manifest is None:
+        raise NoManifestError(
+            f"There is no manifest beside {checkpoint.name}, expected {sidecars.manifest.name}; "
+            f"write one with `manifest create {checkpoint.name} --model NAME`, "
+            "or save the model with `manifest.save`."
+        )
+    return SidecarContents(manifest, _read(sidecars.signature))
+
+
+def read_manifest(checkpoint: Path, *, strict: bool = False) -> Manifest:
+    """The manifest beside a checkpoint, parsed."""
+    contents = read_sidecars(checkpoint)
+    return parse(contents.manifest, source=Sidecars(checkpoint).manifest.name, strict=strict)
+
+
+def has_manifest(checkpoint: Path) -> bool:
+    """Whether a manifest, published or pending, lies beside a file."""
+    sidecars = Sidecars(checkpoint)
+    return sidecars.manifest.is_file() or sidecars.pending_manifest.is_file()
+
+
+@contextlib.contextmanager
+def staging(checkpoint: Path) -> Iterator[Path]:
+    """A temporary file beside a checkpoint-to-be, gone afterwards if it was not published.
+
+    Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in errors of their own.
+    """
+    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        raise _storage_error(checkpoint, number) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
+    """Put a checkpoint, its manifest and its signature in place, all or nothing.
+
+    Args:
+        staged: The written checkpoint to move into place, or None when only the sidecars of `checkpoint` change.
+        checkpoint: Where it goes.
+        manifest: The bytes of its manifest.
+        signature: The bytes of its signature; None removes an older one, which cannot hold any more.
+    """
+    sidecars = Sidecars(checkpoint)
+    pending = [(sidecars.pending_manifest, manifest)]
+    if signature is not None:
+        pending.append((sidecars.pending_signature, signature))
+    else:
+        sidecars.pending_signature.unlink(missing_ok=True)
+    try:
+        for path, data in reversed(pending):
+            _write_durably(path, data)
+        _sync_directory(checkpoint.parent)
+        if staged is not None:
+            staged.replace(checkpoint)
+    except BaseException:
+        for path, _ in pending:
+            path.unlink(missing_ok=True)
+        raise
+    _finish(sidecars, hashlib.sha256(manifest).hexdigest())
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _pending(sidecars: Sidecars) -> SidecarContents | None:
+    """The pending sidecars when they describe the checkpoint, moved into place where the directory allows it."""
+    manifest = _read(sidecars.pending_manifest)
+    if manifest is None:
+        return None
+    try:
+        record = parse(manifest).checkpoint.files[0]
+    except DocumentError:
+        return None
+    checkpoint = sidecars.checkpoint
+    if checkpoint.stat().st_size != record.size or file_blake3(checkpoint) != record.blake3:
+        return None
+    sha256 = hashlib.sha256(manifest).hexdigest()
+    candidates = (_read(sidecars.pending_signature), _read(sidecars.signature))
+    signature = next((data for data in candidates if data is not None and _covers(data, sidecars, sha256)), None)
+    try:
+        _finish(sidecars, sha256)
+    except PermissionError:
+        pass  # a read-only directory: the content is known all the same
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+    return SidecarContents(manifest, signature)
+
+
+def _finish(sidecars: Sidecars, manifest_sha256: str) -> None:
+    """Rename pending sidecars into place, signature first, since the pending manifest marks the job as unfinished.
+
+    Another process that reads at this moment may do the same; what it has renamed already is no error.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        sidecars.pending_signature.replace(sidecars.signature)
+    signature = _read(sidecars.signature)
+    if signature is not None and not _covers(signature, sidecars, manifest_sha256):
+        sidecars.signature.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        sidecars.pending_manifest.replace(sidecars.manifest)
+    _sync_directory(sidecars.checkpoint.parent)
+
+
+def _covers(signature: bytes, sidecars: Sidecars, manifest_sha256: str) -> bool:
+    try:
+        return read_bundle(signature).resources.get(sidecars.manifest.name) == manifest_sha256
+    except SignatureError:
+        return False
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_UNREADABLE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read ({error.strerror}); check its permissions.") from None
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The errno behind an exception, also when a library has turned it into text or chained it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if wrapped := re.search(r"os error (\d+)", str(error)):
+            return int(wrapped[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _storage_error(checkpoint: Path, number: int) -> StorageError:
+    directory = checkpoint.parent
+    sentences = {
+        errno.ENOSPC: f"The disk of {directory} is full; free some space or save elsewhere",
+        errno.EDQUOT: f"The quota of {directory} is used up; free some space or save elsewhere",
+        errno.EFBIG: f"{checkpoint.name} is larger than a file may be in {directory}; raise the limit or save elsewhere",
+        errno.EACCES: f"{directory} may not be written; change its permissions or save elsewhere",
+        errno.EPERM: f"{directory} may not be written; change its permissions or save elsewhere",
+        errno.EROFS: f"{directory} is on a read-only file system; save elsewhere",
+        errno.ENOENT: f"There is no directory {directory}; create it first",
+        errno.ENOTDIR: f"{directory} is not a directory; save elsewhere",
+        errno.EISDIR: f"{checkpoint} is a directory, expected a file name; add one",
+        errno.ENAMETOOLONG: f"The name {checkpoint.name[:40]}… is too long for this file system; shorten it",
+    }
+    reason = sentences.get(number, f"{checkpoint} could not be written ({os.strerror(number)}); save elsewhere")
+    return StorageError(f"{reason}; nothing was changed.")
