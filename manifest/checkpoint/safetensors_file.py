@@ -100,7 +100,7 @@ def _header(mapping: mmap) -> tuple[dict[str, Any], int]:
             rule="F003",
         )
     if not raw.startswith(b"{"):
-        raise _malformed(f"the safetensors header begins with {printable(repr(raw[:1]))} where '{{' was expected")
+        raise _malformed(f"the safetensors header begins with {raw[:1]!r} where '{{' was expected")
     try:
         header = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except CheckpointError:

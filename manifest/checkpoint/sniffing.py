@@ -46,7 +46,7 @@ def refusal(mapping: mmap) -> CheckpointError:
     if foreign is not None:
         return foreign.refusal()
     return CheckpointError(
-        f"its first bytes, {printable(repr(mapping[:8]))}, are of no checkpoint that is known; "
+        f"its first bytes, {mapping[:8]!r}, are of no checkpoint that is known; "
         "check that it is the file you meant and that its download is complete.",
         rule="F001",
     )
