@@ -67,7 +67,10 @@ def _strided_copy(mapping: mmap, tensor: StoredTensor) -> numpy.typing.NDArray[n
 
 
 def _flip_signs(values: numpy.typing.NDArray[numpy.uint8], tensor: StoredTensor) -> None:
-    """Apply the conj and neg bits: every number of this package's types has its sign in its highest bit."""
+    """Apply the conj and neg bits: every number of these types has its sign in its highest bit.
+
+    torch computes the same, but for a zero within a complex number, whose sign in torch depends on its place.
+    """
     part = _SIGNED_PARTS[tensor.dtype]
     sign_bytes = values.reshape(-1, tensor.itemsize)[:, part - 1 :: part]
     if tensor.negated:

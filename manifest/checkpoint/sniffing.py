@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from mmap import mmap
 
-from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.zip_records import is_zip, list_names
 from manifest.errors import CheckpointError
 

@@ -157,7 +157,8 @@ def _check_tensors(tensors: Iterable[PickledTensor], file_size: int) -> None:
         for size, step in zip(tensor.shape, tensor.stride, strict=True):
             elements *= size
             last += (size - 1) * step
-        bytes_needed = (last + 1 if elements else tensor.offset) * itemsize
+        # An empty tensor reaches nowhere, and torch lets its offset lie outside of the storage.
+        bytes_needed = (last + 1) * itemsize if elements else 0
         if bytes_needed > tensor.storage.nbytes:
             raise _malformed(
                 f"a tensor reaches to byte {bytes_needed:,} of storage '{printable(tensor.storage.key)}', which has "
@@ -179,12 +180,13 @@ def _check_expansion(what: str, nbytes: int, stored: int, free: int) -> None:
 
 def _stored(name: str, tensor: PickledTensor, records: dict[str, Record]) -> StoredTensor:
     record = records[_STORAGES + tensor.storage.key]
+    start = record.start + tensor.offset * ITEM_SIZES[tensor.dtype]
     return StoredTensor(
         name,
         tensor.dtype,
         tensor.shape,
         tensor.stride,
-        record.start + tensor.offset * ITEM_SIZES[tensor.dtype],
+        record.start if 0 in tensor.shape else start,
         (record.start, record.end),
         tensor.conjugated,
         tensor.negated,

@@ -1,0 +1,154 @@
+"""Real checkpoints, and forged ones that no library would write."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint.escaping import printable
+from manifest.errors import CheckpointError
+
+
+def live_values(tensor: torch.Tensor) -> bytes:
+    """The bytes that the tensor's values have in memory once contiguous."""
+    plain = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return bytes(plain.untyped_storage())[: plain.numel() * plain.element_size()]
+
+
+class Forge:
+    """Writes files byte by byte."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, data: bytes, name: str = "forged.pt") -> Path:
+        path = self.folder / name
+        path.write_bytes(data)
+        return path
+
+    def archive(
+        self,
+        pickle: bytes,
+        storages: Mapping[str, bytes] | None = None,
+        *,
+        extra: Mapping[str, bytes] | None = None,
+        without: tuple[str, ...] = (),
+        compression: int = zipfile.ZIP_STORED,
+        byteorder: bytes = b"little",
+    ) -> Path:
+        """What torch.save would write for a pickle and its storages."""
+        records = {
+            "data.pkl": pickle,
+            "byteorder": byteorder,
+            **{f"data/{key}": value for key, value in (storages or {}).items()},
+            "version": b"3\n",
+            **(extra or {}),
+        }
+        path = self.folder / "forged.pt"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, data in records.items():
+                if name not in without:
+                    archive.writestr(name if name.startswith("/") else f"forged/{name}", data)
+        return path
+
+    def storage(self, key: str = "0", elements: Any = 4, storage_class: str = "torch FloatStorage") -> bytes:
+        """The persistent id of a storage, as opcodes."""
+        module, name = storage_class.split(" ")
+        return b"(" + text("storage") + global_(module, name) + text(key) + text("cpu") + number(elements) + b"tQ"
+
+    def tensor(
+        self,
+        key: str = "0",
+        elements: int = 4,
+        offset: int = 0,
+        shape: tuple[int, ...] = (4,),
+        stride: tuple[int, ...] = (1,),
+        storage_class: str = "torch FloatStorage",
+        metadata: bytes = b"",
+    ) -> bytes:
+        """A call of `_rebuild_tensor_v2`, as opcodes."""
+        return (
+            global_("torch._utils", "_rebuild_tensor_v2")
+            + b"("
+            + self.storage(key, elements, storage_class)
+            + number(offset)
+            + numbers(shape)
+            + numbers(stride)
+            + b"\x89}"
+            + metadata
+            + b"tR"
+        )
+
+    def state(self, **entries: bytes) -> bytes:
+        """A whole pickle of a dictionary."""
+        items = b"".join(text(name) + value for name, value in entries.items())
+        return b"\x80\x02}(" + items + b"u."
+
+    def safetensors(self, header: bytes | str, data: bytes = b"", length: int | None = None) -> Path:
+        raw = header.encode() if isinstance(header, str) else header
+        prefix = struct.pack("<Q", len(raw) if length is None else length)
+        return self.file(prefix + raw + data, "forged.safetensors")
+
+
+def text(value: str) -> bytes:
+    raw = value.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def number(value: int) -> bytes:
+    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(raw)]) + raw
+
+
+def numbers(values: tuple[int, ...]) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def global_(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Forge:
+    return Forge(tmp_path)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """torch.save into a new file."""
+
+    def saved(value: Any, name: str = "model.pt", **options: Any) -> Path:
+        path = tmp_path / name
+        torch.save(value, path, **options)
+        return path
+
+    return saved
+
+
+@pytest.fixture
+def refusal() -> Callable[[Path], CheckpointError]:
+    """The error that opening a file ends with, once it is known to be one sentence about that file."""
+
+    def refused(path: Path) -> CheckpointError:
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(path)
+        message = str(caught.value)
+        assert message.startswith(f"{printable(path.name)}: ")
+        assert message.endswith(".")
+        assert message.isprintable()
+        assert ". " not in message
+        return caught.value
+
+    return refused
+
+
+@pytest.fixture(scope="session")
+def values() -> Callable[[torch.Tensor], bytes]:
+    return live_values
