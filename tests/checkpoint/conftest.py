@@ -28,6 +28,24 @@ class Forge:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @staticmethod
+    def text(value: str) -> bytes:
+        raw = value.encode("utf-8", "surrogatepass")
+        return b"X" + struct.pack("<I", len(raw)) + raw
+
+    @staticmethod
+    def number(value: int) -> bytes:
+        raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return b"\x8a" + bytes([len(raw)]) + raw
+
+    def numbers(self, values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(map(self.number, values)) + b"t"
+
+    @staticmethod
+    def named(module: str, name: str) -> bytes:
+        """A global."""
+        return f"c{module}\n{name}\n".encode()
+
     def file(self, data: bytes, name: str = "forged.pt") -> Path:
         path = self.folder / name
         path.write_bytes(data)
@@ -61,7 +79,15 @@ class Forge:
     def storage(self, key: str = "0", elements: Any = 4, storage_class: str = "torch FloatStorage") -> bytes:
         """The persistent id of a storage, as opcodes."""
         module, name = storage_class.split(" ")
-        return b"(" + text("storage") + global_(module, name) + text(key) + text("cpu") + number(elements) + b"tQ"
+        return (
+            b"("
+            + self.text("storage")
+            + self.named(module, name)
+            + self.text(key)
+            + self.text("cpu")
+            + self.number(elements)
+            + b"tQ"
+        )
 
     def tensor(
         self,
@@ -75,12 +101,12 @@ class Forge:
     ) -> bytes:
         """A call of `_rebuild_tensor_v2`, as opcodes."""
         return (
-            global_("torch._utils", "_rebuild_tensor_v2")
+            self.named("torch._utils", "_rebuild_tensor_v2")
             + b"("
             + self.storage(key, elements, storage_class)
-            + number(offset)
-            + numbers(shape)
-            + numbers(stride)
+            + self.number(offset)
+            + self.numbers(shape)
+            + self.numbers(stride)
             + b"\x89}"
             + metadata
             + b"tR"
@@ -88,31 +114,13 @@ class Forge:
 
     def state(self, **entries: bytes) -> bytes:
         """A whole pickle of a dictionary."""
-        items = b"".join(text(name) + value for name, value in entries.items())
+        items = b"".join(self.text(name) + value for name, value in entries.items())
         return b"\x80\x02}(" + items + b"u."
 
     def safetensors(self, header: bytes | str, data: bytes = b"", length: int | None = None) -> Path:
         raw = header.encode() if isinstance(header, str) else header
         prefix = struct.pack("<Q", len(raw) if length is None else length)
         return self.file(prefix + raw + data, "forged.safetensors")
-
-
-def text(value: str) -> bytes:
-    raw = value.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def number(value: int) -> bytes:
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def numbers(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def global_(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ from manifest.digests import tensor_digest
 
 DTYPES = [
     getattr(torch, name)
-    for name in ["float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "complex64", "complex128", "complex32", "bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
+    for name in [
+        *("float32", "float64", "float16", "bfloat16"),
+        *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+        *("complex64", "complex128", "complex32", "bool"),
+        *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    ]
 ]
 IN_BOTH = [dtype for dtype in DTYPES if str(dtype).removeprefix("torch.") in SAFETENSORS_CODES.values()]
 

@@ -118,10 +118,10 @@ def test_close_when_nothing_is_alive_then_frees_the_mapping(save):
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
 def test_open_files_when_opening_fails_then_none_is_left(forge):
     path = forge.archive(b"not a pickle")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(CheckpointError):
         open_checkpoint(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_tied_weights_when_saved_by_torch_then_are_named_as_aliases(save):

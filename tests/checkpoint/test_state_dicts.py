@@ -212,7 +212,7 @@ def test_tensor_when_it_has_no_plain_values_then_is_refused_by_name(save, refusa
     assert f"tensor 'odd' is {kind}" in str(error)
 
 
-def test_tensor_when_of_a_subclass_or_with_attributes_then_is_listed(save, values):
+def test_tensor_when_it_has_attributes_then_is_listed(save):
     tagged = torch.ones(3)
     tagged.note = "kept beside it"
     assert names(save({"w": tagged})) == ["w"]
