@@ -96,7 +96,7 @@ def interpret(
         raise malformed(
             f"the pickle is cut short or takes more off its stack than it put there, at byte {machine.position:,}"
         ) from None
-    except (ValueError, UnicodeError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise malformed(
             f"the pickle has a bad value before byte {machine.position:,} ({printable(str(error))})"
         ) from None
@@ -322,7 +322,7 @@ class _Machine:
             # Only a tuple is ever written here; a list would work in some readers.
             if not isinstance(arguments, Opaque):
                 raise malformed(
-                    f"the pickle calls with a {type(arguments).__name__} of arguments before {self.position:,}"
+                    f"the pickle calls with a {type(arguments).__name__} of arguments before byte {self.position:,}"
                 )
             arguments = (arguments,)
         if isinstance(function, Global):
@@ -359,8 +359,10 @@ class _Machine:
     def build(self) -> None:
         # State is attributes; whatever they are, they run nothing here and hold no weights of a state dict.
         self.stack.pop()
-        if not self.stack:
-            raise IndexError
+        target = self.stack[-1]
+        if isinstance(target, Global):
+            # On a class or function itself it would change what every later caller of it gets.
+            raise malformed(f"the pickle changes '{printable(target.name)}' itself")
 
     def persistent_id(self) -> None:
         self.push_container(self.persistent(self.stack.pop()))

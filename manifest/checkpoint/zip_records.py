@@ -73,6 +73,10 @@ class _Entry:
     def name(self) -> str:
         return self.raw_name.decode("utf-8", "surrogateescape")
 
+    @property
+    def shown(self) -> str:
+        return _shown(self.raw_name)
+
 
 def is_zip(mapping: mmap) -> bool:
     """Whether the file begins as an archive with or without records does."""
@@ -238,31 +242,32 @@ def _check_local_header(mapping: mmap, entry: _Entry, directory_start: int) -> i
     Returns:
         The offset of the record's first byte.
     """
-    shown = _shown(entry.raw_name)
     name_start = entry.header + _LOCAL.size
     if name_start > directory_start:
-        raise _malformed(f"record '{shown}' begins within the zip directory")
+        raise _malformed(f"record '{entry.shown}' begins within the zip directory")
     fields = _LOCAL.unpack_from(mapping, entry.header)
     magic, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = fields
     extra_start: int = name_start + name_length
     start: int = extra_start + extra_length
     if magic != _LOCAL_MAGIC or start > directory_start:
-        raise _malformed(f"record '{shown}' has no header where the zip directory says")
+        raise _malformed(f"record '{entry.shown}' has no header where the zip directory says")
     if (entry.flags | flags) & _ENCRYPTED:
-        raise _malformed(f"record '{shown}' is encrypted, which torch.save never does")
+        raise _malformed(f"record '{entry.shown}' is encrypted, which torch.save never does")
     if entry.method or method:
-        raise _malformed(f"record '{shown}' is compressed, where torch.save stores records as they are")
+        raise _malformed(f"record '{entry.shown}' is compressed, where torch.save stores records as they are")
     if mapping[name_start:extra_start] != entry.raw_name or flags != entry.flags:
         raise _malformed(
-            f"record '{shown}' has another name or other flags in its own header than in the zip directory"
+            f"record '{entry.shown}' has another name or other flags in its own header than in the zip directory"
         )
     if entry.compressed != entry.size or start + entry.size > directory_start:
-        raise _malformed(f"record '{shown}' claims {entry.size:,} bytes, which are not there")
+        raise _malformed(f"record '{entry.shown}' claims {entry.size:,} bytes, which are not there")
     wide = _wide_sizes(entry.raw_name, mapping[extra_start:start], [size, compressed])
     # A header written before its data leaves these open and lets the descriptor after the data say them.
     open_values = (0,) if flags & _HAS_DESCRIPTOR else ()
     if any(value not in (entry.size, *open_values) for value in wide) or crc not in (entry.crc, *open_values):
-        raise _malformed(f"record '{shown}' has another size or checksum in its own header than in the zip directory")
+        raise _malformed(
+            f"record '{entry.shown}' has another size or checksum in its own header than in the zip directory"
+        )
     return start
 
 
@@ -278,13 +283,13 @@ def _after_descriptor(mapping: mmap, entry: _Entry, position: int, directory_sta
             descriptor = magic + struct.pack(form, entry.crc, entry.size, entry.size)
             if following.startswith(descriptor):
                 return position + len(descriptor)
-    raise _malformed(f"record '{_shown(entry.raw_name)}' is not followed by its size and checksum")
+    raise _malformed(f"record '{entry.shown}' is not followed by its size and checksum")
 
 
 def _misplaced(entry: _Entry, position: int) -> CheckpointError:
     if entry.header < position:
-        return _malformed(f"record '{_shown(entry.raw_name)}' overlaps the one before it")
-    return _malformed(f"{entry.header - position:,} bytes before record '{_shown(entry.raw_name)}' belong to no record")
+        return _malformed(f"record '{entry.shown}' overlaps the one before it")
+    return _malformed(f"{entry.header - position:,} bytes before record '{entry.shown}' belong to no record")
 
 
 def _shown(raw_name: bytes) -> str:
