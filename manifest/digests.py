@@ -29,7 +29,7 @@ def tagged(hexadecimal: str) -> str:
 
 def bytes_digest(data: Buffer) -> str:
     """BLAKE3 of a buffer, as 64 hexadecimal digits, on all cores when it is worth it."""
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
     return blake3(view, max_threads=threads).hexdigest()
 
@@ -45,7 +45,7 @@ def tensor_digest(dtype: str, shape: Sequence[int], values: Buffer) -> str:
     Returns:
         `blake3:` and 64 hexadecimal digits.
     """
-    view = memoryview(values)
+    view = memoryview(values).cast("B")
     header = f"{dtype}[{','.join(map(str, shape))}]\n".encode()
     threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
     hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -26,6 +26,10 @@ LARGEST = 64 << 20
 Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
 Hex256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00-\x1f\x7f]+$")]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class _Part(BaseModel):
@@ -65,7 +69,9 @@ class TensorRecord(_Part):
     shape: list[Annotated[int, Field(ge=0)]]
     dtype: str
     digest: Digest
-    alias: str | None = Field(default=None, description="The first name of the same storage, for a tied weight.")
+    alias: str | None = Field(
+        default=None, exclude_if=_is_none, description="The first name of the same storage, for a tied weight."
+    )
 
 
 class Weights(_Part):
@@ -111,7 +117,7 @@ class Architecture(_Part):
     """What must be known, besides weights, to rebuild the module."""
 
     family: str
-    name: str | None = Field(description="Name in the family's registry, when the config has one.")
+    name: str | None = Field(default=None, description="Name in the family's registry, when the config has one.")
     class_name: str = Field(alias="class")
     builder: str
     arguments: dict[str, Any] = Field(default_factory=dict, description="As given at creation, defaults left out.")
@@ -207,7 +213,9 @@ class Manifest(_Part):
     schema_version: str = Field(default=SCHEMA, alias="schema")
     created: str
     tool: Tool
-    signer: Hex256 | None = Field(default=None, description="Hint of the key that signed, when it was signed.")
+    signer: Hex256 | None = Field(
+        default=None, exclude_if=_is_none, description="Hint of the key that signed, when it was signed."
+    )
     checkpoint: CheckpointRecord
     weights: Weights
     architecture: Architecture
@@ -234,10 +242,18 @@ class Manifest(_Part):
 
 
 def component_tensors(prefixes: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Those names that belong to a component: equal to one of its prefixes, or beginning with one that ends in a dot."""
+    """Those names that belong to a component: equal to a prefix, or beginning with one that ends in a dot."""
     exact = {prefix for prefix in prefixes if not prefix.endswith(".")}
     starts = tuple(prefix for prefix in prefixes if prefix.endswith("."))
     return [name for name in names if name in exact or (starts and name.startswith(starts))]
+
+
+def activation_words(activations: Mapping[str, Mapping[str, int]]) -> str:
+    """Activations by tower as words: `text 12 × GELU; visual 12 × GELU`."""
+    return "; ".join(
+        f"{tower} {', '.join(f'{count} × {kind}' for kind, count in kinds.items())}"
+        for tower, kinds in sorted(activations.items())
+    )
 
 
 def now() -> str:
@@ -324,7 +340,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
-def _pretty(value: Any, depth: int, width: int = 150) -> str:
+def _pretty(value: Any, depth: int, width: int = 240) -> str:
     """JSON in which whatever fits on a line stays on one, and so does every list of numbers."""
     compact = json.dumps(value, ensure_ascii=False)
     flat = isinstance(value, list) and all(isinstance(item, int | float) for item in value)

@@ -246,7 +246,7 @@ RULES: dict[str, Rule] = {
             "F010",
             "unsafe-global",
             _E,
-            "Loading the file by `torch.load(weights_only=False)` would call these, which is running its author's code.",
+            "Loading the file by `torch.load(weights_only=False)` would call these, and run its author's code.",
             "Load it by `manifest.load`, which never unpickles, or get it as safetensors.",
         ),
         Rule(
@@ -337,7 +337,7 @@ RULES: dict[str, Rule] = {
             "G002",
             "probe-inputs-differ",
             _W,
-            "The probe's pixels or tokens come out otherwise here, so a difference of outputs says nothing of the model.",
+            "The probe's pixels or tokens come out otherwise here, so other outputs say nothing of the model.",
             "Install the recorded versions of torchvision and pillow.",
         ),
         Rule(

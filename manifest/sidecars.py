@@ -1,7 +1,7 @@
 """Where a manifest and a signature live beside a checkpoint, and how the three are replaced together.
 
-Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the checkpoint
-is renamed into place, which is the moment of the save; then the signature, then the manifest. Whoever reads a
+Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the
+checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. Whoever reads a
 checkpoint and finds a pending manifest that describes it finishes the job; one that does not describe it belongs to a
 save that never happened, and the old files are still whole.
 """
@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def has_manifest(checkpoint: Path) -> bool:
 def staging(checkpoint: Path) -> Iterator[Path]:
     """A temporary file beside a checkpoint-to-be, gone afterwards if it was not published.
 
-    Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in errors of their own.
+    Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in their own.
     """
     temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -149,6 +150,7 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
             _write_durably(path, data)
         _sync_directory(checkpoint.parent)
         if staged is not None:
+            staged.chmod(_mode_of(checkpoint))
             staged.replace(checkpoint)
     except BaseException:
         for path, _ in pending:
@@ -177,7 +179,7 @@ def _pending(sidecars: Sidecars) -> SidecarContents | None:
         return None
     sha256 = hashlib.sha256(manifest).hexdigest()
     candidates = (_read(sidecars.pending_signature), _read(sidecars.signature))
-    signature = next((data for data in candidates if data is not None and _covers(data, sidecars, sha256)), None)
+    signature = next((data for data in candidates if data is not None and _covers(data, sha256)), None)
     try:
         _finish(sidecars, sha256)
     except PermissionError:
@@ -196,16 +198,16 @@ def _finish(sidecars: Sidecars, manifest_sha256: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         sidecars.pending_signature.replace(sidecars.signature)
     signature = _read(sidecars.signature)
-    if signature is not None and not _covers(signature, sidecars, manifest_sha256):
+    if signature is not None and not _covers(signature, manifest_sha256):
         sidecars.signature.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         sidecars.pending_manifest.replace(sidecars.manifest)
     _sync_directory(sidecars.checkpoint.parent)
 
 
-def _covers(signature: bytes, sidecars: Sidecars, manifest_sha256: str) -> bool:
+def _covers(signature: bytes, manifest_sha256: str) -> bool:
     try:
-        return read_bundle(signature).resources.get(sidecars.manifest.name) == manifest_sha256
+        return manifest_sha256 in read_bundle(signature).resources.values()
     except SignatureError:
         return False
 
@@ -232,6 +234,16 @@ def _write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _mode_of(path: Path) -> int:
+    """Permissions of a file that is about to be replaced, or those that a new file would get."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
 def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -256,7 +268,7 @@ def _storage_error(checkpoint: Path, number: int) -> StorageError:
     sentences = {
         errno.ENOSPC: f"The disk of {directory} is full; free some space or save elsewhere",
         errno.EDQUOT: f"The quota of {directory} is used up; free some space or save elsewhere",
-        errno.EFBIG: f"{checkpoint.name} is larger than a file may be in {directory}; raise the limit or save elsewhere",
+        errno.EFBIG: f"{checkpoint.name} is larger than a file may be there; raise the limit or save elsewhere",
         errno.EACCES: f"{directory} may not be written; change its permissions or save elsewhere",
         errno.EPERM: f"{directory} may not be written; change its permissions or save elsewhere",
         errno.EROFS: f"{directory} is on a read-only file system; save elsewhere",

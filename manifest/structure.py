@@ -43,7 +43,9 @@ def structure(module: nn.Module) -> list[str]:
     Hyper-parameters are the plain public attributes of each module (numbers, strings, flags, tuples and dicts of them,
     and names of functions and classes), so custom modules need no `extra_repr`.
     """
-    return [f"{path or '.'}: {type(child).__name__}({_hyperparameters(child)})" for path, child in module.named_modules()]
+    return [
+        f"{path or '.'}: {type(child).__name__}({_hyperparameters(child)})" for path, child in module.named_modules()
+    ]
 
 
 def structure_digest(lines: Sequence[str]) -> str:
@@ -89,9 +91,9 @@ def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
     return Trace(tuple(recorder.operators))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[str] = []
 
     def __torch_dispatch__(
@@ -137,7 +139,7 @@ def _plain(value: object) -> str | None:
     if isinstance(value, dict):
         pairs = {str(key): _plain(item) for key, item in value.items()}
         return f"{{{', '.join(f'{key}: {item}' for key, item in sorted(pairs.items()) if item is not None)}}}"
-    if isinstance(value, type) or callable(value) and not isinstance(value, nn.Module):
+    if isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
         function = getattr(value, "func", value)  # a functools.partial is named for what it calls
         return getattr(function, "__name__", type(function).__name__)
     return None

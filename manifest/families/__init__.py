@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from manifest.document import Architecture
+from manifest.document import Architecture, Operators
 from manifest.errors import ArchitectureError
 
 _BUILT_IN = {"open_clip": "manifest.families.open_clip:FAMILY"}
@@ -25,12 +26,21 @@ _CREATION = "_manifest_creation"
 
 @dataclass(frozen=True)
 class Creation:
-    """How a model was made: remembered on the module by `manifest.create_model`."""
+    """How a model was made: remembered on the module by `manifest.create_model` and `manifest.load`.
+
+    Attributes:
+        name: The name it was asked for by.
+        arguments: The builder's other arguments.
+        pretrained: Tag or path of the weights it started from.
+        parents: Checkpoints with manifests it started from: file name and weights digest.
+        architecture: What it was built from, when that is known already.
+    """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
     parents: tuple[tuple[str, str | None], ...] = ()
+    architecture: Architecture | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,21 @@ class Variant:
     cure: str
 
 
+@dataclass(frozen=True)
+class Difference:
+    """One way in which a model asked for is not the one recorded.
+
+    Attributes:
+        rule: Code of the rule it breaks.
+        message: What is asked for and what is recorded.
+        cure: The argument that makes them agree.
+    """
+
+    rule: str
+    message: str
+    cure: str
+
+
 class Family(Protocol):
     """What this package needs to know of a model library."""
 
@@ -76,6 +101,13 @@ class Family(Protocol):
 
     def recognises(self, module: nn.Module) -> bool:
         """Whether this family made the module."""
+
+    def register(self, model_config: Path) -> None:
+        """Make a model config of the user's own known to the library, under the name of its file.
+
+        Raises:
+            InputError: It is not a config of this library.
+        """
 
     def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
         """The architecture of a live module, proved by rebuilding it.
@@ -94,11 +126,14 @@ class Family(Protocol):
     def build(self, architecture: Architecture) -> nn.Module:
         """The module of an architecture: parameters on the meta device, buffers for real."""
 
-    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
-        """The component role of each tensor name."""
+    def activations(self, module: nn.Module) -> dict[str, dict[str, int]]:
+        """Activation modules by tower: class name (with GELU's approximation) and how many."""
 
-    def initialiser_stds(self, architecture: Architecture) -> dict[str, float]:
-        """Standard deviation that a fresh initialisation gives to tensors by which one recognises it."""
+    def operators(self, module: nn.Module) -> Operators:
+        """The operator fingerprint of answering one small question."""
+
+    def roles(self, names: Iterable[str]) -> dict[str, str]:
+        """The component role of each tensor name."""
 
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         """Preprocessing (a PIL image → tensor) and tokenizer (prompts → token ids) as recorded.
@@ -117,6 +152,9 @@ class Family(Protocol):
 
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         """Architectures that the same weights fit and that give other outputs."""
+
+    def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
+        """In what a model asked for would differ from the recorded one, where that changes outputs."""
 
 
 @cache
@@ -159,9 +197,7 @@ def unwrap(module: nn.Module) -> nn.Module:
     """The model inside `DistributedDataParallel`, `DataParallel`, and `torch.compile` wrappers."""
     while True:
         inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(
-            module, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module
         if not isinstance(inner, nn.Module):
             return module

@@ -42,7 +42,8 @@ def without_weights() -> Iterator[None]:
             return parameter
         return nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(to_meta)
+    register: Any = register_module_parameter_registration_hook  # its annotation forgets that it may return one
+    hook = register(to_meta)
     try:
         with _WithoutRandomness():
             yield

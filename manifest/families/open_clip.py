@@ -1,8 +1,8 @@
 """The open_clip family: contrastive image-text models, from a creation call or from the bare module.
 
 open_clip keeps no config on its modules. So an architecture is proposed, from the call that was seen or from what
-`open_clip_recovery` reads off the module, and then proved: it is built without weights and must have the same structure,
-names, shapes and types. The order of the steps in `_resolve` is that of `open_clip.create_model` 3.3.
+`open_clip_recovery` reads off the module, and then proved: it is built without weights and must have the same
+structure, names, shapes and types. The order of the steps in `_resolve` is that of `open_clip.create_model` 3.3.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
 from manifest.digests import text_digest
-from manifest.document import Architecture, Mode, Preprocess, Tokenizer
+from manifest.document import Architecture, Mode, Operators, Preprocess, Tokenizer, activation_words
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
-from manifest.families import Creation, Inputs, Variant
+from manifest.families import Creation, Difference, Inputs, Variant
 from manifest.families.empty_build import without_weights
 from manifest.families.open_clip_recovery import recover
 from manifest.structure import first_difference, structure, structure_digest, trace
@@ -39,6 +40,9 @@ _CLASSES: dict[str, type[nn.Module]] = {
 _WHERE_NOT_WHAT = frozenset({"pretrained", "device", "cache_dir", "load_weights", "jit", "require_pretrained"})
 """Arguments of `create_model` that say where weights come from or go, not what the model is."""
 
+_TOKENIZER_ARGUMENTS = frozenset(
+    {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language", "tokenizer_mode"}
+)
 _PATHS = frozenset({"pretrained_image_path", "pretrained_text_path"})
 _VISION_PROJECTIONS = ("visual.proj", "visual.attnpool.c_proj.", "visual.head.")
 _TRUNK_PROJECTIONS = ("visual.trunk.head.weight", "visual.trunk.head.bias", "visual.trunk.head.fc.")
@@ -63,6 +67,16 @@ class OpenClip:
 
     def recognises(self, module: nn.Module) -> bool:
         return isinstance(module, tuple(_CLASSES.values()))
+
+    def register(self, model_config: Path) -> None:
+        if not model_config.is_file():
+            raise InputError(f"There is no file {model_config}, expected a model config; check the path.")
+        open_clip.add_model_config(model_config)
+        if model_config.stem not in open_clip.list_models():
+            raise InputError(
+                f"{model_config.name} is no config of open_clip, expected a .json file with embed_dim, vision_cfg and "
+                "text_cfg; correct it."
+            )
 
     def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
         differences = []
@@ -89,34 +103,33 @@ class OpenClip:
         return _architecture(proposal, built, None, creation)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        module = _construct(
-            _Proposal(
-                name=architecture.name,
-                class_name=architecture.class_name,
-                config=architecture.config,
-                precision=architecture.precision,
-                image_size=architecture.arguments.get("force_image_size"),
-            )
-        )
+        module = _construct(_proposal_of(architecture))
         open_clip.model.set_model_preprocess_cfg(module, _preprocess_cfg(architecture.preprocess))
         return module
 
-    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+    def activations(self, module: nn.Module) -> dict[str, dict[str, int]]:
+        counts: dict[str, Counter[str]] = {}
+        for path, child in module.named_modules():
+            if label := _activation_label(child):
+                top = path.partition(".")[0]
+                counts.setdefault(top if top in {"visual", "text_decoder"} else "text", Counter())[label] += 1
+        return {tower: dict(kinds) for tower, kinds in counts.items()}
+
+    def operators(self, module: nn.Module) -> Operators:
+        def forward(ghost: Any) -> None:
+            dtype = next(ghost.visual.parameters()).dtype
+            height, width = _pair(ghost.visual.image_size)
+            ghost.encode_image(torch.empty(1, 3, height, width, dtype=dtype, device="meta"))
+            ghost.encode_text(torch.zeros(1, _context_length(ghost), dtype=torch.long, device="meta"))
+
+        return trace(module, forward).record()
+
+    def roles(self, names: Iterable[str]) -> dict[str, str]:
         names = list(names)
         projections = _VISION_PROJECTIONS
         if not any(name.startswith(_VISION_PROJECTIONS) for name in names):
             projections = _TRUNK_PROJECTIONS
         return {name: _role(name, projections) for name in names}
-
-    def initialiser_stds(self, architecture: Architecture) -> dict[str, float]:
-        config = architecture.config
-        stds = {"token_embedding.weight": 0.02, "text.token_embedding.weight": 0.02}
-        text_width = config["text_cfg"].get("width", 512)
-        stds["text_projection"] = stds["text.text_projection"] = text_width**-0.5
-        stds["text.text_projection.weight"] = text_width**-0.5
-        if "timm_model_name" not in config["vision_cfg"]:
-            stds["visual.proj"] = config["vision_cfg"].get("width", 768) ** -0.5
-        return stds
 
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         cfg = open_clip.transform.PreprocessCfg(**_preprocess_cfg(architecture.preprocess))
@@ -151,20 +164,70 @@ class OpenClip:
         config = {**architecture.config, "quick_gelu": not quick}
         if not _natively_activated(config):
             return ()
-        right, wrong = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+        now, then = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
         return (
             Variant(
                 name="activation",
-                description=f"the model was rebuilt with {right} and its outputs were recorded under {wrong}",
+                description=f"the config builds {now}, and the weights belong to {then}",
                 architecture=architecture.model_copy(update={"config": config}),
-                cure=f"open_clip.create_model({architecture.name!r}, …, force_quick_gelu={not quick})"
-                if not quick
-                else f"open_clip.create_model({(architecture.name or '').removesuffix('-quickgelu')!r}, …)",
+                cure=_activation_cure(architecture.name, quick=not quick),
             ),
         )
 
+    def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
+        return list(_differences(asked, recorded))
+
 
 FAMILY = OpenClip()
+
+
+def _differences(asked: Architecture, recorded: Architecture) -> Iterator[Difference]:
+    if asked.activations != recorded.activations:
+        cure = _activation_cure(asked.name, quick=bool(recorded.config.get("quick_gelu")))
+        yield Difference(
+            "A001",
+            f"it would be built with {activation_words(asked.activations)}, and the weights were saved with "
+            f"{activation_words(recorded.activations)}",
+            cure,
+        )
+    for name, forced in (("image_size", "vision_cfg"), ("context_length", "text_cfg")):
+        default = {"image_size": 224, "context_length": 77}[name]
+        mine, yours = (a.config[forced].get(name, default) for a in (asked, recorded))
+        if _normal(mine) != _normal(yours):
+            yield Difference(
+                "A002", f"its {name} would be {mine}, and is recorded as {yours}", f"force_{name}={yours!r}"
+            )
+    cfg: dict[str, Any] = {}
+    for name in ("mean", "std", "interpolation", "resize_mode"):
+        mine, yours = getattr(asked.preprocess, name), getattr(recorded.preprocess, name)
+        if mine != yours:
+            cfg[name] = tuple(yours) if isinstance(yours, list) else yours
+    if cfg:
+        listed = ", ".join(f"{name} {getattr(asked.preprocess, name)} instead of {cfg[name]}" for name in cfg)
+        yield Difference("A006", f"its images would be preprocessed with {listed}", f"force_preprocess_cfg={cfg!r}")
+    plain = asked.activations == recorded.activations and asked.structure != recorded.structure
+    if plain and asked.config != recorded.config:
+        parts = sorted(_flat(asked.config).items() ^ _flat(recorded.config).items(), key=str)
+        names = sorted({name for name, _ in parts} - {"vision_cfg.image_size", "text_cfg.context_length"})
+        if names:
+            yield Difference("A002", f"its config differs in {', '.join(names[:4])}", "on_mismatch='follow'")
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        flat |= (
+            _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": repr(_normal(value))}
+        )
+    return flat
+
+
+def _activation_cure(name: str | None, *, quick: bool) -> str:
+    """The argument that switches the activation of open_clip's own towers."""
+    if quick:
+        return "force_quick_gelu=True"
+    plain = (name or "").removesuffix("-quickgelu")
+    return f"model_name={plain!r}" if plain != name else "force_quick_gelu=False"
 
 
 def creation_signature() -> dict[str, Any]:
@@ -180,7 +243,9 @@ def registry_entry(name: str, tag: str) -> dict[str, Any] | None:
 
 
 def _proposals(module: nn.Module, creation: Creation | None) -> Iterator[_Proposal]:
-    if creation is not None:
+    if creation is not None and creation.architecture is not None:
+        yield _proposal_of(creation.architecture)
+    elif creation is not None:
         yield _resolve(creation)
     class_name = next(name for name, kind in _CLASSES.items() if isinstance(module, kind))
     config, precision = recover(module)
@@ -196,6 +261,16 @@ def _proposals(module: nn.Module, creation: Creation | None) -> Iterator[_Propos
             "text_cfg": {**registered.config["text_cfg"], **config["text_cfg"]},
         }
     yield _Proposal(None, class_name, config, precision)
+
+
+def _proposal_of(architecture: Architecture) -> _Proposal:
+    return _Proposal(
+        name=architecture.name,
+        class_name=architecture.class_name,
+        config=architecture.config,
+        precision=architecture.precision,
+        image_size=architecture.arguments.get("force_image_size"),
+    )
 
 
 def _resolve(creation: Creation) -> _Proposal:
@@ -229,13 +304,12 @@ def _resolve(creation: Creation) -> _Proposal:
     class_name = "CLIP" if not custom else "CoCa" if "multimodal_cfg" in config else "CustomTextCLIP"
     if class_name != "CoCa" and arguments.get("output_dict"):
         config["output_dict"] = True
-    return _Proposal(
-        name, class_name, config, arguments.get("precision", "fp32"), arguments.get("force_image_size")
-    )
+    return _Proposal(name, class_name, config, arguments.get("precision", "fp32"), arguments.get("force_image_size"))
 
 
 def _construct(proposal: _Proposal) -> nn.Module:
     config = deepcopy(proposal.config)
+    _require_sane(config)
     for tower in ("vision_cfg", "text_cfg"):
         if isinstance(config[tower].get("image_size"), list):  # JSON has no tuples, and open_clip asks for one
             config[tower]["image_size"] = tuple(config[tower]["image_size"])
@@ -247,6 +321,23 @@ def _construct(proposal: _Proposal) -> nn.Module:
             size = proposal.image_size
             module.visual.set_input_size(tuple(size) if isinstance(size, list) else size)  # type: ignore[operator, union-attr]
     return module
+
+
+def _require_sane(config: Mapping[str, Any]) -> None:
+    """Refuse sizes that no model has and that would exhaust memory or time; a manifest may come from anyone."""
+    for tower, sizes in config.items():
+        for name, value in sizes.items() if isinstance(sizes, dict) else [(tower, sizes)]:
+            limit = _LARGEST.get(name, _LARGEST_OTHERWISE)
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(number, int | float) and abs(number) > limit for number in numbers):
+                raise ArchitectureError(
+                    f"The config gives {name} as {value!r:.40}, expected at most {limit:,}; "
+                    "get the manifest from a source you trust."
+                )
+
+
+_LARGEST = {"context_length": 1 << 13, "layers": 1 << 10, "image_size": 1 << 13, "attn_pooler_queries": 1 << 14}
+_LARGEST_OTHERWISE = 1 << 21
 
 
 def _difference(built: nn.Module, live: nn.Module) -> str | None:
@@ -279,13 +370,13 @@ def _architecture(
             "builder": "open_clip.create_model",
             "arguments": _recorded_arguments(proposal, creation),
             "config": _as_data(proposal.config, "config"),
-            "activations": activations(built),
+            "activations": FAMILY.activations(built),
             "preprocess": preprocess,
             "tokenizer": _tokenizer(proposal, built),
             "precision": proposal.precision,
             "mode": Mode.UNKNOWN if live is None else _mode(live),
             "structure": structure_digest(structure(built)),
-            "operators": operators(built),
+            "operators": FAMILY.operators(built),
         }
     )
 
@@ -308,7 +399,9 @@ def activations(module: nn.Module) -> dict[str, dict[str, int]]:
     for path, child in module.named_modules():
         label = _activation_label(child)
         if label is not None:
-            tower = "visual" if path.startswith("visual.") else "decoder" if path.startswith("text_decoder.") else "text"
+            tower = (
+                "visual" if path.startswith("visual.") else "decoder" if path.startswith("text_decoder.") else "text"
+            )
             of_tower = counts.setdefault(tower, {})
             of_tower[label] = of_tower.get(label, 0) + 1
     return counts
@@ -331,7 +424,7 @@ def _recorded_arguments(proposal: _Proposal, creation: Creation | None) -> dict[
     recorded: dict[str, Any] = {}
     defaults = creation_signature()
     for key, value in (creation.arguments if creation else {}).items():
-        if key in _WHERE_NOT_WHAT or key in defaults and value == defaults[key]:
+        if key in _WHERE_NOT_WHAT or (key in defaults and value == defaults[key]):
             continue
         recorded[key] = Path(value).name if key in _PATHS else _as_data(value, key)
     if proposal.image_size is not None:
@@ -358,9 +451,7 @@ def _dataclass_or_fail(value: Any) -> Any:
     raise TypeError
 
 
-def _preprocess(
-    proposal: _Proposal, built: nn.Module, live: nn.Module | None, creation: Creation | None
-) -> Preprocess:
+def _preprocess(proposal: _Proposal, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Preprocess:
     if live is not None:
         cfg = getattr(live.visual, "preprocess_cfg", None)
         if not isinstance(cfg, Mapping):
@@ -446,12 +537,14 @@ def _tokenizer_record(kind: str, name: str | None, arguments: dict[str, Any], le
 
 def _load_tokenizer(record: Tokenizer) -> Any:
     """The recorded tokenizer, or None where its vocabulary would have to be fetched from a hub."""
+    # By name, since a record may come from anyone and a loader's other arguments open files or run code.
+    known = {name: value for name, value in record.arguments.items() if name in _TOKENIZER_ARGUMENTS}
     if record.class_name == "SimpleTokenizer":
-        return SimpleTokenizer(context_length=record.context_length, **record.arguments)
+        return SimpleTokenizer(context_length=record.context_length, **known)
     if record.class_name == "HFTokenizer":
         try:
             return open_clip.tokenizer.HFTokenizer(
-                record.name, context_length=record.context_length, local_files_only=True, **record.arguments
+                record.name, context_length=record.context_length, local_files_only=True, **known
             )
         except (ImportError, OSError, ValueError):  # transformers is not installed, or the files are not cached
             return None
@@ -517,7 +610,9 @@ def _agrees(registered: Mapping[str, Any], recovered: Mapping[str, Any]) -> bool
     return True
 
 
-_NOT_COMPARED = frozenset({"timm_model_pretrained", "hf_model_pretrained", "ls_init_value", "act_kwargs", "norm_kwargs"})
+_NOT_COMPARED = frozenset(
+    {"timm_model_pretrained", "hf_model_pretrained", "ls_init_value", "act_kwargs", "norm_kwargs"}
+)
 
 
 def _normal(value: Any) -> Any:

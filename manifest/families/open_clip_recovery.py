@@ -153,7 +153,7 @@ def _timm_name(trunk: Any) -> str:
     name = pretrained.get("architecture") if isinstance(pretrained, dict) else pretrained.architecture
     if not name:
         raise ArchitectureError(
-            "The timm trunk does not say which architecture it is; make the model with `manifest.create_model(NAME, …)`."
+            "The timm trunk does not say which it is; make the model with `manifest.create_model(NAME, …)`."
         )
     return str(name)  # without `tag`, which is timm's default and not where these weights came from
 

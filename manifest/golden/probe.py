@@ -14,7 +14,7 @@ import torch
 from blake3 import blake3
 from PIL import Image
 
-from manifest.digests import bytes_digest, tagged
+from manifest.digests import tensor_digest, text_digest
 from manifest.families import Inputs
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -64,9 +64,11 @@ def photographs_and_prompts(
 
 def inputs_digest(inputs: Inputs) -> str:
     """Digest of what reaches the model, after preprocessing and tokenizing."""
-    images = bytes_digest(inputs.images.contiguous().numpy())
-    tokens = bytes_digest(inputs.tokens.contiguous().numpy())
-    return tagged(bytes_digest(f"{inputs.probe}\n{images}\n{tokens}\n".encode()))
+    digests = [
+        tensor_digest(str(tensor.dtype).removeprefix("torch."), tensor.shape, tensor.contiguous().view(-1).numpy().data)
+        for tensor in (inputs.images, inputs.tokens)
+    ]
+    return text_digest([inputs.probe, *digests])
 
 
 def _token_ids(seed: str, length: int, vocabulary: int) -> torch.Tensor:

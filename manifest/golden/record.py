@@ -9,6 +9,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,8 +102,9 @@ def record(
         "batch": relative(_one_by_one(family, module, inputs)),
         "threads": relative(ask(family, module, inputs, threads=other_threads).outputs),
     }
-    if torch.backends.mkldnn.is_available():
-        with torch.backends.mkldnn.flags(enabled=False):
+    mkldnn: Any = torch.backends.mkldnn
+    if mkldnn.is_available():
+        with _without_onednn():
             floor["kernels"] = relative(ask(family, module, inputs).outputs)
     contrast = {
         wrong.name: relative(ask(family, variant(wrong.architecture), inputs).outputs)
@@ -153,7 +155,7 @@ def _output(probe: str, name: str, tensor: torch.Tensor) -> Output:
     return Output(
         shape=list(tensor.shape),
         dtype=dtype,
-        digest=tensor_digest(dtype, tensor.shape, values.reshape(-1).view(np.uint8)),
+        digest=tensor_digest(dtype, tensor.shape, values.reshape(-1).data),
         norm=float(f"{norm:.10g}"),
         sketch=sketch(values, probe=probe, output=name),
     )
@@ -177,6 +179,18 @@ def _as_before(module: nn.Module) -> Iterator[None]:
             child.training = mode
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    """oneDNN off inside; `torch.backends.mkldnn.flags` would do, did it not warn where there is no Intel GPU."""
+    mkldnn: Any = torch.backends.mkldnn
+    before = mkldnn.enabled
+    mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before
 
 
 @contextlib.contextmanager

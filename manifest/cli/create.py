@@ -1,0 +1,86 @@
+"""`manifest create`: write a manifest for a checkpoint that exists."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from manifest.cli.options import (
+    PASSPHRASE_VARIABLE,
+    Checkpoint,
+    NoColor,
+    NoGolden,
+    Partial,
+    PassphraseVariable,
+    Quiet,
+    SigningKey,
+    passphrase,
+    roles,
+)
+from manifest.cli.printing import emit
+from manifest.errors import InputError
+
+
+def run(
+    checkpoint: Checkpoint,
+    model: Annotated[str, typer.Option("--model", help="Name of its architecture, as in ViT-B-32-quickgelu.")],
+    family: Annotated[str, typer.Option("--family", help="The model library.")] = "open_clip",
+    force_quick_gelu: Annotated[bool, typer.Option("--force-quick-gelu", help="Trained with QuickGELU.")] = False,
+    force_image_size: Annotated[int | None, typer.Option("--force-image-size", help="Pixels.")] = None,
+    force_context_length: Annotated[int | None, typer.Option("--force-context-length", help="Tokens.")] = None,
+    force_custom_text: Annotated[bool, typer.Option("--force-custom-text", help="Text tower of its own.")] = False,
+    precision: Annotated[str, typer.Option("--precision", help="Precision to rebuild it in.")] = "fp32",
+    argument: Annotated[
+        list[str] | None,
+        typer.Option("--argument", help="Any other argument of the builder, as NAME=JSON.", show_default=False),
+    ] = None,
+    model_config: Annotated[
+        str | None,
+        typer.Option("--model-config", help="JSON file of a model config of your own to register first."),
+    ] = None,
+    pretrained: Annotated[str | None, typer.Option("--pretrained", help="Tag that the weights are known by.")] = None,
+    partial: Partial = "",
+    key: SigningKey = None,
+    passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
+    no_golden: NoGolden = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Write a manifest beside a checkpoint that has none; the checkpoint itself is not touched."""
+    from manifest.rendering import text
+    from manifest.workflows.creating import create
+
+    forced = {
+        "force_quick_gelu": force_quick_gelu or None,
+        "force_image_size": force_image_size,
+        "force_context_length": force_context_length,
+        "force_custom_text": force_custom_text or None,
+        "precision": precision,
+        **dict(_argument(item) for item in argument or []),
+    }
+    manifest = create(
+        checkpoint,
+        model,
+        family=family,
+        arguments={name: value for name, value in forced.items() if value is not None},
+        model_config=model_config,
+        pretrained=pretrained,
+        key=key,
+        passphrase=passphrase(passphrase_env),
+        golden=not no_golden,
+        partial=roles(partial),
+    )
+    if not quiet:
+        emit(text.show(manifest), None, color=not no_color)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--argument is {text!r}, expected NAME=JSON, as in patch_dropout=0.5.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,58 @@
+"""Options that several commands take, defined once."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manifest.errors import KeyFileError
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint file.", show_default=False)]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to a file.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="Print without colours.")]
+SigningKey = Annotated[
+    str | None,
+    typer.Option("--key", help="Private key to sign with: a file, or env:VARIABLE.", show_default=False),
+]
+PassphraseVariable = Annotated[
+    str,
+    typer.Option("--passphrase-env", help="Environment variable that holds the key's passphrase."),
+]
+Partial = Annotated[
+    str,
+    typer.Option(
+        "--partial", help="Components that are absent or untrained by design, as in text_tower,text_projection."
+    ),
+]
+NoGolden = Annotated[bool, typer.Option("--no-golden", help="Record no golden outputs.")]
+
+PASSPHRASE_VARIABLE = "MANIFEST_PASSPHRASE"
+
+
+def passphrase(variable: str, *, required: bool = False) -> bytes | None:
+    """The passphrase in an environment variable, None when it is not set.
+
+    Raises:
+        KeyFileError: It is not set and must be.
+    """
+    value = os.environ.get(variable)
+    if value is None and required:
+        raise KeyFileError(f"The environment variable {variable} is not set, expected the passphrase in it; set it.")
+    return value.encode() if value is not None else None
+
+
+def roles(partial: str) -> list[str]:
+    """The component roles of a `--partial` option."""
+    return [role.strip() for role in partial.split(",") if role.strip()]

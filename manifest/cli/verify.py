@@ -1,0 +1,38 @@
+"""`manifest verify`: hold a checkpoint to its manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, Quiet
+from manifest.cli.printing import emit
+
+
+def run(
+    checkpoint: Checkpoint,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Stop before the checks that need torch.")] = False,
+    format: FormatOption = Format.TEXT,
+    output: Output = None,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Check who signed a checkpoint, that it is intact, whole and rebuilt exactly, and that it still says the same.
+
+    Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked.
+    """
+    from manifest.workflows.verifying import verify
+
+    report = verify(checkpoint, key=key, fast=fast)
+    if format is Format.JSON:
+        emit(report.model_dump_json(indent=2), output)
+    elif not quiet or not report.passed:
+        from manifest.rendering import text
+
+        emit(text.report(report), output, color=not no_color)
+    raise typer.Exit(report.exit_code)

@@ -1,0 +1,197 @@
+"""Which parts of a model a checkpoint holds, and whether they were ever trained.
+
+Completeness is a matter of names. Training is a matter of numbers: a fresh initialisation sets every norm's weight to
+exactly 1 (or 0, where a residual branch starts closed) and its bias to exactly 0, and a hundred optimizer steps leave
+none of them so. One untouched norm is no evidence, since trained files contain some; all norms of a component are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from manifest.checkpoint import Checkpoint, StoredTensor
+from manifest.digests import weights_digest
+from manifest.document import Component, Status, Training, component_tensors
+from manifest.findings import Finding, Severity, finding
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_FEWEST_NORMS = 2
+_TOWER_OF = {"vision_projection": "vision_tower", "text_projection": "text_tower"}
+
+
+def assess(
+    roles: Mapping[str, str], checkpoint: Checkpoint, digests: Mapping[str, str], by_design: Iterable[str] = ()
+) -> list[Component]:
+    """The components of an architecture as a checkpoint holds them.
+
+    Args:
+        roles: The role of every tensor that the architecture expects.
+        checkpoint: The weights.
+        digests: Digest of each of its tensors.
+        by_design: Roles declared to be absent or untrained on purpose.
+    """
+    declared = set(by_design)
+    training = _training(roles, checkpoint)
+    components = []
+    for role in dict.fromkeys(roles.values()):
+        names = [name for name in roles if roles[name] == role]
+        present = [name for name in names if name in checkpoint.tensors]
+        missing = [name for name in names if name not in checkpoint.tensors]
+        status = Status.COMPLETE if not missing else Status.PARTIAL if present else Status.ABSENT
+        components.append(
+            Component(
+                role=role,
+                prefixes=prefixes(names, roles),
+                expected=len(names),
+                present=len(present),
+                missing=missing if status is Status.PARTIAL else [],
+                status=status,
+                by_design=role in declared,
+                training=training[role],
+                digest=weights_digest((name, digests[name]) for name in present),
+            )
+        )
+    return components
+
+
+def reassess(components: Sequence[Component], expected: Iterable[str], checkpoint: Checkpoint) -> list[Component]:
+    """Recorded components against the file as it is now: names and numbers, without the architecture.
+
+    Args:
+        components: As the manifest records them.
+        expected: Names of all tensors that the manifest lists.
+        checkpoint: The file.
+    """
+    members = {part.role: component_tensors(part.prefixes, expected) for part in components}
+    roles = {name: role for role, names in members.items() for name in names}
+    training = _training(roles, checkpoint)
+    found = []
+    for part in components:
+        missing = [*part.missing, *(name for name in members[part.role] if name not in checkpoint.tensors)]
+        present = part.expected - len(missing) if part.status is not Status.ABSENT else 0
+        status = Status.ABSENT if present <= 0 else Status.PARTIAL if missing else Status.COMPLETE
+        update = {
+            "present": max(present, 0),
+            "missing": missing,
+            "status": status,
+            "training": training.get(part.role, Training.UNKNOWN),
+        }
+        found.append(part.model_copy(update=update))
+    return found
+
+
+def component_findings(components: Sequence[Component], subject: str) -> list[Finding]:
+    """What is wrong with some components: missing, partial, or initialised beside trained ones."""
+    findings = []
+    for part in components:
+        if part.by_design:
+            continue
+        words = part.role.replace("_", " ")
+        if part.status is Status.ABSENT:
+            message = f"The {words} is not in {subject}: none of its {part.expected} tensors."
+            findings.append(finding("C001", message, where=part.role, prefixes=part.prefixes))
+        elif part.status is Status.PARTIAL:
+            message = f"The {words} has {part.present} of {part.expected} tensors; {shortened(part.missing)} missing."
+            findings.append(finding("C002", message, where=part.role, missing=part.missing[:50]))
+    return findings + _training_findings(components)
+
+
+def initialised_throughout(components: Sequence[Component]) -> bool:
+    """Whether no part of the model that can show training shows any."""
+    shown = {part.training for part in components} - {Training.UNKNOWN}
+    return shown == {Training.INITIALISED}
+
+
+def shortened(names: Sequence[str], limit: int = 3) -> str:
+    """Some names and how many more there are, for a message."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")
+
+
+def prefixes(names: Sequence[str], roles: Mapping[str, str]) -> list[str]:
+    """The fewest prefixes that cover a component's names and no other component's.
+
+    A prefix that ends in a dot stands for all names below it; any other is a name.
+    """
+    role = roles[names[0]]
+    others = [name for name in roles if roles[name] != role]
+    taken = {other[: i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
+    covering = dict.fromkeys(
+        next((name[: i + 1] for i, letter in enumerate(name) if letter == "." and name[: i + 1] not in taken), name)
+        for name in names
+    )
+    return sorted(covering)
+
+
+def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:
+    """The verdict on each role; a projection or scale has no norms and shares its tower's, when that is untrained."""
+    verdicts = {
+        role: _tower_training([name for name in roles if roles[name] == role], checkpoint)
+        for role in dict.fromkeys(roles.values())
+    }
+    for projection, tower in _TOWER_OF.items():
+        if verdicts.get(projection) is Training.UNKNOWN and verdicts.get(tower) is Training.INITIALISED:
+            verdicts[projection] = Training.INITIALISED
+    return verdicts
+
+
+def _tower_training(names: Sequence[str], checkpoint: Checkpoint) -> Training:
+    pristine = [_is_pristine(weight, bias, checkpoint) for weight, bias in _norms(names, checkpoint)]
+    if len(pristine) < _FEWEST_NORMS:
+        return Training.UNKNOWN
+    return Training.INITIALISED if all(pristine) else Training.TRAINED
+
+
+def _norms(names: Sequence[str], checkpoint: Checkpoint) -> list[tuple[StoredTensor, StoredTensor]]:
+    """Weight and bias of each norm: two tensors of one dimension and one length under one stem."""
+    tensors = checkpoint.tensors
+    found = []
+    for name in names:
+        weight, bias = tensors.get(name), tensors.get(f"{name.removesuffix('weight')}bias")
+        if name.endswith(".weight") and weight and bias and len(weight.shape) == 1 and weight.shape == bias.shape:
+            found.append((weight, bias))
+    return found
+
+
+def _is_pristine(weight: StoredTensor, bias: StoredTensor, checkpoint: Checkpoint) -> bool:
+    values, offsets = _numbers(weight, checkpoint), _numbers(bias, checkpoint)
+    if values is None or offsets is None or not values.size:
+        return False
+    return bool(((values == 1).all() or (values == 0).all()) and (offsets == 0).all())
+
+
+def _numbers(tensor: StoredTensor, checkpoint: Checkpoint) -> npt.NDArray[np.floating] | None:
+    """The values of a float tensor as numpy reads them; None for types that numpy lacks."""
+    import numpy as np
+
+    data = checkpoint.values(tensor)
+    if tensor.dtype == "bfloat16":  # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    formats = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
+    return np.frombuffer(data, formats[tensor.dtype]) if tensor.dtype in formats else None
+
+
+def _training_findings(components: Sequence[Component]) -> list[Finding]:
+    fresh = [part for part in components if part.training is Training.INITIALISED and not part.by_design]
+    if not fresh:
+        return []
+    if initialised_throughout(components):
+        message = "No part of the model was ever trained: every norm is as its initialiser left it."
+        remedy = "Nothing to do if that is meant, as for a test; otherwise find out where the weights were lost."
+        return [finding("C003", message, severity=Severity.NOTE, remedy=remedy)]
+    return [
+        finding(
+            "C003",
+            f"The {part.role.replace('_', ' ')} was never trained, and other parts were: "
+            f"all of its norms are as their initialiser left them."
+            if part.role not in _TOWER_OF
+            else f"The {part.role.replace('_', ' ')} belongs to a tower that was never trained.",
+            where=part.role,
+            prefixes=part.prefixes,
+        )
+        for part in fresh
+    ]

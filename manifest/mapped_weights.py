@@ -1,0 +1,90 @@
+"""Putting a checkpoint's weights into a module without unpickling and without copying.
+
+A tensor is a view of the checkpoint's private, copy-on-write mapping: what was verified is what is loaded, and training
+may write to it without touching the file.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from manifest.checkpoint import Checkpoint, StoredTensor
+from manifest.errors import ArchitectureError
+
+
+def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
+    """A stored tensor, on the CPU, with a storage of its own that lies in the mapping."""
+    dtype: torch.dtype = getattr(torch, stored.dtype)
+    if stored.numel == 0:
+        return torch.empty(stored.shape, dtype=dtype)
+    data = checkpoint.values(stored)
+    if data.readonly:  # values that had to be gathered
+        data = memoryview(bytearray(data))
+    return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(stored.shape)
+
+
+def misfits(module: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Sentences on names and shapes in which a checkpoint is not what a module expects, none when it fits."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: stored.shape for name, stored in checkpoint.tensors.items()}
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    reshaped = [name for name in expected if name in found and expected[name] != found[name]]
+    sentences = []
+    if missing:
+        sentences.append(f"{_names(missing)} missing")
+    if unexpected:
+        sentences.append(f"{_names(unexpected)} unexpected")
+    if reshaped:
+        name = reshaped[0]
+        more = f", and {len(reshaped) - 1} more" if len(reshaped) > 1 else ""
+        sentences.append(f"{name} has shape {list(found[name])} where {list(expected[name])} is expected{more}")
+    return sentences
+
+
+def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] = frozenset()) -> None:
+    """Give a module built without weights those of a checkpoint, in the types that the module has.
+
+    Args:
+        module: Parameters on the meta device, as `Family.build` makes it.
+        checkpoint: The weights; other element types than the module's are converted, as the libraries do.
+        absent: Names that are missing by design; they become zeros, which is at least the same every time.
+
+    Raises:
+        ArchitectureError: A name is missing or unexpected, or a shape differs.
+    """
+    problems = misfits(module, checkpoint)
+    expected = module.state_dict()
+    if problems and not absent.issuperset(expected.keys() - checkpoint.tensors.keys()):
+        raise ArchitectureError(
+            f"The weights of {checkpoint.path.name} do not fit the architecture ({'; '.join(problems)}); "
+            "name the architecture that they were trained in."
+        )
+    tied = _ties(module)
+    values = {}
+    for name, slot in expected.items():
+        if name in checkpoint.tensors:
+            values[name] = mapped_tensor(checkpoint, checkpoint.tensors[name]).to(slot.dtype)
+        else:
+            values[name] = torch.zeros(slot.shape, dtype=slot.dtype)
+    module.load_state_dict(values, strict=True, assign=True)
+    for name, first in tied.items():
+        path, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(path), attribute, module.get_parameter(first))
+
+
+def _ties(module: nn.Module) -> dict[str, str]:
+    """Parameters that are the very object of an earlier one: name → the first name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        original = first.setdefault(id(parameter), name)
+        if original != name:
+            tied[name] = original
+    return tied
+
+
+def _names(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")

@@ -1,0 +1,129 @@
+"""Reports and manifests for a person at a terminal.
+
+The verdict comes first, then a line a rung, then each finding with its remedy on its own line. Everything that comes
+out of a file is escaped, so that a name in a checkpoint cannot move the cursor or colour a lie.
+"""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from manifest.checkpoint.escaping import printable
+from manifest.document import Manifest, Training, activation_words
+from manifest.findings import Finding, Outcome, Report, Severity
+
+_OUTCOMES = {
+    Outcome.PASS: ("✔", "green"),
+    Outcome.WARN: ("!", "yellow"),
+    Outcome.FAIL: ("✘", "bold red"),
+    Outcome.SKIP: ("–", "dim"),
+}
+_SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def report(content: Report) -> RenderableType:
+    """A report: verdict, rungs, findings."""
+    return Group(_verdict(content), _rungs(content), *(_finding(item) for item in content.findings()))
+
+
+def show(manifest: Manifest) -> RenderableType:
+    """What a manifest says, without its lists of tensors and sketches."""
+    architecture, weights = manifest.architecture, manifest.weights
+    file = manifest.checkpoint.files[0]
+    quick = architecture.config.get("quick_gelu")
+    facts = {
+        "checkpoint": f"{file.path}: {manifest.checkpoint.container}, {file.size:,} bytes",
+        "saved": f"{manifest.created} by {manifest.tool.name} {manifest.tool.version}, in {architecture.mode} mode",
+        "signed by": f"key {manifest.signer[:16]}" if manifest.signer else "nobody",
+        "model": f"{architecture.family} {architecture.name or '(no registered name)'} ({architecture.class_name})",
+        "precision": architecture.precision,
+        "activations": activation_words(architecture.activations)
+        + (f"  (quick_gelu: {quick})" if quick is not None else ""),
+        "arguments": ", ".join(f"{name}={value!r}" for name, value in architecture.arguments.items()) or "defaults",
+        "preprocess": f"{'×'.join(map(str, architecture.preprocess.size))}, {architecture.preprocess.resize_mode}, "
+        f"{architecture.preprocess.interpolation}, mean {_numbers(architecture.preprocess.mean)}, "
+        f"std {_numbers(architecture.preprocess.std)}",
+        "tokenizer": f"{architecture.tokenizer.class_name} {architecture.tokenizer.name or ''}".strip()
+        + f", {architecture.tokenizer.context_length} tokens"
+        + ("" if architecture.tokenizer.digest else ", vocabulary not at hand when saved"),
+        "weights": f"{weights.parameters:,} parameters in {len(weights.tensors)} tensors "
+        f"({', '.join(f'{count} {dtype}' for dtype, count in weights.dtypes.items())})",
+        "digest": weights.digest,
+        "started from": ", ".join(
+            filter(None, [manifest.provenance.pretrained, *(parent.name for parent in manifest.provenance.parents)])
+        )
+        or "nothing on record",
+        "libraries": ", ".join(f"{name} {version}" for name, version in manifest.environment.libraries.items()),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), Text(printable(value, 400)))
+    return Group(table, Text(), _components(manifest), *_golden(manifest))
+
+
+def _verdict(content: Report) -> Text:
+    failed = [rung.name for rung in content.rungs if rung.outcome is Outcome.FAIL]
+    warned = [rung.name for rung in content.rungs if rung.outcome is Outcome.WARN]
+    name = printable(content.subject, 200)
+    if failed:
+        return Text(f"✘ {name} fails: {', '.join(failed)}", style="bold red")
+    if warned:
+        return Text(f"✔ {name} passes, with warnings: {', '.join(warned)}", style="bold yellow")
+    return Text(f"✔ {name} passes", style="bold green")
+
+
+def _rungs(content: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for rung in content.rungs:
+        mark, style = _OUTCOMES[rung.outcome]
+        spent = "" if rung.outcome is Outcome.SKIP else f"{rung.seconds:.2f} s"
+        table.add_row(
+            Text(f"  {mark}", style=style), Text(rung.name), Text(spent, style="dim", justify="right"),
+            Text(printable(rung.reason, 300)),
+        )  # fmt: skip
+    return table
+
+
+def _finding(item: Finding) -> Text:
+    style = _SEVERITIES[item.severity]
+    text = Text(f"\n{item.severity} {item.rule} {item.name}", style=style)
+    if item.where:
+        text.append(f"  {printable(item.where, 200)}", style="dim")
+    text.append(f"\n  {printable(item.message, 1000)}", style="default")
+    return text.append(f"\n  → {printable(item.remedy, 1000)}", style="italic")
+
+
+def _components(manifest: Manifest) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("component", "tensors", "status", "training"):
+        table.add_column(column)
+    for part in manifest.components:
+        style = "bold red" if part.training is Training.INITIALISED else ""
+        status = f"{part.status} by design" if part.by_design else str(part.status)
+        row = (part.role.replace("_", " "), f"{part.present}/{part.expected}", status)
+        table.add_row(*(Text(printable(cell)) for cell in row), Text(str(part.training), style=style))
+    return table
+
+
+def _golden(manifest: Manifest) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for golden in manifest.golden:
+        floor = ", ".join(f"{name} {value:.1e}" for name, value in golden.floor.items())
+        contrast = ", ".join(f"{name} {value:.1e}" for name, value in golden.contrast.items()) or "none known"
+        parts.append(
+            Text(
+                printable(f"golden outputs of {golden.probe}: {', '.join(golden.outputs)}", 300)
+                + f"\n  arithmetic moves them by {floor}; a wrong architecture by {printable(contrast, 300)}"
+            )
+        )
+        for reading in golden.reading:
+            best = sorted(reading.prompts.items(), key=lambda item: -item[1])[:3]
+            words = ", ".join(f"{prompt} {probability:.4f}" for prompt, probability in best)
+            parts.append(Text(f"  {printable(reading.image)}: {printable(words, 300)}"))
+    return [Text(), *parts] if parts else []
+
+
+def _numbers(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

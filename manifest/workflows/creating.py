@@ -1,0 +1,72 @@
+"""Creating: a manifest for a checkpoint that exists already, without changing a byte of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from manifest.checkpoint import open_checkpoint
+from manifest.document import Manifest
+from manifest.families import Creation
+from manifest.families import family as family_named
+from manifest.sidecars import require_checkpoint, staging
+from manifest.signing import PrivateKey, load_private_key
+from manifest.workflows.describing import describe
+from manifest.workflows.signing import publish_signed
+
+
+def create(
+    path: str | os.PathLike[str],
+    model_name: str,
+    *,
+    family: str = "open_clip",
+    arguments: Mapping[str, Any] | None = None,
+    model_config: str | os.PathLike[str] | None = None,
+    pretrained: str | None = None,
+    key: str | os.PathLike[str] | PrivateKey | None = None,
+    passphrase: bytes | None = None,
+    golden: bool = True,
+    partial: Sequence[str] = (),
+) -> Manifest:
+    """Write a manifest beside an existing checkpoint.
+
+    Args:
+        path: The checkpoint.
+        model_name: Name of its architecture in the family's registry.
+        family: Name of the model library.
+        arguments: As given to the family's builder, for example `{"force_quick_gelu": True}`.
+        model_config: JSON file of a model config of your own, whose stem is the model's name.
+        pretrained: Tag that the weights are known by; its preprocessing is taken.
+        key: Private key to sign with.
+        passphrase: Of an encrypted key.
+        golden: Whether to record golden outputs.
+        partial: Roles of components that are absent or untrained by design.
+
+    Raises:
+        UnknownModelError: The family has no such model.
+        ArchitectureError: The architecture does not fit the weights.
+        IncompleteModelError: A component is missing or untrained and not declared in `partial`.
+    """
+    checkpoint = require_checkpoint(path)
+    signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
+    adapter = family_named(family)
+    creation = Creation(model_name, dict(arguments or {}), pretrained)
+    if model_config is not None:
+        adapter.register(Path(model_config))
+    with open_checkpoint(checkpoint) as stored:
+        architecture = adapter.describe(creation)
+        manifest = describe(
+            stored,
+            adapter,
+            architecture,
+            file_name=checkpoint.name,
+            creation=creation,
+            golden=golden,
+            partial=partial,
+            signer=signer.public.hint if signer else None,
+        )
+    with staging(checkpoint):  # nothing is staged: only the sidecars change, and errors of writing become sentences
+        publish_signed(None, checkpoint, manifest, signer)
+    return manifest

@@ -1,0 +1,241 @@
+"""From a checkpoint file and an architecture to its manifest.
+
+The manifest describes the file, not the memory it was written from: names, digests and the verdict on each component
+are read back from the bytes, and golden outputs must come out of those bytes too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from manifest import __version__, environment
+from manifest.checkpoint import Checkpoint
+from manifest.components import assess, component_findings
+from manifest.digests import bytes_digest, file_sha256, tensor_digest, weights_digest
+from manifest.document import (
+    Architecture,
+    CheckpointRecord,
+    Component,
+    Environment,
+    File,
+    Golden,
+    Manifest,
+    Parent,
+    Provenance,
+    State,
+    TensorRecord,
+    Tool,
+    Weights,
+    now,
+)
+from manifest.errors import ArchitectureError, IncompleteModelError
+from manifest.families import Creation, Family
+from manifest.findings import Severity
+from manifest.golden.compare import Grade, compare
+from manifest.golden.record import Answers, ask, finite, record
+from manifest.mapped_weights import assign
+
+_FLOAT32 = frozenset({"fp32", "amp", "amp_bf16", "amp_bfloat16"})
+"""open_clip's precisions whose weights are float32."""
+
+
+def describe(
+    checkpoint: Checkpoint,
+    family: Family,
+    architecture: Architecture,
+    *,
+    file_name: str,
+    creation: Creation | None,
+    live: nn.Module | None = None,
+    golden: bool = True,
+    partial: Sequence[str] = (),
+    signer: str | None = None,
+) -> Manifest:
+    """The manifest of an open checkpoint.
+
+    Args:
+        checkpoint: The file, which may still have a temporary name.
+        family: Of the model in it.
+        architecture: What it is the weights of.
+        file_name: The name that the checkpoint will have.
+        creation: How the model was made, if known.
+        live: The model in memory that was saved, when there is one: its word is what goes on record.
+        golden: Whether to record golden outputs.
+        partial: Roles that are absent or untrained by design.
+        signer: Hint of the key that will sign.
+
+    Raises:
+        IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
+        ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
+    """
+    files = _Hashing(checkpoint)
+    tensors = _tensor_records(checkpoint)
+    digests = {tensor.name: tensor.digest for tensor in tensors}
+    module = family.build(architecture)
+    roles = family.roles(module.state_dict())
+    components = assess(roles, checkpoint, digests, partial)
+    _require_whole(components, file_name)
+    assign(module, checkpoint, absent=absent_by_design(components, roles))
+    return Manifest.model_validate(
+        {
+            "created": now(),
+            "tool": Tool(version=__version__),
+            "signer": signer,
+            "checkpoint": CheckpointRecord(
+                container=checkpoint.container,
+                files=[files.record(file_name)],
+                state=State(path=list(checkpoint.state_path), prefix=checkpoint.prefix),
+                extras=sorted(checkpoint.extras),
+            ),
+            "weights": _weights(checkpoint, tensors),
+            "architecture": architecture,
+            "components": components,
+            "environment": surroundings(),
+            "golden": [_golden(checkpoint, family, architecture, module, live)] if golden else [],
+            "provenance": _provenance(creation),
+        }
+    )
+
+
+def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint, roles: dict[str, str]) -> nn.Module:
+    """The model of a checkpoint in float32 on the CPU, as golden outputs are taken from it."""
+    module = family.build(architecture.model_copy(update={"precision": "fp32"}))
+    missing = frozenset(name for name in roles if name not in checkpoint.tensors)
+    assign(module, checkpoint, absent=missing)
+    return module.eval()
+
+
+def is_float32(architecture: Architecture) -> bool:
+    """Whether a model of this architecture can answer the probe as it is."""
+    return architecture.precision in _FLOAT32
+
+
+def absent_by_design(components: Sequence[Component], roles: dict[str, str]) -> frozenset[str]:
+    """Names of the tensors that a checkpoint may lack because their component was declared so."""
+    declared = {part.role for part in components if part.by_design}
+    return frozenset(name for name, role in roles.items() if role in declared)
+
+
+def surroundings() -> Environment:
+    """The environment of this process."""
+    return Environment(
+        python=environment.python_version(),
+        platform=environment.platform_name(),
+        libraries=environment.library_versions(),
+        hardware=environment.hardware(torch),
+        flags=environment.flags(torch),
+    )
+
+
+class _Hashing:
+    """BLAKE3 and SHA-256 of a whole checkpoint, in the background while its tensors are looked at."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._sha256 = ""
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self._blake3 = bytes_digest(checkpoint.mapping)
+
+    def _run(self) -> None:
+        self._sha256 = file_sha256(self._checkpoint.path)
+
+    def record(self, name: str) -> File:
+        self._thread.join()
+        return File(path=name, size=self._checkpoint.size, blake3=self._blake3, sha256=self._sha256)
+
+
+def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
+    aliases = checkpoint.aliases()
+    return [
+        TensorRecord(
+            name=name,
+            shape=list(stored.shape),
+            dtype=stored.dtype,
+            digest=tensor_digest(stored.dtype, stored.shape, checkpoint.values(stored)),
+            alias=aliases.get(name),
+        )
+        for name, stored in checkpoint.tensors.items()
+    ]
+
+
+def _weights(checkpoint: Checkpoint, tensors: Sequence[TensorRecord]) -> Weights:
+    stored = checkpoint.tensors
+    return Weights(
+        digest=weights_digest((tensor.name, tensor.digest) for tensor in tensors),
+        parameters=sum(stored[tensor.name].numel for tensor in tensors if tensor.alias is None),
+        dtypes=dict(sorted(Counter(tensor.dtype for tensor in tensors).items())),
+        tensors=list(tensors),
+    )
+
+
+def _require_whole(components: Sequence[Component], file_name: str) -> None:
+    problems = [item for item in component_findings(components, file_name) if item.severity is Severity.ERROR]
+    if problems:
+        roles = [item.where for item in problems]
+        raise IncompleteModelError(
+            f"{' '.join(item.message for item in problems)} Nothing was written; if it is meant so, "
+            f"declare it with partial={roles!r} (`--partial {','.join(map(str, roles))}`)."
+        )
+
+
+def _golden(
+    checkpoint: Checkpoint, family: Family, architecture: Architecture, module: nn.Module, live: nn.Module | None
+) -> Golden:
+    roles = family.roles(module.state_dict())
+    if not is_float32(architecture):
+        module = in_float32(family, architecture, checkpoint, roles)
+    inputs = family.inputs(architecture)
+    rebuilt = ask(family, module, inputs)
+    witness = live if live is not None and is_float32(architecture) and _on_cpu(live) else None
+    answers = rebuilt if witness is None else ask(family, witness, inputs)
+    if not finite(answers.outputs):
+        raise ArchitectureError(
+            "The model answers its probe with NaN or infinity, so it has no golden outputs; "
+            "find the diverged weights, or save it with `golden=False`."
+        )
+    golden = record(family, architecture, module, answers, lambda wrong: in_float32(family, wrong, checkpoint, roles))
+    _require_same(golden, rebuilt)
+    return golden
+
+
+def _require_same(golden: Golden, rebuilt: Answers) -> None:
+    """The model rebuilt from file and architecture must say what the live one said, or the manifest would be a lie."""
+    different = [item for item in compare(golden, rebuilt.record()) if item.grade is Grade.DIFFERENT]
+    if different:
+        raise ArchitectureError(
+            f"The rebuilt model gives other {different[0].output} than the model that was saved "
+            f"(relative distance {different[0].distance:.1e}, arithmetic explains {different[0].tolerance:.1e}): "
+            "its code was changed in a way that its modules do not show; save it with `golden=False`, "
+            "or make it with `manifest.create_model`."
+        )
+
+
+def _on_cpu(module: nn.Module) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _provenance(creation: Creation | None) -> Provenance:
+    if creation is None:
+        return Provenance(git_commit=_git_commit())
+    return Provenance(
+        pretrained=Path(creation.pretrained).name if creation.pretrained else None,
+        parents=[Parent(name=name, weights=digest) for name, digest in creation.parents],
+        git_commit=_git_commit(),
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, where it is in a git repository."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

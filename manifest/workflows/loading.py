@@ -1,0 +1,94 @@
+"""Loading: verify, rebuild the exact model, give it the mapped weights, and only then compare what it says."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from manifest.errors import ArchitectureError, VerificationError
+from manifest.families import Creation, family, remember
+from manifest.findings import Outcome, Report, Severity
+from manifest.sidecars import read_manifest, require_checkpoint
+from manifest.signing import PublicKey
+from manifest.workflows.rebuilding import Rebuilder
+from manifest.workflows.verifying import Subject, climb, open_subject, static_rungs
+
+
+class Transforms(NamedTuple):
+    """What turns photographs and prompts into a model's inputs."""
+
+    preprocess: Any
+    tokenizer: Any
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | PublicKey | None = None,
+    verify: Literal["full", "fast", "none"] = "full",
+    device: str = "cpu",
+) -> nn.Module:
+    """The exact model that was saved, in eval mode.
+
+    Its tensors are views of a private mapping of the file: nothing is unpickled, and training may write to them.
+
+    Args:
+        path: The checkpoint; its manifest and signature lie beside it.
+        key: Public key of the signer that is trusted.
+        verify: `full` climbs the whole ladder; `fast` checks trust, integrity, format and completeness; `none` checks
+            nothing and still rebuilds exactly.
+        device: Where the model goes once it is verified.
+
+    Raises:
+        VerificationError: The checkpoint does not keep its manifest's promise; the report says how.
+        NoManifestError: There is no manifest to go by.
+    """
+    if verify not in ("full", "fast", "none"):
+        raise ArchitectureError(f"verify is {verify!r}, expected 'full', 'fast' or 'none'.")
+    subject, rebuilder = open_subject(path), Rebuilder()
+    if verify != "none":
+        rungs = static_rungs(key) + (rebuilder.rungs() if verify == "full" else [])
+        report = climb(subject, rungs)
+        if not report.passed:
+            raise VerificationError(_first_failure(report), report)
+    model = rebuilder.model(subject)
+    remember(model, _creation(subject))
+    return model.to(device)
+
+
+def load_transforms(path: str | os.PathLike[str]) -> Transforms:
+    """The preprocessing (PIL image → tensor) and tokenizer (prompts → token ids) that a checkpoint was saved with.
+
+    Raises:
+        ArchitectureError: The tokenizer's vocabulary is not at hand; the message says how to get it.
+    """
+    architecture = read_manifest(require_checkpoint(path)).architecture
+    preprocess, tokenizer = family(architecture.family).transforms(architecture)
+    if tokenizer is None:
+        name = architecture.tokenizer.name or architecture.tokenizer.class_name
+        raise ArchitectureError(
+            f"The tokenizer {name!r} is not on this machine; install `transformers` and fetch it once with "
+            f"`open_clip.get_tokenizer({architecture.name!r})`."
+        )
+    return Transforms(preprocess, tokenizer)
+
+
+def _first_failure(report: Report) -> str:
+    failed = next(rung for rung in report.rungs if rung.outcome is Outcome.FAIL)
+    worst = next(item for item in failed.findings if item.severity is Severity.ERROR)
+    return f"{report.subject} fails its {failed.name} check ({worst.rule} {worst.name}): {worst.message} {worst.remedy}"
+
+
+def _creation(subject: Subject) -> Creation:
+    """So that a model that is loaded, trained on and saved again names its parent."""
+    manifest = subject.manifest
+    architecture = manifest.architecture
+    return Creation(
+        name=architecture.name or architecture.class_name,
+        arguments=architecture.arguments,
+        pretrained=manifest.provenance.pretrained,
+        parents=((subject.path.name, manifest.weights.digest),),
+        architecture=architecture,
+    )

@@ -1,0 +1,259 @@
+"""The rungs that need torch: is the same model rebuilt, in what surroundings, and does it still say the same thing?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from manifest import environment
+from manifest.checkpoint import Checkpoint
+from manifest.document import Architecture, Golden, activation_words
+from manifest.errors import ArchitectureError
+from manifest.families import Family, Variant, family
+from manifest.findings import Finding, Severity, finding
+from manifest.golden.compare import Comparison, Grade, compare
+from manifest.golden.probe import inputs_digest
+from manifest.golden.record import Answers, ask, finite
+from manifest.mapped_weights import assign, misfits
+from manifest.structure import structure, structure_digest
+from manifest.workflows.describing import absent_by_design, in_float32, is_float32
+from manifest.workflows.verifying import Check, Climbed, Subject
+
+_ENVIRONMENT_FLAGS = (
+    "mkldnn.enabled",
+    "deterministic_algorithms",
+    "float32_matmul_precision",
+    "cuda.matmul.allow_tf32",
+    "cudnn.allow_tf32",
+    "cudnn.enabled",
+)
+"""Flags that move results on the machine that verifies; thread counts are pinned instead."""
+
+
+class Rebuilder:
+    """Rebuilds one subject's model once, for every rung and for `load`."""
+
+    def __init__(self) -> None:
+        self.module: nn.Module | None = None
+        self.weighted = False
+
+    def rungs(self) -> list[tuple[str, Check]]:
+        return [("architecture", self.architecture), ("environment", environment_rung), ("golden", self.golden)]
+
+    def model(self, subject: Subject) -> nn.Module:
+        """The exact model with its weights, in eval mode.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+            ArchitectureError: The architecture cannot be built, or the weights do not fit it.
+        """
+        stored = _stored(subject)
+        module = self._built(subject)
+        if not self.weighted:
+            adapter, architecture = _family(subject), subject.manifest.architecture
+            roles = adapter.roles(module.state_dict())
+            assign(module, stored, absent=absent_by_design(subject.manifest.components, roles))
+            self.weighted = True
+        return module.eval()
+
+    def architecture(self, subject: Subject) -> Climbed:
+        """Does rebuilding give the recorded activations, structure, names, shapes and operators?"""
+        recorded = subject.manifest.architecture
+        try:
+            module = self._built(subject)
+        except ArchitectureError as error:
+            return Climbed("cannot be built", [finding("A005", str(error), where="architecture")])
+        findings = _activation_findings(recorded, _family(subject), module)
+        if structure_digest(structure(module)) != recorded.structure and not findings:
+            message = f"The rebuilt {recorded.name or recorded.class_name} has another structure than was recorded."
+            findings.append(finding("A002", message, where="architecture.structure"))
+        if isinstance(subject.stored, Checkpoint):
+            findings += _fit_findings(subject, module)
+        if not findings:
+            findings = _operator_findings(recorded, _family(subject), module)
+        name = recorded.name or recorded.class_name
+        return Climbed(f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}", findings)
+
+    def golden(self, subject: Subject) -> Climbed:
+        """Does the rebuilt model say the same thing?"""
+        records = subject.manifest.golden
+        if not records:
+            return Climbed("none recorded", [finding("G003", "The manifest records no golden outputs.")], skipped=True)
+        if not isinstance(subject.stored, Checkpoint):
+            return Climbed("the container cannot be read", skipped=True)
+        if not subject.intact:
+            return Climbed("not run on weights that are not those that were saved", skipped=True)
+        try:
+            return self._compare(subject, subject.stored, records[0])
+        except ArchitectureError as error:
+            return Climbed("the model cannot be run", [finding("G001", str(error), where="golden")])
+
+    def _built(self, subject: Subject) -> nn.Module:
+        if self.module is None:
+            self.module = build(_family(subject), subject.manifest.architecture)
+        return self.module
+
+    def _compare(self, subject: Subject, stored: Checkpoint, golden: Golden) -> Climbed:
+        adapter, architecture = _family(subject), subject.manifest.architecture
+        model = self.model(subject)
+        roles = adapter.roles(model.state_dict())
+        if not is_float32(architecture):
+            model = in_float32(adapter, architecture, stored, roles)
+        inputs = adapter.inputs(architecture)
+        threads = min(golden.threads, torch.get_num_threads())
+        answers = ask(adapter, model, inputs, threads=threads)
+        if not finite(answers.outputs):
+            return Climbed("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
+        comparisons = compare(golden, answers.record())
+        worst = max(comparisons, key=lambda item: (item.grade is Grade.DIFFERENT, item.distance))
+        if worst.grade is not Grade.DIFFERENT:
+            grade = "exact" if all(item.grade is Grade.EXACT for item in comparisons) else "equivalent"
+            return Climbed(f"{grade}: {_distance_words(worst)}")
+        if inputs_digest(inputs) != golden.inputs:
+            message = "The probe's photographs or prompts are preprocessed otherwise here than at save time."
+            return Climbed("inputs differ", [finding("G002", message, distance=worst.distance)])
+        reproduced = _reproduced_by(
+            adapter.variants(architecture),
+            golden,
+            lambda wrong: ask(adapter, in_float32(adapter, wrong, stored, roles), inputs, threads=threads),
+        )
+        return Climbed("different", [_difference_finding(golden, answers, worst, reproduced)])
+
+
+def rungs() -> list[tuple[str, Check]]:
+    """The rungs above completeness, for one subject."""
+    return Rebuilder().rungs()
+
+
+def build(adapter: Family, architecture: Architecture) -> nn.Module:
+    """The module of an architecture out of a file, which may hold anything.
+
+    Raises:
+        ArchitectureError: It cannot be built.
+    """
+    try:
+        return adapter.build(architecture)
+    except ArchitectureError:
+        raise
+    except Exception as error:  # a library may raise anything over a config that someone made up
+        reason = " ".join(str(error).split())[:200]
+        raise ArchitectureError(
+            f"{architecture.family} cannot build {architecture.name or architecture.class_name} from the manifest "
+            f"({type(error).__name__}: {reason}); install the library versions that it names."
+        ) from error
+
+
+def environment_rung(subject: Subject) -> Climbed:
+    """Which libraries and flags differ from save time?"""
+    recorded = subject.manifest.environment
+    findings = [
+        finding(
+            "E001",
+            f"{name} is {here or 'not installed'} here and was {then} at save time.",
+            where=name,
+        )
+        for name, (then, here) in environment.library_differences(recorded.libraries).items()
+    ]
+    now = environment.flags(torch)
+    if moved := {
+        name: (recorded.flags[name], now[name])
+        for name in _ENVIRONMENT_FLAGS
+        if name in recorded.flags and recorded.flags[name] != now[name]
+    }:
+        words = ", ".join(f"{name} was {then} and is {here}" for name, (then, here) in moved.items())
+        findings.append(finding("E002", f"Numerics flags differ: {words}.", flags=list(moved)))
+    reason = f"{len(findings)} differences from save time" if findings else "the same libraries and flags"
+    return Climbed(reason, findings)
+
+
+def _family(subject: Subject) -> Family:
+    return family(subject.manifest.architecture.family)
+
+
+def _stored(subject: Subject) -> Checkpoint:
+    if not isinstance(subject.stored, Checkpoint):
+        raise subject.stored
+    return subject.stored
+
+
+def _activation_findings(recorded: Architecture, adapter: Family, module: nn.Module) -> list[Finding]:
+    found = adapter.activations(module)
+    if found == recorded.activations:
+        return []
+    message = (
+        f"The config builds {activation_words(found)}, and the weights were saved with "
+        f"{activation_words(recorded.activations)}."
+    )
+    remedy = "Put back the config that was saved, or write the manifest anew with the activation of the training."
+    return [finding("A001", message, where="architecture.config", remedy=remedy)]
+
+
+def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
+    adapter, stored = _family(subject), _stored(subject)
+    roles = adapter.roles(module.state_dict())
+    by_design = absent_by_design(subject.manifest.components, roles)
+    if by_design.issuperset(roles.keys() - stored.tensors.keys()):
+        problems = [problem for problem in misfits(module, stored) if not (by_design and "missing" in problem)]
+    else:
+        problems = misfits(module, stored)
+    return [finding("A003", f"{problem[0].upper()}{problem[1:]}.", where="weights") for problem in problems]
+
+
+def _operator_findings(recorded: Architecture, adapter: Family, module: nn.Module) -> list[Finding]:
+    found = adapter.operators(module)
+    if found.digest == recorded.operators.digest:
+        return []
+    changed = [
+        f"{name} {recorded.operators.counts.get(name, 0)} → {found.counts.get(name, 0)}"
+        for name in sorted(recorded.operators.counts.keys() | found.counts.keys())
+        if recorded.operators.counts.get(name, 0) != found.counts.get(name, 0)
+    ]
+    what = ", ".join(changed[:4]) or "the same ones in another order"
+    return [finding("A004", f"The forward pass runs other operators than at save time: {what}.", changed=changed)]
+
+
+def _reproduced_by(variants: Sequence[Variant], golden: Golden, answer: Any) -> Variant | None:
+    """The wrong architecture, among those the family knows, whose outputs are the recorded ones."""
+    for variant in variants:
+        if all(item.grade is not Grade.DIFFERENT for item in compare(golden, answer(variant.architecture).record())):
+            return variant
+    return None
+
+
+def _distance_words(item: Comparison) -> str:
+    if item.grade is Grade.EXACT:
+        return "every output has the recorded digest"
+    return f"{item.output} within {item.distance:.1e} of the record, arithmetic explains {item.tolerance:.1e}"
+
+
+def _difference_finding(golden: Golden, answers: Answers, worst: Comparison, reproduced: Variant | None) -> Finding:
+    image, prompt, then, now = _greatest_change(golden, answers)
+    message = (
+        f"The rebuilt model gives other {worst.output}: relative distance {worst.distance:.1e}, where arithmetic "
+        f"explains {worst.tolerance:.1e}; for {image!r}, {prompt!r} went from {then:.4f} to {now:.4f}."
+    )
+    evidence: dict[str, Any] = {
+        "output": worst.output,
+        "distance": worst.distance,
+        "absolute": worst.absolute,
+        "tolerance": worst.tolerance,
+        "contrast": golden.contrast,
+    }
+    if reproduced is None:
+        return finding("G001", message, where="golden", **evidence)
+    message += f" The recorded outputs come back when {reproduced.name} is corrected: {reproduced.description}."
+    remedy = f"Build it rightly: {reproduced.cure}"
+    return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)
+
+
+def _greatest_change(golden: Golden, answers: Answers) -> tuple[str, str, float, float]:
+    """Photograph and prompt whose probability moved most: names, before, after."""
+    changes = [
+        (then.image, prompt, before, now.prompts.get(prompt, 0.0))
+        for then, now in zip(golden.reading, answers.readings(), strict=False)
+        for prompt, before in then.prompts.items()
+    ]
+    return max(changes, key=lambda change: abs(change[3] - change[2]), default=("", "", 0.0, 0.0))

@@ -1,0 +1,110 @@
+"""Saving: the checkpoint, its manifest and its signature, all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from manifest.checkpoint import open_checkpoint
+from manifest.document import Manifest
+from manifest.errors import InputError
+from manifest.families import Creation, creation_of, family_of, unwrap
+from manifest.sidecars import staging, synchronise
+from manifest.signing import PrivateKey, load_private_key
+from manifest.workflows.describing import describe
+from manifest.workflows.signing import publish_signed
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | PrivateKey | None = None,
+    passphrase: bytes | None = None,
+    extras: Mapping[str, Any] | None = None,
+    golden: bool = True,
+    partial: Sequence[str] = (),
+    model_name: str | None = None,
+) -> Manifest:
+    """Save a model with its manifest, and its signature when there is a key.
+
+    A kill at any moment leaves the old checkpoint verifiable or the new one. The model is as before afterwards: its
+    mode, its device, its gradients, and every random generator.
+
+    Args:
+        model: The model, or a `DistributedDataParallel` or compiled wrapper of it.
+        path: Where: by safetensors when it ends in `.safetensors`, else by `torch.save`.
+        key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
+        passphrase: Of an encrypted key.
+        extras: What else to keep in the file beside `state_dict`: `{"epoch": 3, "optimizer": …}`. In a safetensors
+            file, text only.
+        golden: Whether to record golden outputs.
+        partial: Roles of components that are untrained by design, for example `["text_tower"]`.
+        model_name: Name in the model library's registry, for a model whose making was not seen.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        IncompleteModelError: Part of the model was never trained.
+        ArchitectureError: The model cannot be rebuilt exactly.
+        StorageError: The place cannot be written; nothing was changed.
+    """
+    checkpoint = Path(path)
+    if checkpoint.is_dir():
+        raise InputError(f"{checkpoint} is a directory, expected a file name; add one.")
+    signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
+    module = unwrap(model)
+    family = family_of(module)
+    creation = creation_of(module) or (Creation(model_name) if model_name else None)
+    architecture = family.capture(module, creation)
+    with staging(checkpoint) as staged:
+        _write(module, staged, checkpoint.suffix == ".safetensors", extras or {})
+        with open_checkpoint(staged) as stored:
+            manifest = describe(
+                stored,
+                family,
+                architecture,
+                file_name=checkpoint.name,
+                creation=creation,
+                live=module,
+                golden=golden,
+                partial=partial,
+                signer=signer.public.hint if signer else None,
+            )
+        synchronise(staged)
+        publish_signed(staged, checkpoint, manifest, signer)
+    return manifest
+
+
+def _write(module: nn.Module, path: Path, safetensors: bool, extras: Mapping[str, Any]) -> None:
+    state = module.state_dict()
+    if safetensors:
+        if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
+            raise InputError(
+                f"Extra {wrong[0]!r} is a {type(extras[wrong[0]]).__name__}, and a safetensors file holds "
+                "text beside its tensors; save as .pt instead."
+            )
+        save_file(_own_storages(state), path, metadata={"format": "pt", **extras})
+        return
+    if "state_dict" in extras:
+        raise InputError("Extra 'state_dict' would hide the weights; give it another name.")
+    with path.open("xb") as file:
+        torch.save({"state_dict": state, **extras} if extras else state, file)
+
+
+def _own_storages(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as safetensors wants them: on the CPU, contiguous, and none sharing memory with another."""
+    seen: set[int] = set()
+    owned = {}
+    for name, tensor in state.items():
+        values = tensor.detach().cpu().contiguous()
+        owned[name] = values.clone() if values.data_ptr() in seen else values
+        seen.add(values.data_ptr())
+    return owned

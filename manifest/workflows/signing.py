@@ -1,0 +1,50 @@
+"""Signing: vouching for a checkpoint that already has a manifest."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from manifest.digests import file_digests
+from manifest.document import Manifest, parse, serialize
+from manifest.errors import StorageError
+from manifest.sidecars import Sidecars, publish, read_sidecars, require_checkpoint, staging
+from manifest.signing import PrivateKey, load_private_key, sign_resources
+
+
+def sign(
+    path: str | os.PathLike[str], key: str | os.PathLike[str] | PrivateKey, *, passphrase: bytes | None = None
+) -> Path:
+    """Sign a checkpoint together with its manifest, which from then on names the key.
+
+    Returns:
+        Path of the signature.
+
+    Raises:
+        StorageError: The checkpoint is not what the manifest describes, so there is nothing to vouch for.
+    """
+    checkpoint = require_checkpoint(path)
+    signer = key if isinstance(key, PrivateKey) else load_private_key(os.fspath(key), passphrase)
+    sidecars = Sidecars(checkpoint)
+    manifest = parse(read_sidecars(checkpoint).manifest, source=sidecars.manifest.name)
+    file = manifest.checkpoint.files[0]
+    if file_digests(checkpoint) != (file.blake3, file.sha256):
+        raise StorageError(
+            f"{checkpoint.name} is not the file that {sidecars.manifest.name} describes, so it was not signed; "
+            f"find out which of them is right with `manifest verify {checkpoint.name}`."
+        )
+    with staging(checkpoint):  # nothing is staged: only the sidecars change, and errors of writing become sentences
+        publish_signed(None, checkpoint, manifest.model_copy(update={"signer": signer.public.hint}), signer)
+    return sidecars.signature
+
+
+def publish_signed(staged: Path | None, checkpoint: Path, manifest: Manifest, key: PrivateKey | None) -> None:
+    """Sign a manifest together with the files that it describes, where there is a key, and put everything in place."""
+    data = serialize(manifest)
+    signature = None
+    if key is not None:
+        resources = {file.path: file.sha256 for file in manifest.checkpoint.files}
+        resources[Sidecars(checkpoint).manifest.name] = sha256(data).hexdigest()
+        signature = sign_resources(checkpoint.name, resources, key)
+    publish(staged, checkpoint, data, signature)

@@ -1,0 +1,325 @@
+"""Verifying: the ladder of checks, from who signed a checkpoint to whether it still says the same thing.
+
+Every rung passes, warns, fails or is skipped with its reason, and a failed rung does not hide the others. The first
+four need no torch; the rest are in `rebuilding`, which is imported only when they are climbed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.components import component_findings, initialised_throughout, reassess, shortened
+from manifest.digests import bytes_digest, file_blake3
+from manifest.document import Manifest, Status, component_tensors, parse
+from manifest.errors import CheckpointError, SignatureError
+from manifest.findings import Finding, Outcome, Report, Rung, Severity, finding, outcome_of
+from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
+from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
+
+_RUNS_CODE = frozenset(
+    {
+        "__builtin__",
+        "builtins",
+        "bdb",
+        "cProfile",
+        "code",
+        "codeop",
+        "commands",
+        "ctypes",
+        "importlib",
+        "marshal",
+        "multiprocessing",
+        "nt",
+        "operator",
+        "os",
+        "pdb",
+        "pickle",
+        "pip",
+        "posix",
+        "profile",
+        "pty",
+        "runpy",
+        "shutil",
+        "socket",
+        "subprocess",
+        "sys",
+        "timeit",
+        "torch.hub",
+        "webbrowser",
+    }
+)
+"""Modules whose functions, named in a pickle, are there to run code."""
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What one rung found.
+
+    Attributes:
+        reason: One clause for a person: what was checked, or why it was not.
+        findings: What is wrong.
+        skipped: Whether nothing could be checked.
+    """
+
+    reason: str
+    findings: list[Finding] = field(default_factory=list)
+    skipped: bool = False
+
+
+class Subject:
+    """One checkpoint while it is verified; what several rungs need is read once."""
+
+    def __init__(self, checkpoint: Path, contents: SidecarContents, manifest: Manifest) -> None:
+        self.path = checkpoint
+        self.contents = contents
+        self.manifest = manifest
+        self.intact = False
+
+    @cached_property
+    def stored(self) -> Checkpoint | CheckpointError:
+        """The open checkpoint, or why it cannot be read."""
+        try:
+            return open_checkpoint(self.path)
+        except CheckpointError as error:
+            return error
+
+    def close(self) -> None:
+        if isinstance(self.stored, Checkpoint):
+            self.stored.close()
+
+
+Check = Callable[[Subject], Climbed]
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | PublicKey | None = None,
+    fast: bool = False,
+) -> Report:
+    """Hold a checkpoint to its manifest.
+
+    Args:
+        path: The checkpoint; its manifest and signature lie beside it.
+        key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
+        fast: Stop before the rungs that need torch.
+
+    Returns:
+        Every rung with its outcome, reason, time and findings; `report.exit_code` is 0 when none failed.
+
+    Raises:
+        InputError: There is no such file.
+        NoManifestError: It has no manifest.
+        DocumentError: Its manifest is not valid.
+        KeyFileError: The key cannot be used.
+    """
+    subject = open_subject(path)
+    try:
+        return climb(subject, static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs()))
+    finally:
+        subject.close()
+
+
+def open_subject(path: str | os.PathLike[str]) -> Subject:
+    """A checkpoint with its sidecars read."""
+    checkpoint = require_checkpoint(path)
+    contents = read_sidecars(checkpoint)
+    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name))
+
+
+def climb(subject: Subject, rungs: Sequence[tuple[str, Check]]) -> Report:
+    """Climb some rungs, timing each."""
+    report = Report(subject=subject.path.name)
+    for name, check in rungs:
+        started = time.perf_counter()
+        climbed = check(subject)
+        outcome = Outcome.SKIP if climbed.skipped else outcome_of(climbed.findings)
+        report.rungs.append(
+            Rung(
+                name=name,
+                outcome=outcome,
+                reason=climbed.reason,
+                seconds=round(time.perf_counter() - started, 4),
+                findings=climbed.findings,
+            )
+        )
+    return report
+
+
+def static_rungs(key: str | os.PathLike[str] | PublicKey | None) -> list[tuple[str, Check]]:
+    """Trust, integrity, format and completeness: no torch.
+
+    Raises:
+        KeyFileError: The key cannot be used.
+    """
+    trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
+    return [
+        ("trust", lambda subject: _trust(subject, trusted)),
+        ("integrity", _integrity),
+        ("format", _format),
+        ("completeness", _completeness),
+    ]
+
+
+def skipped_rungs() -> list[tuple[str, Check]]:
+    """The rungs above, when only a fast answer is wanted."""
+    skipped = Climbed("not asked for: --fast stops before torch", skipped=True)
+    return [(name, lambda subject: skipped) for name in ("architecture", "environment", "golden")]  # noqa: ARG005
+
+
+def _dynamic_rungs() -> list[tuple[str, Check]]:
+    from manifest.workflows.rebuilding import rungs
+
+    return rungs()
+
+
+def _trust(subject: Subject, key: PublicKey | None) -> Climbed:
+    signature = subject.contents.signature
+    if signature is None:
+        if key is not None or subject.manifest.signer is not None:
+            why = "a signer is demanded" if key is not None else "the manifest says that it was signed"
+            message = f"There is no signature beside {subject.path.name}, and {why}."
+            return Climbed("no signature", [finding("T004", message, where=Sidecars(subject.path).signature.name)])
+        return Climbed("not signed", [finding("T002", f"{subject.path.name} is not signed.")])
+    where = Sidecars(subject.path).signature.name
+    try:
+        statement = verify_bundle(signature, [key]) if key is not None else read_bundle(signature)
+    except SignatureError as error:
+        return Climbed("the signature does not hold", [finding(error.rule, str(error), where=where)])
+    if uncovered := _uncovered(statement, subject):
+        message = f"The signature covers another {uncovered} than the one beside it."
+        return Climbed("the signature is of something else", [finding("T006", message, where=where)])
+    signer = f"key {(statement.hint or 'without hint')[:16]}"
+    if key is None:
+        message = f"The signature names {signer}, and no key was given to check it by."
+        return Climbed("signer unknown: no key was given", [finding("T001", message, where=where)])
+    return Climbed(f"signed by the trusted {signer}")
+
+
+def _uncovered(statement: Statement, subject: Subject) -> str | None:
+    """What the signature does not cover: the manifest's bytes, or the file that the manifest describes."""
+    signed = set(statement.resources.values())
+    if subject.contents.manifest_sha256 not in signed:
+        return "manifest"
+    return next((f"file {file.path}" for file in subject.manifest.checkpoint.files if file.sha256 not in signed), None)
+
+
+def _integrity(subject: Subject) -> Climbed:
+    record = subject.manifest.checkpoint.files[0]
+    size = subject.path.stat().st_size
+    readable = isinstance(subject.stored, Checkpoint)
+    same_size = size == record.size
+    if same_size:
+        digest = (
+            bytes_digest(subject.stored.mapping)
+            if isinstance(subject.stored, Checkpoint)
+            else file_blake3(subject.path)
+        )
+        if digest == record.blake3:
+            subject.intact = True
+            return Climbed(f"all {size:,} bytes are those that were saved")
+    findings = []
+    if not same_size:
+        message = f"The file is {size:,} bytes long, and {record.size:,} were saved."
+        findings.append(finding("I003", message, where=subject.path.name, size=size, recorded=record.size))
+    if not readable:
+        if same_size:
+            findings.append(finding("I001", "The bytes are not those that were saved.", where=subject.path.name))
+        return Climbed("the file was changed", findings)
+    return Climbed("the file was changed", findings + _changed_tensors(subject, findings))
+
+
+def _changed_tensors(subject: Subject, already: Sequence[Finding]) -> list[Finding]:
+    """Which tensors of a changed file have other values, grouped by component."""
+    stored = subject.stored
+    assert isinstance(stored, Checkpoint)
+    recorded = {tensor.name: tensor.digest for tensor in subject.manifest.weights.tensors}
+    changed = [
+        name for name in recorded if name in stored.tensors and stored.digest(stored.tensors[name]) != recorded[name]
+    ]
+    shared = recorded.keys() & stored.tensors.keys()
+    if not shared or len(changed) == len(shared) > 1:
+        return [
+            finding("I004", "None of the tensors has the values that the manifest records.", where=subject.path.name)
+        ]
+    findings = []
+    for part in subject.manifest.components:
+        members = component_tensors(part.prefixes, changed)
+        if members:
+            words = part.role.replace("_", " ")
+            message = f"In the {words}, {len(members)} of {part.present} tensors changed: {', '.join(members[:3])}"
+            message += f" and {len(members) - 3} more." if len(members) > 3 else "."
+            findings.append(finding("I002", message, where=part.role, tensors=members[:50]))
+    if added := [name for name in stored.tensors if name not in recorded]:
+        message = f"{shortened(added)} in the file and not in the manifest."
+        findings.append(finding("I002", message, where=subject.path.name, tensors=added[:50]))
+    if gone := [name for name in recorded if name not in stored.tensors]:
+        message = f"{shortened(gone)} in the manifest and not in the file."
+        findings.append(finding("I002", message, where=subject.path.name, tensors=gone[:50]))
+    if not findings and not already:
+        message = "Bytes around the tensors changed; every tensor has the values that were saved."
+        findings.append(finding("I001", message, where=subject.path.name))
+    return findings
+
+
+def _format(subject: Subject) -> Climbed:
+    findings = [
+        finding("F006", f"{problem[0].upper()}{problem[1:]}.") for problem in subject.manifest.inconsistencies()
+    ]
+    stored = subject.stored
+    if isinstance(stored, CheckpointError):
+        return Climbed(
+            "the container cannot be read", [*findings, finding(stored.rule, str(stored), where=subject.path.name)]
+        )
+    record = subject.manifest.checkpoint
+    if stored.container != record.container:
+        message = f"The container is {stored.container}, and the manifest describes a {record.container}."
+        findings.append(finding("F005", message, where=subject.path.name))
+    if subject.intact:
+        findings += _mislisted(subject.manifest, stored)
+    findings += [_unsafe(name) for name in stored.unsafe_globals]
+    return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
+
+
+def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:
+    """Whether an intact file holds other tensors than the manifest lists."""
+    listed = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in manifest.weights.tensors}
+    held = {name: (tensor.dtype, tensor.shape) for name, tensor in stored.tensors.items()}
+    wrong = sorted(name for name in listed.keys() | held.keys() if listed.get(name) != held.get(name))
+    if not wrong:
+        return []
+    return [finding("F006", f"The manifest lists other tensors than the file holds, {wrong[0]} first.", where=wrong[0])]
+
+
+def _unsafe(name: str) -> Finding:
+    from manifest.checkpoint.escaping import printable
+
+    module = name.rpartition(".")[0]
+    runs = module in _RUNS_CODE or module.partition(".")[0] in _RUNS_CODE
+    what = "which runs code when unpickled" if runs else "which torch refuses to unpickle with weights_only=True"
+    message = f"The pickle names {printable(name)}, {what}."
+    return finding("F010", message, where=printable(name), severity=Severity.ERROR if runs else Severity.WARNING)
+
+
+def _completeness(subject: Subject) -> Climbed:
+    stored = subject.stored
+    if isinstance(stored, CheckpointError):
+        return Climbed("the container cannot be read", skipped=True)
+    expected = [tensor.name for tensor in subject.manifest.weights.tensors]
+    components = reassess(subject.manifest.components, expected, stored)
+    findings = component_findings(components, subject.path.name)
+    whole = sum(part.status is Status.COMPLETE for part in components)
+    reason = f"{whole} of {len(components)} components complete"
+    if by_design := [part.role.replace("_", " ") for part in components if part.by_design]:
+        reason += f"; by design without a trained {', '.join(by_design)}"
+    if initialised_throughout(components):
+        reason += ", none of them trained"
+    elif not findings and not by_design:
+        reason += " and trained"
+    return Climbed(reason, findings)
