@@ -1,9 +1,9 @@
 """Where a manifest and a signature live beside a checkpoint, and how the three are replaced together.
 
 Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the
-checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. Whoever reads a
-checkpoint and finds a pending manifest that describes it finishes the job; one that does not describe it belongs to a
-save that never happened, and the old files are still whole.
+checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. Whoever
+reads a checkpoint and finds a pending manifest that describes it finishes the job; one that does not describe it
+belongs to a save that never happened, and the old files are still whole.
 """
 
 from __future__ import annotations

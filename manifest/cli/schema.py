@@ -27,6 +27,6 @@ def json_schema(which: Which) -> dict[str, Any]:
     from manifest.document import Manifest
     from manifest.findings import Report
 
-    model: type[BaseModel] = {Which.MANIFEST: Manifest, Which.REPORT: Report}[which]
+    model: type[BaseModel] = Manifest if which is Which.MANIFEST else Report
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return dialect | model.model_json_schema(by_alias=True, mode="serialization")

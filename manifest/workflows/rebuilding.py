@@ -53,8 +53,7 @@ class Rebuilder:
         stored = _stored(subject)
         module = self._built(subject)
         if not self.weighted:
-            adapter, architecture = _family(subject), subject.manifest.architecture
-            roles = adapter.roles(module.state_dict())
+            roles = _family(subject).roles(module.state_dict())
             assign(module, stored, absent=absent_by_design(subject.manifest.components, roles))
             self.weighted = True
         return module.eval()
