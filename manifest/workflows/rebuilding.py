@@ -74,7 +74,8 @@ class Rebuilder:
         if not findings:
             findings = _operator_findings(recorded, _family(subject), module)
         name = recorded.name or recorded.class_name
-        return Climbed(f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}", findings)
+        reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
+        return Climbed("not rebuilt as recorded" if findings else reason, findings)
 
     def golden(self, subject: Subject) -> Climbed:
         """Does the rebuilt model say the same thing?"""

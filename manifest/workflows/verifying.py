@@ -16,7 +16,7 @@ from pathlib import Path
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.components import component_findings, initialised_throughout, reassess, shortened
 from manifest.digests import bytes_digest, file_blake3
-from manifest.document import Manifest, Status, component_tensors, parse
+from manifest.document import Manifest, Status, Training, component_tensors, parse
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import Finding, Outcome, Report, Rung, Severity, finding, outcome_of
 from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
@@ -320,6 +320,8 @@ def _completeness(subject: Subject) -> Climbed:
         reason += f"; by design without a trained {', '.join(by_design)}"
     if initialised_throughout(components):
         reason += ", none of them trained"
-    elif not findings and not by_design:
+    elif untrained := [part.role.replace("_", " ") for part in components if part.training is Training.INITIALISED]:
+        reason += f", untrained: {', '.join(untrained)}"
+    elif whole == len(components):
         reason += " and trained"
     return Climbed(reason, findings)

@@ -1,0 +1,41 @@
+# Every target does its own set-up: a virtual environment with the versions of constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: demo test lint bench schemas fixtures clean
+
+demo: $(READY)
+	$(RUN) fixtures/demo.py
+
+test: $(READY)
+	$(RUN) -m pytest -n $(WORKERS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(READY)
+	$(RUN) benchmarks/run.py
+
+schemas: $(READY)
+	$(RUN) -m manifest schema manifest > schemas/manifest.v1.json
+	$(RUN) -m manifest schema report > schemas/report.v1.json
+
+fixtures: $(READY)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[fixtures]"
+	$(RUN) fixtures/photos.py
+	$(RUN) fixtures/digits_clip/train.py
+
+clean:
+	rm -rf $(VENV) demo
+
+# pip warns on stderr; a failed install leaves no mark, so that the next run tries again.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
