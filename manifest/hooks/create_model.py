@@ -115,7 +115,8 @@ def _bind(model_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         raise InputError(f"create_model cannot take these arguments ({error}); see `open_clip.create_model`.") from None
     arguments = dict(bound.arguments)
     arguments.pop("model_name")
-    return {**arguments, **arguments.pop("model_kwargs", {})}
+    of_the_model_class = arguments.pop("model_kwargs", {})
+    return {**arguments, **of_the_model_class}
 
 
 def _against_manifest(creation: Creation, manifest: Manifest) -> list[Difference]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
+from manifest.document import Status
 from manifest.errors import ArchitectureError, VerificationError
 from manifest.families import Creation, family, remember
 from manifest.findings import Outcome, Report, Severity
@@ -54,6 +56,7 @@ def load(
         if not report.passed:
             raise VerificationError(_first_failure(report), report)
     model = rebuilder.model(subject)
+    _warn_of_absent(subject)
     remember(model, _creation(subject))
     return model.to(device)
 
@@ -73,6 +76,15 @@ def load_transforms(path: str | os.PathLike[str]) -> Transforms:
             f"`open_clip.get_tokenizer({architecture.name!r})`."
         )
     return Transforms(preprocess, tokenizer)
+
+
+def _warn_of_absent(subject: Subject) -> None:
+    absent = [part.role.replace("_", " ") for part in subject.manifest.components if part.status is Status.ABSENT]
+    if absent:
+        warnings.warn(
+            f"{subject.path.name} is partial by design: its {', '.join(absent)} is absent and filled with zeros.",
+            stacklevel=3,
+        )
 
 
 def _first_failure(report: Report) -> str:

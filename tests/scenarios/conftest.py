@@ -1,0 +1,33 @@
+"""The trained digits CLIP, as every scenario starts from it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+_DIGITS = Path(__file__).parents[2] / "fixtures" / "digits_clip"
+
+
+@pytest.fixture(scope="session")
+def digits() -> ModuleType:
+    """`fixtures/digits_clip/evaluate.py`, with its model registered."""
+    spec = importlib.util.spec_from_file_location("digits_clip_evaluate", _DIGITS / "evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.register_model()
+    return module
+
+
+@pytest.fixture
+def accuracy(digits: ModuleType) -> Any:
+    """Zero-shot accuracy of a model on the held-out digits."""
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer(digits.MODEL)
+    return lambda model: digits.zero_shot_accuracy(model, digits.preprocessing(model), tokenizer)

@@ -1,0 +1,162 @@
+"""P1: the same weights under another activation give other answers, and nothing in the weights tells which."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+import manifest
+from manifest.document import parse, serialize
+from manifest.errors import CreationMismatchError
+from manifest.families import Creation, family
+from manifest.golden.probe import photographs
+from manifest.sidecars import Sidecars, read_manifest
+
+IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A ViT-B-32-quickgelu with ImageNet's preprocessing, saved with its manifest."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("p1") / "tuned.pt"
+    model, _, _ = manifest.create_model_and_transforms("ViT-B-32-quickgelu", **IMAGENET)
+    manifest.save(model, path)
+    return model.eval(), path
+
+
+def features(model: Any) -> torch.Tensor:
+    """Features of the probe's photographs, resized alike for every model: (4, 512)."""
+    preprocess = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(), is_train=False)
+    with torch.no_grad():
+        return model.eval().encode_image(torch.stack([preprocess(image) for image in photographs().values()]))
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / one.norm())
+
+
+def edit(path: Path, change: dict[str, Any]) -> None:
+    sidecar = Sidecars(path).manifest
+    content = json.loads(sidecar.read_bytes())
+    content["architecture"] |= change
+    sidecar.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def restored(quick: tuple[Any, Path]) -> Any:
+    """Puts the manifest back after a test that edits it."""
+    sidecar = Sidecars(quick[1]).manifest
+    before = sidecar.read_bytes()
+    yield
+    sidecar.write_bytes(before)
+
+
+def test_library_reloading_by_path_gives_other_answers_without_a_word(quick: tuple[Any, Path]) -> None:
+    model, path = quick
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = open_clip.create_model("ViT-B-32", pretrained=str(path))
+    assert distance(features(model), features(plain)) > 1e-3
+
+
+def test_library_reloading_by_path_forgets_the_preprocessing(quick: tuple[Any, Path]) -> None:
+    plain = open_clip.create_model("ViT-B-32-quickgelu", pretrained=str(quick[1]))
+    assert quick[0].visual.preprocess_cfg["mean"] == IMAGENET["image_mean"]
+    assert plain.visual.preprocess_cfg["mean"] == open_clip.OPENAI_DATASET_MEAN
+
+
+def test_manifest_records_activation_flag_and_preprocessing(quick: tuple[Any, Path]) -> None:
+    architecture = read_manifest(quick[1]).architecture
+    assert architecture.activations == {"visual": {"QuickGELU": 12}, "text": {"QuickGELU": 12}}
+    assert architecture.config["quick_gelu"] is True
+    assert architecture.preprocess.mean == list(IMAGENET["image_mean"])
+
+
+def test_manifest_contrast_stands_far_above_its_floor(quick: tuple[Any, Path]) -> None:
+    golden = read_manifest(quick[1]).golden[0]
+    assert golden.contrast["activation"] > 1000 * max(golden.floor.values())
+
+
+def test_load_gives_the_saved_answers_exactly(quick: tuple[Any, Path]) -> None:
+    model, path = quick
+    loaded = manifest.load(path)
+    assert torch.equal(features(model), features(loaded))
+    assert loaded.visual.preprocess_cfg["mean"] == IMAGENET["image_mean"]
+    assert not loaded.training
+
+
+def test_create_model_by_path_under_another_activation_is_refused_with_the_cure(quick: tuple[Any, Path]) -> None:
+    with pytest.raises(CreationMismatchError) as caught:
+        manifest.create_model("ViT-B-32", pretrained=str(quick[1]))
+    message = str(caught.value)
+    assert "QuickGELU" in message
+    assert "force_quick_gelu=True" in message
+    assert "force_preprocess_cfg" in message
+    assert caught.value.exit_code == 1
+
+
+def test_create_model_by_path_with_the_cure_gives_the_saved_answers(quick: tuple[Any, Path]) -> None:
+    model, path = quick
+    cured = manifest.create_model(
+        "ViT-B-32",
+        pretrained=str(path),
+        force_quick_gelu=True,
+        force_preprocess_cfg={"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"]},
+    )
+    assert torch.equal(features(model), features(cured))
+
+
+def test_create_model_by_path_told_to_follow_gives_the_saved_answers(quick: tuple[Any, Path]) -> None:
+    model, path = quick
+    followed = manifest.create_model("ViT-B-32", pretrained=str(path), on_mismatch="follow")
+    assert torch.equal(features(model), features(followed))
+
+
+def test_verify_of_a_manifest_edited_to_gelu_fails_and_names_the_cure(quick: tuple[Any, Path], restored: None) -> None:
+    del restored
+    config = read_manifest(quick[1]).architecture.config
+    edit(quick[1], {"config": {**config, "quick_gelu": False}})
+    report = manifest.verify(quick[1])
+    rules = {item.rule: item for item in report.findings()}
+    assert report.exit_code == 1
+    assert {"A001", "G001"} <= rules.keys()
+    assert "QuickGELU" in rules["G001"].message
+    assert "force_quick_gelu=True" in rules["G001"].remedy
+
+
+def test_verify_of_a_manifest_forged_to_gelu_throughout_fails_by_its_outputs(
+    quick: tuple[Any, Path], restored: None
+) -> None:
+    """Config, activations, structure and operators all agree with each other: only the golden outputs know better."""
+    del restored
+    gelu = family("open_clip").describe(Creation("ViT-B-32"))
+    sidecar = Sidecars(quick[1]).manifest
+    true = parse(sidecar.read_bytes())
+    forged = gelu.model_copy(update={"preprocess": true.architecture.preprocess, "mode": true.architecture.mode})
+    sidecar.write_bytes(serialize(true.model_copy(update={"architecture": forged})))
+    report = manifest.verify(quick[1])
+    rules = {item.rule: item for item in report.findings()}
+    assert "A001" not in rules
+    assert "force_quick_gelu=True" in rules["G001"].remedy
+
+
+def test_trained_weights_reload_wrongly_without_losing_accuracy(digits: Any, accuracy: Any, tmp_path: Path) -> None:
+    """Why accuracy is no check: the wrong activation costs this model nothing, and its features are plainly others."""
+    model = manifest.load(digits.WEIGHTS)
+    manifest.save(model, tmp_path / "digits.pt")
+    wrong = open_clip.create_model(digits.MODEL, pretrained=str(tmp_path / "digits.pt"), quick_gelu=False)
+    assert accuracy(wrong) == pytest.approx(accuracy(model), abs=0.02)
+    with pytest.raises(CreationMismatchError, match="QuickGELU"):
+        manifest.create_model(digits.MODEL, pretrained=str(tmp_path / "digits.pt"), quick_gelu=False)
+
+
+def test_tag_that_needs_quickgelu_is_refused_before_anything_is_fetched() -> None:
+    with pytest.raises(CreationMismatchError, match="force_quick_gelu=True"):
+        manifest.create_model("ViT-L-14-336", pretrained="openai")
