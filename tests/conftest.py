@@ -1,4 +1,4 @@
-"""The trained digits CLIP, as every scenario starts from it."""
+"""The trained digits CLIP, for every test that needs a model with meaningful answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-_DIGITS = Path(__file__).parents[2] / "fixtures" / "digits_clip"
+_DIGITS = Path(__file__).parents[1] / "fixtures" / "digits_clip"
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,14 @@ def digits() -> ModuleType:
     spec.loader.exec_module(module)
     module.register_model()
     return module
+
+
+@pytest.fixture
+def digits_model(digits: ModuleType) -> Any:
+    """The trained model, loaded anew."""
+    import manifest
+
+    return manifest.load(digits.WEIGHTS, verify="none")
 
 
 @pytest.fixture
