@@ -342,7 +342,7 @@ def _no_constant(name: str) -> None:
 
 def _pretty(value: Any, depth: int, width: int = 240) -> str:
     """JSON in which whatever fits on a line stays on one, and so does every list of numbers."""
-    compact = json.dumps(value, ensure_ascii=False)
+    compact = json.dumps(value)
     flat = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
     if flat or (depth > 1 and len(compact) + 2 * depth <= width) or not isinstance(value, dict | list) or not value:
         return compact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -30,7 +31,8 @@ def run(
 
     report = verify(checkpoint, key=key, fast=fast)
     if format is Format.JSON:
-        emit(report.model_dump_json(indent=2), output)
+        # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
+        emit(json.dumps(report.model_dump(mode="json"), indent=2), output)
     elif not quiet or not report.passed:
         from manifest.rendering import text
 

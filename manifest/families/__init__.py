@@ -141,8 +141,14 @@ class Family(Protocol):
         The tokenizer is None where its vocabulary is not at hand.
         """
 
-    def inputs(self, architecture: Architecture) -> Inputs:
-        """The family's probe, through the recorded preprocessing and tokenizer."""
+    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs:
+        """A probe through the recorded preprocessing and tokenizer.
+
+        Args:
+            architecture: Of the model that is asked.
+            probe: Name of a recorded probe; the family's best when None. Where it cannot be made here, for want of a
+                tokenizer, another one comes back, with its own name.
+        """
 
     def outputs(self, module: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the module says to images and prompts, by the name of the output."""

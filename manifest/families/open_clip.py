@@ -135,10 +135,12 @@ class OpenClip:
         cfg = open_clip.transform.PreprocessCfg(**_preprocess_cfg(architecture.preprocess))
         return open_clip.transform.image_transform_v2(cfg, is_train=False), _load_tokenizer(architecture.tokenizer)
 
-    def inputs(self, architecture: Architecture) -> Inputs:
-        from manifest.golden.probe import photographs_and_prompts
+    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs:
+        from manifest.golden.probe import WITHOUT_TOKENIZER, photographs_and_prompts
 
         preprocess, tokenizer = self.transforms(architecture)
+        if probe == WITHOUT_TOKENIZER:
+            tokenizer = None
         vocabulary = architecture.config["text_cfg"].get("vocab_size", 49408)
         return photographs_and_prompts(preprocess, tokenizer, architecture.tokenizer.context_length, vocabulary)
 

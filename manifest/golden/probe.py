@@ -17,6 +17,8 @@ from PIL import Image
 from manifest.digests import tensor_digest, text_digest
 from manifest.families import Inputs
 
+WITH_TOKENIZER = "photos-and-prompts/1"
+WITHOUT_TOKENIZER = "photos-and-tokens/1"
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 PROMPTS = (
     "a photo of an astronaut",
@@ -56,10 +58,10 @@ def photographs_and_prompts(
     """
     images = torch.stack([preprocess(photograph) for photograph in photographs().values()])
     if tokenizer is not None:
-        return Inputs("photos-and-prompts/1", images, tokenizer(list(PROMPTS)), PHOTOGRAPHS, PROMPTS)
+        return Inputs(WITH_TOKENIZER, images, tokenizer(list(PROMPTS)), PHOTOGRAPHS, PROMPTS)
     tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in PROMPTS])
     names = tuple(f"tokens {index}" for index in range(len(PROMPTS)))
-    return Inputs("photos-and-tokens/1", images, tokens, PHOTOGRAPHS, names)
+    return Inputs(WITHOUT_TOKENIZER, images, tokens, PHOTOGRAPHS, names)
 
 
 def inputs_digest(inputs: Inputs) -> str:

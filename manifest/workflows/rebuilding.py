@@ -98,11 +98,15 @@ class Rebuilder:
 
     def _compare(self, subject: Subject, stored: Checkpoint, golden: Golden) -> Climbed:
         adapter, architecture = _family(subject), subject.manifest.architecture
+        inputs = adapter.inputs(architecture, golden.probe)
+        if inputs.probe != golden.probe:
+            message = f"The probe {golden.probe} cannot be made here, for want of the recorded tokenizer."
+            remedy = "Install the extra `transformers` and fetch the tokenizer once, then verify again."
+            return Climbed("the probe cannot be made here", [finding("G002", message, remedy=remedy)])
         model = self.model(subject)
         roles = adapter.roles(model.state_dict())
         if not is_float32(architecture):
             model = in_float32(adapter, architecture, stored, roles)
-        inputs = adapter.inputs(architecture)
         threads = min(golden.threads, torch.get_num_threads())
         answers = ask(adapter, model, inputs, threads=threads)
         if not finite(answers.outputs):
