@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from manifest.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from manifest.hooks.create_model import create_model as create_model
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from manifest.workflows.loading import load_transforms as load_transforms
     from manifest.workflows.saving import save as save
     from manifest.workflows.verifying import verify as verify
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "create_model": "manifest.hooks.create_model",

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from manifest import __version__, environment
+from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.components import assess, component_findings
 from manifest.digests import bytes_digest, file_sha256, tensor_digest, weights_digest
@@ -41,6 +41,7 @@ from manifest.findings import Severity
 from manifest.golden.compare import Grade, compare
 from manifest.golden.record import Answers, ask, finite, record
 from manifest.mapped_weights import assign
+from manifest.version import __version__
 
 _FLOAT32 = frozenset({"fp32", "amp", "amp_bf16", "amp_bfloat16"})
 """open_clip's precisions whose weights are float32."""
