@@ -19,6 +19,7 @@ from torch import nn
 
 from manifest.document import Architecture, Operators
 from manifest.errors import ArchitectureError
+from manifest.golden.probe import Inputs
 
 _BUILT_IN = {"open_clip": "manifest.families.open_clip:FAMILY"}
 _CREATION = "_manifest_creation"
@@ -41,25 +42,6 @@ class Creation:
     pretrained: str | None = None
     parents: tuple[tuple[str, str | None], ...] = ()
     architecture: Architecture | None = None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a probe asks a model.
-
-    Attributes:
-        probe: Name of the probe, with its version.
-        images: Preprocessed photographs, float32 of shape (images, 3, height, width).
-        tokens: Prompts as token ids, int64 of shape (prompts, context length).
-        image_names: A name for each photograph.
-        prompts: The prompts, or a name for each row of tokens where no tokenizer is at hand.
-    """
-
-    probe: str
-    images: torch.Tensor
-    tokens: torch.Tensor
-    image_names: tuple[str, ...]
-    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)

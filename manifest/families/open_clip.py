@@ -27,9 +27,10 @@ from torch import nn
 from manifest.digests import text_digest
 from manifest.document import Architecture, Mode, Operators, Preprocess, Tokenizer, activation_words
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
-from manifest.families import Creation, Difference, Inputs, Variant
+from manifest.families import Creation, Difference, Variant
 from manifest.families.empty_build import without_weights
 from manifest.families.open_clip_recovery import recover
+from manifest.golden.probe import WITHOUT_TOKENIZER, Inputs, photographs_and_prompts
 from manifest.structure import first_difference, structure, structure_digest, trace
 
 _CLASSES: dict[str, type[nn.Module]] = {
@@ -136,8 +137,6 @@ class OpenClip:
         return open_clip.transform.image_transform_v2(cfg, is_train=False), _load_tokenizer(architecture.tokenizer)
 
     def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs:
-        from manifest.golden.probe import WITHOUT_TOKENIZER, photographs_and_prompts
-
         preprocess, tokenizer = self.transforms(architecture)
         if probe == WITHOUT_TOKENIZER:
             tokenizer = None

@@ -7,6 +7,7 @@ lives on a hub and is not at hand, `photos-and-tokens/1` asks with token ids tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -15,7 +16,6 @@ from blake3 import blake3
 from PIL import Image
 
 from manifest.digests import tensor_digest, text_digest
-from manifest.families import Inputs
 
 WITH_TOKENIZER = "photos-and-prompts/1"
 WITHOUT_TOKENIZER = "photos-and-tokens/1"
@@ -30,6 +30,25 @@ PROMPTS = (
     "a red car in the rain",
     "two people smiling",
 )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a probe asks a model.
+
+    Attributes:
+        probe: Name of the probe, with its version.
+        images: Preprocessed photographs, float32 of shape (images, 3, height, width).
+        tokens: Prompts as token ids, int64 of shape (prompts, context length).
+        image_names: A name for each photograph.
+        prompts: The prompts, or a name for each row of tokens where no tokenizer is at hand.
+    """
+
+    probe: str
+    images: torch.Tensor
+    tokens: torch.Tensor
+    image_names: tuple[str, ...]
+    prompts: tuple[str, ...]
 
 
 def photographs() -> dict[str, Image.Image]:

@@ -18,8 +18,8 @@ from torch import nn
 from manifest.digests import tensor_digest
 from manifest.document import Architecture, Golden, Output, Reading
 from manifest.errors import ArchitectureError
-from manifest.families import Family, Inputs
-from manifest.golden.probe import inputs_digest
+from manifest.families import Family
+from manifest.golden.probe import Inputs, inputs_digest
 from manifest.golden.sketch import sketch
 
 Outputs = dict[str, torch.Tensor]
