@@ -24,11 +24,14 @@ def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(stored.shape)
 
 
-def misfits(module: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Sentences on names and shapes in which a checkpoint is not what a module expects, none when it fits."""
+def misfits(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] = frozenset()) -> list[str]:
+    """Sentences on names and shapes in which a checkpoint is not what a module expects, none when it fits.
+
+    Names in `absent` may be missing.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: stored.shape for name, stored in checkpoint.tensors.items()}
-    missing = [name for name in expected if name not in found]
+    missing = [name for name in expected if name not in found and name not in absent]
     unexpected = [name for name in found if name not in expected]
     reshaped = [name for name in expected if name in found and expected[name] != found[name]]
     sentences = []
@@ -54,16 +57,14 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
     Raises:
         ArchitectureError: A name is missing or unexpected, or a shape differs.
     """
-    problems = misfits(module, checkpoint)
-    expected = module.state_dict()
-    if problems and not absent.issuperset(expected.keys() - checkpoint.tensors.keys()):
+    if problems := misfits(module, checkpoint, absent=absent):
         raise ArchitectureError(
             f"The weights of {checkpoint.path.name} do not fit the architecture ({'; '.join(problems)}); "
             "name the architecture that they were trained in."
         )
     tied = _ties(module)
     values = {}
-    for name, slot in expected.items():
+    for name, slot in module.state_dict().items():
         if name in checkpoint.tensors:
             values[name] = mapped_tensor(checkpoint, checkpoint.tensors[name]).to(slot.dtype)
         else:

@@ -40,7 +40,7 @@ from manifest.families import Creation, Family
 from manifest.findings import Severity
 from manifest.golden.compare import Grade, compare
 from manifest.golden.record import Answers, ask, finite, record
-from manifest.mapped_weights import assign
+from manifest.mapped_weights import assign, misfits
 from manifest.version import __version__
 
 _FLOAT32 = frozenset({"fp32", "amp", "amp_bf16", "amp_bfloat16"})
@@ -81,6 +81,7 @@ def describe(
     digests = {tensor.name: tensor.digest for tensor in tensors}
     module = family.build(architecture)
     roles = family.roles(module.state_dict())
+    _require_fitting(module, checkpoint, architecture)
     components = assess(roles, checkpoint, digests, partial)
     _require_whole(components, file_name)
     assign(module, checkpoint, absent=absent_by_design(components, roles))
@@ -175,6 +176,15 @@ def _weights(checkpoint: Checkpoint, tensors: Sequence[TensorRecord]) -> Weights
         dtypes=dict(sorted(Counter(tensor.dtype for tensor in tensors).items())),
         tensors=list(tensors),
     )
+
+
+def _require_fitting(module: nn.Module, checkpoint: Checkpoint, architecture: Architecture) -> None:
+    """Whatever a checkpoint holds must be of the architecture; what it lacks is a matter of completeness."""
+    if problems := misfits(module, checkpoint, absent=frozenset(module.state_dict())):
+        raise ArchitectureError(
+            f"The weights are not those of a {architecture.name or architecture.class_name} ({'; '.join(problems)}); "
+            "name the architecture that they were trained in."
+        )
 
 
 def _require_whole(components: Sequence[Component], file_name: str) -> None:

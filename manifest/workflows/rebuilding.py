@@ -199,10 +199,7 @@ def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
     adapter, stored = _family(subject), _stored(subject)
     roles = adapter.roles(module.state_dict())
     by_design = absent_by_design(subject.manifest.components, roles)
-    if by_design.issuperset(roles.keys() - stored.tensors.keys()):
-        problems = [problem for problem in misfits(module, stored) if not (by_design and "missing" in problem)]
-    else:
-        problems = misfits(module, stored)
+    problems = misfits(module, stored, absent=by_design)
     return [finding("A003", f"{problem[0].upper()}{problem[1:]}.", where="weights") for problem in problems]
 
 

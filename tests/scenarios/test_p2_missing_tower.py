@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import manifest
 from manifest.document import Status, Training
-from manifest.errors import IncompleteModelError
+from manifest.errors import ArchitectureError, IncompleteModelError
 from manifest.sidecars import read_manifest
 
 TEXT = ["text_tower", "text_projection"]
@@ -147,7 +147,17 @@ def test_a_model_random_throughout_is_noted_and_not_refused(digits: Any, tmp_pat
 
 
 def test_timm_vision_tower_given_for_a_vit_b_16_clip_is_refused(tmp_path: Path) -> None:
+    """The file of the story: timm's own names, and no text tower."""
     trunk = timm.create_model("vit_base_patch16_clip_224.openai", pretrained=False)
     save_file(trunk.state_dict(), tmp_path / "timm.safetensors")
-    with pytest.raises(IncompleteModelError, match=r"text tower is not in timm\.safetensors"):
+    with pytest.raises(ArchitectureError, match=r"not those of a ViT-B-16 .*unexpected"):
         manifest.create(tmp_path / "timm.safetensors", "ViT-B-16", golden=False)
+
+
+def test_open_clip_vision_tower_of_full_size_given_for_a_vit_b_16_clip_is_refused(tmp_path: Path) -> None:
+    """The same half under open_clip's names: ViT-B-16 with its vision tower alone."""
+    model = open_clip.create_model("ViT-B-16")
+    visual = {name: value for name, value in model.state_dict().items() if name.startswith("visual.")}
+    save_file(visual, tmp_path / "half.safetensors")
+    with pytest.raises(IncompleteModelError, match=r"text tower is not in half\.safetensors: none of its 148 tensors"):
+        manifest.create(tmp_path / "half.safetensors", "ViT-B-16", golden=False)
