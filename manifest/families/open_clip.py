@@ -89,7 +89,8 @@ class OpenClip:
             differences.append(difference)
         raise ArchitectureError(
             f"This {type(module).__name__} cannot be rebuilt from its creation call or from what it shows "
-            f"({differences[-1]}); make it with `manifest.create_model(NAME, …)` and give every change as an argument."
+            f"({differences[-1]:.200}); save it with model_name=NAME, or make it with `manifest.create_model(NAME, …)` "
+            "and every change as an argument."
         )
 
     def describe(self, creation: Creation) -> Architecture:
