@@ -20,7 +20,8 @@ from torch import nn
 from manifest.document import Manifest
 from manifest.errors import CreationMismatchError, InputError
 from manifest.families import Creation, Difference, remember
-from manifest.families.open_clip import FAMILY, registry_entry
+from manifest.families.open_clip import FAMILY
+from manifest.families.open_clip_inputs import registry_entry
 from manifest.sidecars import has_manifest, read_manifest
 from manifest.workflows.loading import load
 

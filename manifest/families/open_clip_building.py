@@ -1,0 +1,158 @@
+"""From an open_clip creation call, or a recorded architecture, to a module without weights.
+
+`resolve` follows the steps of `open_clip.create_model` 3.3 in their order, up to the point where it would construct the
+model; `construct` does that, on the meta device. Sizes are checked first, since a record may come from anyone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+from open_clip import factory
+from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
+from torch import nn
+
+from manifest.document import Architecture
+from manifest.errors import ArchitectureError, UnknownModelError
+from manifest.families import Creation
+from manifest.families.empty_build import without_weights
+from manifest.structure import first_difference, structure
+
+CLASSES: dict[str, type[nn.Module]] = {
+    "CLIP": CLIP,
+    "CustomTextCLIP": CustomTextCLIP,
+    "CoCa": open_clip.CoCa,
+}
+_LARGEST = {"context_length": 1 << 13, "layers": 1 << 10, "image_size": 1 << 13, "attn_pooler_queries": 1 << 14}
+_LARGEST_OTHERWISE = 1 << 21
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an architecture might be, before it is proved."""
+
+    name: str | None
+    class_name: str
+    config: dict[str, Any]
+    precision: str
+    image_size: Any = None
+
+
+def proposal_of(architecture: Architecture) -> Proposal:
+    """A recorded architecture as a proposal."""
+    return Proposal(
+        name=architecture.name,
+        class_name=architecture.class_name,
+        config=architecture.config,
+        precision=architecture.precision,
+        image_size=architecture.arguments.get("force_image_size"),
+    )
+
+
+def resolve(creation: Creation) -> Proposal:
+    """What `open_clip.create_model` would construct for a call.
+
+    Raises:
+        UnknownModelError: No such model; the message has the nearest names.
+    """
+    arguments = dict(creation.arguments)
+    schema, identifier = factory.parse_model_name(creation.name)
+    name = identifier.replace("/", "-") if schema is None else creation.name
+    config = open_clip.get_model_config(name) if schema is None else factory.get_model_config(creation.name)
+    if config is None:
+        nearest = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `open_clip.list_models()`"
+        raise UnknownModelError(f"open_clip has no model {creation.name!r}; {hint}?")
+    config = deepcopy(config)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if arguments.get("force_quick_gelu"):
+        config["quick_gelu"] = True
+    if arguments.get("force_patch_dropout") is not None:
+        vision["patch_dropout"] = arguments["force_patch_dropout"]
+    if arguments.get("force_image_size") is not None:
+        vision["image_size"] = arguments["force_image_size"]
+    if arguments.get("force_context_length") is not None:
+        text["context_length"] = arguments["force_context_length"]
+    own = set(creation_signature())
+    config.update({key: value for key, value in arguments.items() if key not in own and key != "pretrained_hf"})
+    # No builder may fetch weights: they come from the checkpoint.
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+    custom = config.pop("custom_text", False) or arguments.get("force_custom_text") or "hf_model_name" in text
+    class_name = "CLIP" if not custom else "CoCa" if "multimodal_cfg" in config else "CustomTextCLIP"
+    if class_name != "CoCa" and arguments.get("output_dict"):
+        config["output_dict"] = True
+    return Proposal(name, class_name, config, arguments.get("precision", "fp32"), arguments.get("force_image_size"))
+
+
+def construct(proposal: Proposal) -> nn.Module:
+    """The module of a proposal: parameters on the meta device, buffers for real.
+
+    Raises:
+        ArchitectureError: A size is beyond what any model has.
+    """
+    config = deepcopy(proposal.config)
+    _require_sane(config)
+    for tower in ("vision_cfg", "text_cfg"):
+        if isinstance(config[tower].get("image_size"), list):  # JSON has no tuples, and open_clip asks for one
+            config[tower]["image_size"] = tuple(config[tower]["image_size"])
+    timm = "timm_model_name" in config["vision_cfg"]
+    with without_weights():
+        module = CLASSES[proposal.class_name](**config, cast_dtype=get_cast_dtype(proposal.precision))
+        factory._set_model_device_and_precision(module, None, proposal.precision, timm)
+        if timm and proposal.image_size is not None:
+            size = proposal.image_size
+            module.visual.set_input_size(tuple(size) if isinstance(size, list) else size)  # type: ignore[operator, union-attr]
+    return module
+
+
+def creation_signature() -> dict[str, Any]:
+    """Defaults of `open_clip.create_model`'s own arguments, by name."""
+    parameters = inspect.signature(factory.create_model).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def first_departure(built: nn.Module, live: nn.Module) -> str | None:
+    """The first way in which a rebuilt module is not the live one."""
+    if difference := first_difference(structure(live), structure(built)):
+        return difference
+    mine, yours = _signature(live), _signature(built)
+    for name in sorted(mine.keys() | yours.keys()):
+        if mine.get(name) != yours.get(name):
+            return f"{name}: {mine.get(name, 'absent')} → {yours.get(name, 'absent')}"
+    return None
+
+
+def _signature(module: nn.Module) -> dict[str, str]:
+    return {
+        name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def natively_activated(config: Mapping[str, Any]) -> bool:
+    """Whether the `quick_gelu` flag changes anything: timm and Hugging Face towers ignore it."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    native_vision = "timm_model_name" not in vision and not isinstance(vision.get("layers"), list | tuple)
+    return native_vision or not text.get("hf_model_name") or "multimodal_cfg" in config
+
+
+def _require_sane(config: Mapping[str, Any]) -> None:
+    """Refuse sizes that no model has and that would exhaust memory or time; a manifest may come from anyone."""
+    for tower, sizes in config.items():
+        for name, value in sizes.items() if isinstance(sizes, dict) else [(tower, sizes)]:
+            limit = _LARGEST.get(name, _LARGEST_OTHERWISE)
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(number, int | float) and abs(number) > limit for number in numbers):
+                raise ArchitectureError(
+                    f"The config gives {name} as {value!r:.40}, expected at most {limit:,}; "
+                    "get the manifest from a source you trust."
+                )

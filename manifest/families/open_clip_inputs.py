@@ -1,0 +1,174 @@
+"""What turns photographs and prompts into an open_clip model's inputs, recorded and rebuilt.
+
+open_clip keeps the one on the vision tower and the other nowhere. A tokenizer is recorded with the digest of its
+vocabulary when that is on this machine; nothing here fetches anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip import factory
+from open_clip.tokenizer import SimpleTokenizer
+from torch import nn
+
+from manifest.digests import text_digest
+from manifest.document import Preprocess, Tokenizer
+from manifest.errors import ArchitectureError, InputError
+from manifest.families import Creation
+from manifest.families.open_clip_building import Proposal
+
+_TOKENIZER_ARGUMENTS = frozenset(
+    {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language", "tokenizer_mode"}
+)
+
+
+def preprocess_of(
+    proposal: Proposal, built: nn.Module, live: nn.Module | None, creation: Creation | None
+) -> Preprocess:
+    """The preprocessing that a live module carries, or that a creation call would give it."""
+    if live is not None:
+        cfg = getattr(live.visual, "preprocess_cfg", None)
+        if not isinstance(cfg, Mapping):
+            raise ArchitectureError(
+                "The model does not say how its images are preprocessed (`model.visual.preprocess_cfg` is missing); "
+                "set it with `open_clip.model.set_model_preprocess_cfg(model, {…})`."
+            )
+        return _preprocess_record(cfg)
+    arguments = creation.arguments if creation else {}
+    cfg = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), {})
+    if creation is not None and creation.pretrained and proposal.name and ":" not in proposal.name:
+        tag = registry_entry(proposal.name, creation.pretrained)
+        cfg = open_clip.transform.merge_preprocess_dict(cfg, tag or {})
+    elif creation is not None and ":" in creation.name:
+        cfg = open_clip.transform.merge_preprocess_dict(cfg, _schema_preprocess(creation.name))
+    cfg["size"] = getattr(built.visual, "image_size", cfg["size"])
+    overrides = arguments.get("force_preprocess_cfg") or {}
+    return _preprocess_record(open_clip.transform.merge_preprocess_dict(cfg, overrides))
+
+
+def registry_entry(name: str, tag: str) -> dict[str, Any] | None:
+    """open_clip's registry entry of a pretrained tag (`quick_gelu`, mean, std, …), None when it has none."""
+    entry: dict[str, Any] = open_clip.get_pretrained_cfg(name.replace("/", "-"), tag)
+    return entry or None
+
+
+def _schema_preprocess(name: str) -> dict[str, Any]:
+    schema, identifier = factory.parse_model_name(name)
+    if schema == "hf-hub":
+        content = factory._get_hf_config(identifier)
+    else:
+        content = json.loads((Path(identifier) / "open_clip_config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = content.get("preprocess_cfg", {})
+    return found
+
+
+def _preprocess_record(cfg: Mapping[str, Any]) -> Preprocess:
+    def triple(value: Any) -> list[float]:
+        return [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * 3
+
+    return Preprocess(
+        size=list(pair(cfg["size"])),
+        mode=cfg.get("mode", "RGB"),
+        mean=triple(cfg["mean"]),
+        std=triple(cfg["std"]),
+        interpolation=cfg.get("interpolation") or "bicubic",
+        resize_mode=cfg.get("resize_mode") or "shortest",
+        fill_color=cfg.get("fill_color") or 0,
+    )
+
+
+def preprocess_cfg(record: Preprocess) -> dict[str, Any]:
+    """A recorded preprocessing as open_clip's own dict."""
+    return {
+        "size": tuple(record.size),
+        "mode": record.mode,
+        "mean": tuple(record.mean),
+        "std": tuple(record.std),
+        "interpolation": record.interpolation,
+        "resize_mode": record.resize_mode,
+        "fill_color": record.fill_color,
+    }
+
+
+def tokenizer_of(proposal: Proposal, built: nn.Module) -> Tokenizer:
+    """The tokenizer that `open_clip.get_tokenizer` would choose, with its vocabulary's digest when it is at hand."""
+    text = proposal.config["text_cfg"]
+    length = context_length(built)
+    arguments = as_data(text.get("tokenizer_kwargs") or {}, "tokenizer_kwargs")
+    if text.get("hf_tokenizer_name"):
+        if text.get("tokenizer_mode"):
+            arguments["tokenizer_mode"] = text["tokenizer_mode"]
+        record = _tokenizer_record("HFTokenizer", text["hf_tokenizer_name"], arguments, length)
+    elif "siglip" in (proposal.name or "").lower():
+        lowered = (proposal.name or "").lower()
+        variant = "gemma" if "siglip2" in lowered else "mc4" if "i18n" in lowered else "c4-en"
+        record = _tokenizer_record("SigLipTokenizer", variant, {}, length)
+    elif text.get("vocab_size", 49408) >= 49408:
+        record = _tokenizer_record("SimpleTokenizer", None, arguments, length)
+    else:
+        # Whatever its tokenizer was, it is not one of open_clip's; golden outputs are taken on token ids instead.
+        return _tokenizer_record("unknown", None, {}, length)
+    tokenizer = load_tokenizer(record)
+    return record if tokenizer is None else record.model_copy(update={"digest": _vocabulary_digest(tokenizer)})
+
+
+def _tokenizer_record(kind: str, name: str | None, arguments: dict[str, Any], length: int) -> Tokenizer:
+    return Tokenizer.model_validate({"class": kind, "name": name, "arguments": arguments, "context_length": length})
+
+
+def load_tokenizer(record: Tokenizer) -> Any:
+    """The recorded tokenizer, or None where its vocabulary would have to be fetched from a hub."""
+    # By name, since a record may come from anyone and a loader's other arguments open files or run code.
+    known = {name: value for name, value in record.arguments.items() if name in _TOKENIZER_ARGUMENTS}
+    if record.class_name == "SimpleTokenizer":
+        return SimpleTokenizer(context_length=record.context_length, **known)
+    if record.class_name == "HFTokenizer":
+        try:
+            return open_clip.tokenizer.HFTokenizer(
+                record.name, context_length=record.context_length, local_files_only=True, **known
+            )
+        except (ImportError, OSError, ValueError):  # transformers is not installed, or the files are not cached
+            return None
+    return None
+
+
+def _vocabulary_digest(tokenizer: Any) -> str:
+    inner = getattr(tokenizer, "tokenizer", None)
+    vocabulary: dict[str, int] = inner.get_vocab() if inner is not None else tokenizer.encoder
+    return text_digest(f"{index} {token}" for token, index in sorted(vocabulary.items(), key=lambda item: item[1]))
+
+
+def context_length(module: Any) -> int:
+    """Token ids per prompt; a CoCa's own `context_length` is its decoder's."""
+    text = getattr(module, "text", module)
+    length = getattr(text, "context_length", None) or getattr(module, "context_length", None)
+    return int(length or 77)
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """A size as (height, width)."""
+    return (int(size[0]), int(size[1])) if isinstance(size, Sequence) else (int(size), int(size))
+
+
+def as_data(value: Any, name: str) -> Any:
+    """A value as JSON would give it back."""
+    try:
+        return json.loads(json.dumps(value, default=_dataclass_or_fail))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"Argument {name!r} is {value!r:.80}, which is no JSON value and cannot be recorded; "
+            "use numbers, strings, lists and dicts."
+        ) from None
+
+
+def _dataclass_or_fail(value: Any) -> Any:
+    from dataclasses import asdict, is_dataclass
+
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError
