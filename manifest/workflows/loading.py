@@ -14,8 +14,9 @@ from manifest.families import Creation, family, remember
 from manifest.findings import Outcome, Report, Severity
 from manifest.sidecars import read_manifest, require_checkpoint
 from manifest.signing import PublicKey
+from manifest.workflows.climbing import Subject, climb, open_subject
 from manifest.workflows.rebuilding import Rebuilder
-from manifest.workflows.verifying import Subject, climb, open_subject, static_rungs
+from manifest.workflows.verifying import static_rungs
 
 
 class Transforms(NamedTuple):

@@ -19,8 +19,8 @@ from manifest.golden.probe import inputs_digest
 from manifest.golden.record import Answers, ask, finite
 from manifest.mapped_weights import assign, misfits
 from manifest.structure import structure, structure_digest
+from manifest.workflows.climbing import Check, Climbed, Subject
 from manifest.workflows.describing import absent_by_design, in_float32, is_float32
-from manifest.workflows.verifying import Check, Climbed, Subject
 
 _ENVIRONMENT_FLAGS = (
     "mkldnn.enabled",

@@ -7,20 +7,17 @@ four need no torch; the rest are in `rebuilding`, which is imported only when th
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Sequence
 
-from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.checkpoint import Checkpoint
 from manifest.components import component_findings, initialised_throughout, reassess, shortened
 from manifest.digests import bytes_digest, file_blake3
-from manifest.document import Manifest, Status, Training, component_tensors, parse
+from manifest.document import Manifest, Status, Training, component_tensors
 from manifest.errors import CheckpointError, SignatureError
-from manifest.findings import Finding, Outcome, Report, Rung, Severity, finding, outcome_of
-from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
+from manifest.findings import Finding, Report, Severity, finding
+from manifest.sidecars import Sidecars
 from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
+from manifest.workflows.climbing import Check, Climbed, Subject, climb, open_subject
 
 _RUNS_CODE = frozenset(
     {
@@ -57,46 +54,6 @@ _RUNS_CODE = frozenset(
 """Modules whose functions, named in a pickle, are there to run code."""
 
 
-@dataclass(frozen=True)
-class Climbed:
-    """What one rung found.
-
-    Attributes:
-        reason: One clause for a person: what was checked, or why it was not.
-        findings: What is wrong.
-        skipped: Whether nothing could be checked.
-    """
-
-    reason: str
-    findings: list[Finding] = field(default_factory=list)
-    skipped: bool = False
-
-
-class Subject:
-    """One checkpoint while it is verified; what several rungs need is read once."""
-
-    def __init__(self, checkpoint: Path, contents: SidecarContents, manifest: Manifest) -> None:
-        self.path = checkpoint
-        self.contents = contents
-        self.manifest = manifest
-        self.intact = False
-
-    @cached_property
-    def stored(self) -> Checkpoint | CheckpointError:
-        """The open checkpoint, or why it cannot be read."""
-        try:
-            return open_checkpoint(self.path)
-        except CheckpointError as error:
-            return error
-
-    def close(self) -> None:
-        if isinstance(self.stored, Checkpoint):
-            self.stored.close()
-
-
-Check = Callable[[Subject], Climbed]
-
-
 def verify(
     path: str | os.PathLike[str],
     *,
@@ -124,32 +81,6 @@ def verify(
         return climb(subject, static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs()))
     finally:
         subject.close()
-
-
-def open_subject(path: str | os.PathLike[str]) -> Subject:
-    """A checkpoint with its sidecars read."""
-    checkpoint = require_checkpoint(path)
-    contents = read_sidecars(checkpoint)
-    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name))
-
-
-def climb(subject: Subject, rungs: Sequence[tuple[str, Check]]) -> Report:
-    """Climb some rungs, timing each."""
-    report = Report(subject=subject.path.name)
-    for name, check in rungs:
-        started = time.perf_counter()
-        climbed = check(subject)
-        outcome = Outcome.SKIP if climbed.skipped else outcome_of(climbed.findings)
-        report.rungs.append(
-            Rung(
-                name=name,
-                outcome=outcome,
-                reason=climbed.reason,
-                seconds=round(time.perf_counter() - started, 4),
-                findings=climbed.findings,
-            )
-        )
-    return report
 
 
 def static_rungs(key: str | os.PathLike[str] | PublicKey | None) -> list[tuple[str, Check]]:

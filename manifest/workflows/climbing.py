@@ -1,0 +1,85 @@
+"""The ladder itself: a subject that is checked, and rungs that are climbed one after the other, each with its time.
+
+What the rungs check is said in `verifying`, for those that need no torch, and in `rebuilding`, for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.document import Manifest, parse
+from manifest.errors import CheckpointError
+from manifest.findings import Finding, Outcome, Report, Rung, outcome_of
+from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What one rung found.
+
+    Attributes:
+        reason: One clause for a person: what was checked, or why it was not.
+        findings: What is wrong.
+        skipped: Whether nothing could be checked.
+    """
+
+    reason: str
+    findings: list[Finding] = field(default_factory=list)
+    skipped: bool = False
+
+
+class Subject:
+    """One checkpoint while it is verified; what several rungs need is read once."""
+
+    def __init__(self, checkpoint: Path, contents: SidecarContents, manifest: Manifest) -> None:
+        self.path = checkpoint
+        self.contents = contents
+        self.manifest = manifest
+        self.intact = False
+
+    @cached_property
+    def stored(self) -> Checkpoint | CheckpointError:
+        """The open checkpoint, or why it cannot be read."""
+        try:
+            return open_checkpoint(self.path)
+        except CheckpointError as error:
+            return error
+
+    def close(self) -> None:
+        if isinstance(self.stored, Checkpoint):
+            self.stored.close()
+
+
+Check = Callable[[Subject], Climbed]
+
+
+def open_subject(path: str | os.PathLike[str]) -> Subject:
+    """A checkpoint with its sidecars read."""
+    checkpoint = require_checkpoint(path)
+    contents = read_sidecars(checkpoint)
+    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name))
+
+
+def climb(subject: Subject, rungs: Sequence[tuple[str, Check]]) -> Report:
+    """Climb some rungs, timing each."""
+    report = Report(subject=subject.path.name)
+    for name, check in rungs:
+        started = time.perf_counter()
+        climbed = check(subject)
+        outcome = Outcome.SKIP if climbed.skipped else outcome_of(climbed.findings)
+        report.rungs.append(
+            Rung(
+                name=name,
+                outcome=outcome,
+                reason=climbed.reason,
+                seconds=round(time.perf_counter() - started, 4),
+                findings=climbed.findings,
+            )
+        )
+    return report
