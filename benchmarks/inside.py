@@ -1,0 +1,80 @@
+"""What is measured inside a fresh process, after its imports: loading and saving. Prints its result as the last line.
+
+python benchmarks/inside.py load CKPT full|fast|none
+python benchmarks/inside.py open_clip NAME CKPT
+python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def load(checkpoint: str, verify: Any) -> float:
+    """Seconds of `manifest.load`."""
+    import manifest
+    import manifest.families.open_clip  # as an application has imported open_clip before it loads anything
+
+    call = manifest.load
+    return _timed(lambda: call(checkpoint, verify=verify))
+
+
+def open_clip(name: str, checkpoint: str) -> float:
+    """Seconds of `open_clip.create_model` with the same weights."""
+    from open_clip import create_model
+
+    # A manifest's weights are those of any file; `weights_only` is the default of both libraries.
+    return _timed(lambda: create_model(name, pretrained=checkpoint))
+
+
+def save(name: str, suffix: str, runs: str, directory: str) -> str:
+    """Seconds of `torch.save`, `torch.save` with fsync, and `manifest.save`, in turn, as JSON."""
+    import torch
+
+    import manifest
+
+    model = manifest.create_model(name)
+    path = Path(directory)
+    state = model.state_dict()
+
+    def torch_save() -> None:
+        torch.save(state, path / "plain.pt")
+
+    def torch_save_durably() -> None:
+        with (path / "durable.pt").open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def manifest_save() -> None:
+        manifest.save(model, path / f"ours{suffix}", golden=False)
+
+    seconds: dict[str, list[float]] = {"torch": [], "durable": [], "manifest": []}
+    for turn in range(int(runs) + 1):
+        for key, call in (("torch", torch_save), ("durable", torch_save_durably), ("manifest", manifest_save)):
+            for left in path.iterdir():  # every save is of a new file, and none waits for another's bytes
+                left.unlink()
+            os.sync()
+            took = _timed(call)
+            if turn:
+                seconds[key].append(took)
+    return json.dumps(seconds)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    kept = call()
+    seconds = time.perf_counter() - started
+    del kept
+    return seconds
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    print({"load": load, "open_clip": open_clip, "save": save}[what](*arguments))

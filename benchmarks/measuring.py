@@ -1,0 +1,109 @@
+"""Measuring whole processes, two of them in turn: their time, and the memory that is their own.
+
+`ru_maxrss` counts the pages of a mapped file that happen to be in memory, which the kernel can drop at any time and
+which several processes share. So memory is `RssAnon` of `/proc/PID/status` (Linux only), looked at every two
+milliseconds in runs of their own, since looking takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_BETWEEN_LOOKS = 0.002  # seconds
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One process that has ended well.
+
+    Attributes:
+        seconds: From its start to its end.
+        peak: Bytes of its greatest resident set, mapped files included.
+        anonymous: Bytes of its greatest resident set without mapped files; 0 where that was not looked at.
+        output: What it printed.
+    """
+
+    seconds: float
+    peak: int
+    anonymous: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two things measured in turn.
+
+    Attributes:
+        ours: Median of one.
+        theirs: Median of the other.
+        ratio: Median of ours over theirs, taken pair by pair, so that a slow moment of the machine hits both.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def run(command: Sequence[str | Path], *, look: bool = False) -> Ran:
+    """Run a command to its end.
+
+    Args:
+        command: Program and arguments.
+        look: Whether to watch its anonymous memory.
+
+    Raises:
+        RuntimeError: It failed; the message has its last words.
+    """
+    arguments = [str(word) for word in command]
+    started = time.perf_counter()
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        anonymous = _watch(process.pid) if look else 0
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} exited with {process.returncode}:\n{output[-2000:]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Ran(seconds, usage.ru_maxrss * unit, anonymous, output)
+
+
+def in_turn(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> Pair:
+    """Measure two things `runs` times in turn, after each has run once to warm up."""
+    ours(), theirs()
+    mine, others = [], []
+    for _ in range(runs):
+        mine.append(ours())
+        others.append(theirs())
+    ratios = [one / other for one, other in zip(mine, others, strict=True)]
+    return Pair(statistics.median(mine), statistics.median(others), statistics.median(ratios))
+
+
+def seconds_of(command: Sequence[str | Path]) -> Callable[[], float]:
+    """A measurement of a whole process's time."""
+    return lambda: run(command).seconds
+
+
+def seconds_said_by(command: Sequence[str | Path]) -> Callable[[], float]:
+    """A measurement that the process takes itself and prints as its last line."""
+    return lambda: float(run(command).output.split()[-1])
+
+
+def _watch(pid: int) -> int:
+    """The greatest anonymous memory of a process until it ends, in bytes; its output must fit in a pipe."""
+    status, greatest = Path(f"/proc/{pid}/status"), 0
+    while True:
+        lines = status.read_text().splitlines()
+        held = next((line for line in lines if line.startswith("RssAnon:")), None)
+        if held is None:  # it has ended, and nobody has waited for it yet
+            return greatest
+        greatest = max(greatest, int(held.split()[1]) * 1024)
+        time.sleep(_BETWEEN_LOOKS)
