@@ -80,6 +80,7 @@ def record(
     architecture: Architecture,
     module: nn.Module,
     answers: Answers,
+    rebuilt: Answers,
     variant: Callable[[Architecture], nn.Module],
 ) -> Golden:
     """Golden outputs with their numerics floor and contrast.
@@ -88,13 +89,14 @@ def record(
         family: The module's family.
         architecture: What the module was built from.
         module: The rebuilt float32 module on the CPU.
-        answers: What the model said.
+        answers: What the model said, which goes on record.
+        rebuilt: What the rebuilt module said, from which the floor is measured.
         variant: Builds a module of another architecture over the same weights.
     """
     inputs = answers.inputs
 
     def relative(outputs: Outputs) -> float:
-        return max(_relative(answers.outputs[name], tensor) for name, tensor in outputs.items())
+        return max(_relative(rebuilt.outputs[name], tensor) for name, tensor in outputs.items())
 
     other_threads = 1 if answers.threads > 1 else 2
     floor = {

@@ -212,7 +212,9 @@ def _golden(
             "The model answers its probe with NaN or infinity, so it has no golden outputs; "
             "find the diverged weights, or save it with `golden=False`."
         )
-    golden = record(family, architecture, module, answers, lambda wrong: in_float32(family, wrong, checkpoint, roles))
+    golden = record(
+        family, architecture, module, answers, rebuilt, lambda wrong: in_float32(family, wrong, checkpoint, roles)
+    )
     _require_same(golden, rebuilt)
     return golden
 

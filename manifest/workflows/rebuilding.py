@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,9 @@ _ENVIRONMENT_FLAGS = (
     "cudnn.enabled",
 )
 """Flags that move results on the machine that verifies; thread counts are pinned instead."""
+
+
+_INPUT_LIBRARIES = frozenset({"torch", "torchvision", "pillow", "open_clip_torch", "ftfy", "transformers"})
 
 
 class Rebuilder:
@@ -117,8 +120,7 @@ class Rebuilder:
             grade = "exact" if all(item.grade is Grade.EXACT for item in comparisons) else "equivalent"
             return Climbed(f"{grade}: {_distance_words(worst)}")
         if inputs_digest(inputs) != golden.inputs:
-            message = "The probe's photographs or prompts are preprocessed otherwise here than at save time."
-            return Climbed("inputs differ", [finding("G002", message, distance=worst.distance)])
+            return Climbed("inputs differ", [_inputs_finding(subject.manifest.environment.libraries, worst)])
         reproduced = _reproduced_by(
             adapter.variants(architecture),
             golden,
@@ -214,6 +216,21 @@ def _operator_findings(recorded: Architecture, adapter: Family, module: nn.Modul
     ]
     what = ", ".join(changed[:4]) or "the same ones in another order"
     return [finding("A004", f"The forward pass runs other operators than at save time: {what}.", changed=changed)]
+
+
+def _inputs_finding(libraries: Mapping[str, str], worst: Comparison) -> Finding:
+    """Other inputs are a warning where other libraries made them, and an error where nothing else explains them."""
+    message = "The probe's photographs or prompts come out of preprocessing and tokenizer otherwise than at save time"
+    moved = [name for name in environment.library_differences(dict(libraries)) if name in _INPUT_LIBRARIES]
+    if moved:
+        return finding("G002", f"{message}; {', '.join(moved)} differ.", distance=worst.distance)
+    return finding(
+        "G002",
+        f"{message}, although the libraries are the same, so the manifest describes another preprocessing.",
+        severity=Severity.ERROR,
+        remedy="Put back the manifest that was saved.",
+        distance=worst.distance,
+    )
 
 
 def _reproduced_by(variants: Sequence[Variant], golden: Golden, answer: Any) -> Variant | None:

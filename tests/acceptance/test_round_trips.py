@@ -1,0 +1,77 @@
+"""Real open_clip models, made by open_clip alone, through every container: the same weights, the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import manifest
+from manifest.document import Manifest
+from manifest.sidecars import read_manifest
+
+MODELS = (
+    "ViT-B-32",
+    "ViT-B-32-quickgelu",
+    "RN50",
+    "ViT-B-16-SigLIP",
+    "coca_ViT-B-32",
+    "convnext_base",
+    "MobileCLIP-S1",
+    "EVA02-B-16",
+)
+
+
+def saved_and_loaded(model: Any, path: Path, **options: Any) -> Manifest:
+    """Save, climb the whole ladder, load, compare every tensor; then make room."""
+    recorded = manifest.save(model, path, **options)
+    report = manifest.verify(path)
+    golden = next(rung for rung in report.rungs if rung.name == "golden")
+    assert report.exit_code == 0
+    assert golden.reason.startswith("exact")
+    loaded = manifest.load(path, verify="fast")
+    state = model.state_dict()
+    assert not loaded.training
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    assert loaded.state_dict().keys() == state.keys()
+    path.unlink()
+    return recorded
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_goes_through_every_container_and_says_the_same(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = open_clip.create_model(name)
+    zipped = saved_and_loaded(model, tmp_path / "a.pt", extras={"epoch": 3})
+    tensors = saved_and_loaded(model, tmp_path / "a.safetensors")
+    assert zipped.architecture.name == name
+    assert zipped.checkpoint.state.path == ["state_dict"]
+    assert zipped.checkpoint.extras == ["epoch"]
+    assert zipped.golden[0].outputs == tensors.golden[0].outputs
+
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    prefixed = {f"module.{key}": value for key, value in state.items()}
+    torch.save(state, tmp_path / "bare.pt")
+    torch.save({"state_dict": prefixed, "epoch": 3, "optimizer": {}}, tmp_path / "wrapped.pt")
+    save_file(prefixed, tmp_path / "prefixed.safetensors")
+    for path in (tmp_path / "bare.pt", tmp_path / "wrapped.pt", tmp_path / "prefixed.safetensors"):
+        manifest.create(path, name, golden=False)
+        assert read_manifest(path).weights.digest == zipped.weights.digest == tensors.weights.digest
+        assert manifest.verify(path, fast=True).exit_code == 0
+        path.unlink()
+
+
+def test_created_manifest_of_a_wrapped_checkpoint_loads_and_says_where_the_weights_were(
+    digits: Any, digits_model: Any, tmp_path: Path
+) -> None:
+    prefixed = {f"module.{name}": value for name, value in digits_model.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": prefixed}, tmp_path / "ddp.pt")
+    manifest.create(tmp_path / "ddp.pt", digits.MODEL)
+    record = read_manifest(tmp_path / "ddp.pt").checkpoint
+    assert (record.state.path, record.state.prefix, record.extras) == (["state_dict"], "module.", ["epoch"])
+    loaded = manifest.load(tmp_path / "ddp.pt")
+    assert torch.equal(loaded.visual.proj, digits_model.visual.proj)
