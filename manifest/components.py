@@ -8,18 +8,20 @@ none of them so. One untouched norm is no evidence, since trained files contain 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from manifest.checkpoint import Checkpoint, StoredTensor
 from manifest.digests import weights_digest
 from manifest.document import Component, Status, Training, component_tensors
 from manifest.findings import Finding, Severity, finding
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 _FEWEST_NORMS = 2
+_ONE = {
+    "bfloat16": b"\x80\x3f",
+    "float16": b"\x00\x3c",
+    "float32": b"\x00\x00\x80\x3f",
+    "float64": b"\x00\x00\x00\x00\x00\x00\xf0\x3f",
+}
+"""The number 1, little-endian, by type: with it, a pristine norm is told by its bytes."""
 _TOWER_OF = {"vision_projection": "vision_tower", "text_projection": "text_tower"}
 
 
@@ -158,21 +160,11 @@ def _norms(names: Sequence[str], checkpoint: Checkpoint) -> list[tuple[StoredTen
 
 
 def _is_pristine(weight: StoredTensor, bias: StoredTensor, checkpoint: Checkpoint) -> bool:
-    values, offsets = _numbers(weight, checkpoint), _numbers(bias, checkpoint)
-    if values is None or offsets is None or not values.size:
+    if not weight.numel or weight.dtype not in _ONE:
         return False
-    return bool(((values == 1).all() or (values == 0).all()) and (offsets == 0).all())
-
-
-def _numbers(tensor: StoredTensor, checkpoint: Checkpoint) -> npt.NDArray[np.floating] | None:
-    """The values of a float tensor as numpy reads them; None for types that numpy lacks."""
-    import numpy as np
-
-    data = checkpoint.values(tensor)
-    if tensor.dtype == "bfloat16":  # the upper half of a float32
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    formats = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
-    return np.frombuffer(data, formats[tensor.dtype]) if tensor.dtype in formats else None
+    values, offsets = checkpoint.values(weight), checkpoint.values(bias)
+    ones = values == _ONE[weight.dtype] * weight.numel
+    return (ones or values == bytes(len(values))) and offsets == bytes(len(offsets))
 
 
 def _training_findings(components: Sequence[Component]) -> list[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from contextlib import suppress
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
@@ -19,7 +20,7 @@ from manifest.checkpoint.contents import Container, Contents
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import gather
 from manifest.checkpoint.tensors import StoredTensor
-from manifest.digests import tensor_digest
+from manifest.digests import bytes_digest, tensor_digest
 from manifest.errors import CheckpointError, InputError
 
 CONTAINERS: tuple[Container, ...] = (torch_zip.CONTAINER, safetensors_file.CONTAINER)
@@ -54,6 +55,25 @@ class Checkpoint:
         self.unsafe_globals = contents.unsafe_globals
         self.metadata = contents.metadata
         self.mapping = mapping
+        self._hashing: threading.Thread | None = None
+        self._blake3: str | None = None
+
+    def hash_ahead(self) -> None:
+        """Begin to hash the file on other threads; `blake3` waits for them."""
+        self._hashing = threading.Thread(target=self._hash, daemon=True)
+        self._hashing.start()
+
+    def blake3(self) -> str:
+        """BLAKE3 of the whole file, as 64 hexadecimal digits."""
+        if self._hashing is not None:
+            self._hashing.join()
+        if self._blake3 is None:
+            self._hash()
+        assert self._blake3 is not None
+        return self._blake3
+
+    def _hash(self) -> None:
+        self._blake3 = bytes_digest(self.mapping)
 
     def values(self, tensor: StoredTensor) -> memoryview:
         """A tensor's values: contiguous, row-major, little-endian bytes.

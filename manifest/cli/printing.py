@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manifest.checkpoint.escaping import printable
 from manifest.errors import StorageError
 
 if TYPE_CHECKING:
@@ -22,12 +21,12 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
     Raises:
         StorageError: The file cannot be written.
     """
-    from rich.console import Console
-
-    if output is None and not isinstance(content, str):
-        Console(no_color=not color, highlight=False, soft_wrap=not sys.stdout.isatty()).print(content)
-        return
     if not isinstance(content, str):
+        from rich.console import Console
+
+        if output is None:
+            Console(no_color=not color, highlight=False, soft_wrap=not sys.stdout.isatty()).print(content)
+            return
         page = StringIO()
         Console(file=page, no_color=True, width=_WIDTH_OF_FILES, highlight=False).print(content)
         content = page.getvalue()
@@ -42,4 +41,6 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
 
 def complain(sentence: str) -> None:
     """One sentence on stderr, escaped."""
+    from manifest.checkpoint.escaping import printable
+
     print(f"manifest: {printable(sentence, 4000)}", file=sys.stderr)

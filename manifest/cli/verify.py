@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, Quiet
 from manifest.cli.printing import emit
+from manifest.errors import ManifestError
+
+if TYPE_CHECKING:
+    from manifest.checkpoint import Checkpoint as OpenCheckpoint
 
 
 def run(
@@ -27,9 +32,10 @@ def run(
 
     Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked.
     """
+    opened = _opened(checkpoint)
     from manifest.workflows.verifying import verify
 
-    report = verify(checkpoint, key=key, fast=fast)
+    report = verify(opened, key=key, fast=fast)
     if format is Format.JSON:
         # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
         emit(json.dumps(report.model_dump(mode="json"), indent=2), output)
@@ -38,3 +44,15 @@ def run(
 
         emit(text.report(report), output, color=not no_color)
     raise typer.Exit(report.exit_code)
+
+
+def _opened(path: Path) -> OpenCheckpoint | Path:
+    """The checkpoint, being hashed while the rest of the program is imported; `verify` says why it cannot be opened."""
+    from manifest.checkpoint import open_checkpoint
+
+    try:
+        opened = open_checkpoint(path)
+    except ManifestError:
+        return path
+    opened.hash_ahead()
+    return opened

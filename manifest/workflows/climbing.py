@@ -37,11 +37,15 @@ class Climbed:
 class Subject:
     """One checkpoint while it is verified; what several rungs need is read once."""
 
-    def __init__(self, checkpoint: Path, contents: SidecarContents, manifest: Manifest) -> None:
+    def __init__(
+        self, checkpoint: Path, contents: SidecarContents, manifest: Manifest, stored: Checkpoint | None = None
+    ) -> None:
         self.path = checkpoint
         self.contents = contents
         self.manifest = manifest
         self.intact = False
+        if stored is not None:
+            self.stored = stored
 
     @cached_property
     def stored(self) -> Checkpoint | CheckpointError:
@@ -59,11 +63,12 @@ class Subject:
 Check = Callable[[Subject], Climbed]
 
 
-def open_subject(path: str | os.PathLike[str]) -> Subject:
-    """A checkpoint with its sidecars read."""
-    checkpoint = require_checkpoint(path)
+def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
+    """A checkpoint, by its path or open already, with its sidecars read."""
+    stored = path if isinstance(path, Checkpoint) else None
+    checkpoint = path.path if isinstance(path, Checkpoint) else require_checkpoint(path)
     contents = read_sidecars(checkpoint)
-    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name))
+    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored)
 
 
 def climb(subject: Subject, rungs: Sequence[tuple[str, Check]]) -> Report:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from manifest.checkpoint import Checkpoint
 from manifest.components import component_findings, initialised_throughout, reassess, shortened
-from manifest.digests import bytes_digest, file_blake3
+from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import Finding, Report, Severity, finding
@@ -55,7 +55,7 @@ _RUNS_CODE = frozenset(
 
 
 def verify(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Checkpoint,
     *,
     key: str | os.PathLike[str] | PublicKey | None = None,
     fast: bool = False,
@@ -63,7 +63,8 @@ def verify(
     """Hold a checkpoint to its manifest.
 
     Args:
-        path: The checkpoint; its manifest and signature lie beside it.
+        path: The checkpoint, by its path or open already (then it is closed afterwards); its manifest and signature
+            lie beside it.
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
         fast: Stop before the rungs that need torch.
 
@@ -147,11 +148,7 @@ def _integrity(subject: Subject) -> Climbed:
     readable = isinstance(subject.stored, Checkpoint)
     same_size = size == record.size
     if same_size:
-        digest = (
-            bytes_digest(subject.stored.mapping)
-            if isinstance(subject.stored, Checkpoint)
-            else file_blake3(subject.path)
-        )
+        digest = subject.stored.blake3() if isinstance(subject.stored, Checkpoint) else file_blake3(subject.path)
         if digest == record.blake3:
             subject.intact = True
             return Climbed(f"all {size:,} bytes are those that were saved")
