@@ -1,0 +1,89 @@
+"""`create_model` asks the weights before it builds, and remembers how it built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+import manifest
+from manifest.errors import CreationMismatchError, InputError, UnknownModelError
+
+
+def test_arguments_are_remembered_and_recorded(digits: Any, tmp_path: Path) -> None:
+    del digits
+    model = manifest.create_model("digits-clip", None, force_patch_dropout=0.25, precision="fp32")
+    architecture = manifest.save(model, tmp_path / "x.pt", golden=False).architecture
+    assert architecture.arguments == {"force_patch_dropout": 0.25}
+    assert architecture.config["vision_cfg"]["patch_dropout"] == 0.25
+    assert manifest.load(tmp_path / "x.pt", verify="none").visual.patch_dropout.prob == 0.25
+
+
+def test_path_with_a_manifest_that_agrees_is_loaded_and_becomes_the_parent(
+    digits: Any, digits_model: Any, tmp_path: Path
+) -> None:
+    recorded = manifest.save(digits_model, tmp_path / "x.pt", golden=False)
+    model: Any = manifest.create_model(digits.MODEL, pretrained=str(tmp_path / "x.pt"))
+    saved = manifest.save(model, tmp_path / "y.pt", golden=False)
+    assert torch.equal(model.visual.proj, digits_model.visual.proj)
+    assert saved.provenance.pretrained == "x.pt"
+    assert [parent.weights for parent in saved.provenance.parents] == [recorded.weights.digest]
+
+
+def test_path_without_a_manifest_says_once_that_nothing_was_compared(
+    digits: Any, digits_model: Any, tmp_path: Path
+) -> None:
+    torch.save(digits_model.state_dict(), tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match=r"x\.pt has no manifest") as caught:
+        manifest.create_model(digits.MODEL, pretrained=str(tmp_path / "x.pt"))
+    assert len([item for item in caught if "no manifest" in str(item.message)]) == 1
+
+
+def test_other_context_length_is_refused_with_its_cure(digits: Any, tmp_path: Path) -> None:
+    del digits
+    model = manifest.create_model("digits-clip", force_context_length=12)
+    manifest.save(model, tmp_path / "x.pt", golden=False)
+    with pytest.raises(CreationMismatchError, match=r"context_length would be 8.*force_context_length=12"):
+        manifest.create_model("digits-clip", pretrained=str(tmp_path / "x.pt"))
+
+
+def test_other_preprocessing_is_refused_with_its_cure(digits: Any, tmp_path: Path) -> None:
+    del digits
+    model, _, _ = manifest.create_model_and_transforms("digits-clip", image_interpolation="bilinear")
+    manifest.save(model, tmp_path / "x.pt", golden=False)
+    with pytest.raises(CreationMismatchError, match=r"A006.*force_preprocess_cfg=\{'interpolation': 'bilinear'\}"):
+        manifest.create_model("digits-clip", pretrained=str(tmp_path / "x.pt"))
+
+
+def test_transforms_are_those_that_open_clip_gives(digits: Any) -> None:
+    _, train, val = manifest.create_model_and_transforms(digits.MODEL)
+    _, library_train, library_val = open_clip.create_model_and_transforms(digits.MODEL)
+    assert (repr(train), repr(val)) == (repr(library_train), repr(library_val))
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "cure"),
+    [("ViT-B-32", "openai", "force_quick_gelu=True"), ("ViT-H-14", "metaclip_fullcc", "force_quick_gelu=True")],
+)
+def test_tag_trained_with_another_activation_is_refused_before_fetching(name: str, tag: str, cure: str) -> None:
+    with pytest.raises(CreationMismatchError, match=cure):
+        manifest.create_model(name, tag)
+
+
+def test_flag_that_the_tag_was_not_trained_with_is_refused() -> None:
+    with pytest.raises(CreationMismatchError, match="trained with GELU"):
+        manifest.create_model("ViT-B-32", "laion2b_s34b_b79k", force_quick_gelu=True)
+
+
+def test_unknown_name_gets_the_nearest_ones(tmp_path: Path, digits_model: Any) -> None:
+    manifest.save(digits_model, tmp_path / "x.pt", golden=False)
+    with pytest.raises(UnknownModelError, match="did you mean ViT-B-32"):
+        manifest.create_model("ViT-B-23", pretrained=str(tmp_path / "x.pt"))
+
+
+def test_mismatch_policy_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="expected 'raise' or 'follow'"):
+        manifest.create_model("ViT-B-32", on_mismatch="ignore")  # type: ignore[arg-type]
