@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from manifest.checkpoint import open_checkpoint
+from manifest.digests import file_digests
 from manifest.document import Manifest
 from manifest.families import Creation
 from manifest.families import family as family_named
@@ -55,13 +57,14 @@ def create(
     creation = Creation(model_name, dict(arguments or {}), pretrained)
     if model_config is not None:
         adapter.register(Path(model_config))
-    with open_checkpoint(checkpoint) as stored:
+    with open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
         architecture = adapter.describe(creation)
         manifest = describe(
             stored,
             adapter,
             architecture,
             file_name=checkpoint.name,
+            digests=background.submit(file_digests, checkpoint),
             creation=creation,
             golden=golden,
             partial=partial,

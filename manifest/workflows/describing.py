@@ -7,9 +7,9 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.components import assess, component_findings
-from manifest.digests import bytes_digest, file_sha256, tensor_digest, weights_digest
+from manifest.digests import tensor_digest, weights_digest
 from manifest.document import (
     Architecture,
     CheckpointRecord,
@@ -53,6 +53,7 @@ def describe(
     architecture: Architecture,
     *,
     file_name: str,
+    digests: Future[tuple[str, str]],
     creation: Creation | None,
     live: nn.Module | None = None,
     golden: bool = True,
@@ -66,6 +67,7 @@ def describe(
         family: Of the model in it.
         architecture: What it is the weights of.
         file_name: The name that the checkpoint will have.
+        digests: BLAKE3 and SHA-256 of the file, on their way while everything else is found out.
         creation: How the model was made, if known.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
         golden: Whether to record golden outputs.
@@ -76,13 +78,11 @@ def describe(
         IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
         ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
     """
-    files = _Hashing(checkpoint)
     tensors = _tensor_records(checkpoint)
-    digests = {tensor.name: tensor.digest for tensor in tensors}
     module = family.build(architecture)
     roles = family.roles(module.state_dict())
     _require_fitting(module, checkpoint, architecture)
-    components = assess(roles, checkpoint, digests, partial)
+    components = assess(roles, checkpoint, {tensor.name: tensor.digest for tensor in tensors}, partial)
     _require_whole(components, file_name)
     assign(module, checkpoint, absent=absent_by_design(components, roles))
     return Manifest.model_validate(
@@ -92,7 +92,7 @@ def describe(
             "signer": signer,
             "checkpoint": CheckpointRecord(
                 container=checkpoint.container,
-                files=[files.record(file_name)],
+                files=[_file(checkpoint, file_name, digests)],
                 state=State(path=list(checkpoint.state_path), prefix=checkpoint.prefix),
                 extras=sorted(checkpoint.extras),
             ),
@@ -136,22 +136,9 @@ def surroundings() -> Environment:
     )
 
 
-class _Hashing:
-    """BLAKE3 and SHA-256 of a whole checkpoint, in the background while its tensors are looked at."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._sha256 = ""
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        self._blake3 = bytes_digest(checkpoint.mapping)
-
-    def _run(self) -> None:
-        self._sha256 = file_sha256(self._checkpoint.path)
-
-    def record(self, name: str) -> File:
-        self._thread.join()
-        return File(path=name, size=self._checkpoint.size, blake3=self._blake3, sha256=self._sha256)
+def _file(checkpoint: Checkpoint, name: str, digests: Future[tuple[str, str]]) -> File:
+    blake3, sha256 = digests.result()
+    return File(path=name, size=checkpoint.size, blake3=blake3, sha256=sha256)
 
 
 def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:

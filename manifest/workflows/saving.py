@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifest.checkpoint import open_checkpoint
+from manifest.digests import file_digests
 from manifest.document import Manifest
 from manifest.errors import InputError
 from manifest.families import Creation, creation_of, family_of, unwrap
@@ -63,22 +65,25 @@ def save(
     module = unwrap(model)
     family = family_of(module)
     creation = creation_of(module) or (Creation(model_name) if model_name else None)
-    architecture = family.capture(module, creation)
     with staging(checkpoint) as staged:
         _write(module, staged, checkpoint.suffix == ".safetensors", extras or {})
-        with open_checkpoint(staged) as stored:
+        with open_checkpoint(staged) as stored, ThreadPoolExecutor() as background:
+            # Hashing and waiting for the disk take as long as the write did; they run while the model is looked at.
+            durable = background.submit(synchronise, staged)
+            digests = background.submit(file_digests, staged)
             manifest = describe(
                 stored,
                 family,
-                architecture,
+                family.capture(module, creation),
                 file_name=checkpoint.name,
+                digests=digests,
                 creation=creation,
                 live=module,
                 golden=golden,
                 partial=partial,
                 signer=signer.public.hint if signer else None,
             )
-        synchronise(staged)
+            durable.result()
         publish_signed(staged, checkpoint, manifest, signer)
     return manifest
 
