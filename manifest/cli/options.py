@@ -50,7 +50,7 @@ def passphrase(variable: str, *, required: bool = False) -> bytes | None:
     value = os.environ.get(variable)
     if value is None and required:
         raise KeyFileError(f"The environment variable {variable} is not set, expected the passphrase in it; set it.")
-    return value.encode() if value is not None else None
+    return os.fsencode(value) if value is not None else None
 
 
 def roles(partial: str) -> list[str]:

@@ -25,7 +25,9 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
         from rich.console import Console
 
         if output is None:
-            Console(no_color=not color, highlight=False, soft_wrap=not sys.stdout.isatty()).print(content)
+            terminal = sys.stdout.isatty()
+            width = None if terminal else _WIDTH_OF_FILES
+            Console(no_color=not color, highlight=False, soft_wrap=not terminal, width=width).print(content)
             return
         page = StringIO()
         Console(file=page, no_color=True, width=_WIDTH_OF_FILES, highlight=False).print(content)

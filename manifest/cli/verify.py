@@ -36,10 +36,12 @@ def run(
     from manifest.workflows.verifying import verify
 
     report = verify(opened, key=key, fast=fast)
+    if quiet and report.passed and output is None:
+        raise typer.Exit(report.exit_code)
     if format is Format.JSON:
         # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
         emit(json.dumps(report.model_dump(mode="json"), indent=2), output)
-    elif not quiet or not report.passed:
+    else:
         from manifest.rendering import text
 
         emit(text.report(report), output, color=not no_color)

@@ -58,6 +58,8 @@ def show(manifest: Manifest) -> RenderableType:
         "libraries": ", ".join(f"{name} {version}" for name, version in manifest.environment.libraries.items()),
     }
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is copied whole or not at all
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(printable(value, 400)))
     return Group(table, Text(), _components(manifest), *_golden(manifest))

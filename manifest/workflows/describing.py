@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from manifest.document import (
     Weights,
     now,
 )
-from manifest.errors import ArchitectureError, IncompleteModelError
+from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.families import Creation, Family
 from manifest.findings import Severity
 from manifest.golden.compare import Grade, compare
@@ -81,6 +81,7 @@ def describe(
     tensors = _tensor_records(checkpoint)
     module = family.build(architecture)
     roles = family.roles(module.state_dict())
+    _require_known(partial, roles)
     _require_fitting(module, checkpoint, architecture)
     components = assess(roles, checkpoint, {tensor.name: tensor.digest for tensor in tensors}, partial)
     _require_whole(components, file_name)
@@ -104,6 +105,14 @@ def describe(
             "provenance": _provenance(creation),
         }
     )
+
+
+def _require_known(partial: Sequence[str], roles: Mapping[str, str]) -> None:
+    known = dict.fromkeys(roles.values())
+    if unknown := [role for role in partial if role not in known]:
+        raise InputError(
+            f"There is no component {unknown[0]!r} to declare partial, expected among {', '.join(known)}; correct it."
+        )
 
 
 def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint, roles: dict[str, str]) -> nn.Module:
