@@ -1,5 +1,6 @@
 """What is measured inside a fresh process, after its imports: loading and saving. Prints its result as the last line.
 
+python benchmarks/inside.py hash CKPT
 python benchmarks/inside.py load CKPT full|fast|none
 python benchmarks/inside.py open_clip NAME CKPT
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
@@ -14,6 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def hash_file(checkpoint: str) -> float:
+    """Seconds of the integrity check by itself: to open, map and hash."""
+    from manifest.checkpoint import open_checkpoint
+
+    return _timed(lambda: open_checkpoint(checkpoint).blake3())
 
 
 def load(checkpoint: str, verify: Any) -> float:
@@ -77,4 +85,4 @@ def _timed(call: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    print({"load": load, "open_clip": open_clip, "save": save}[what](*arguments))
+    print({"hash": hash_file, "load": load, "open_clip": open_clip, "save": save}[what](*arguments))

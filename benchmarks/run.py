@@ -135,6 +135,8 @@ def _verifying(place: Place, runs: int) -> Iterator[Row]:
     else:
         yield _skipped(f"{title} / b3sum", "b3sum is not installed")
     hashing = [sys.executable, "-c", BLAKE3, place.signed]
+    pair = in_turn(seconds_said_by([*INSIDE, "hash", place.signed]), seconds_of(hashing), runs)
+    yield _row("its integrity check by itself / python with blake3 alone", pair, f"{pair.ratio:.2f}×", "", None)
     yield _within(f"{title} / python with blake3 alone", in_turn(seconds_of(verify), seconds_of(hashing), runs), 1.3)
     seen = run(verify, look=True)
     yield Row(
