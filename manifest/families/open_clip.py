@@ -7,6 +7,7 @@ structure, names, shapes and types.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,11 @@ import torch
 from torch import nn
 
 from manifest.document import Architecture, Mode, Operators, activation_words
-from manifest.errors import ArchitectureError, InputError
+from manifest.errors import ArchitectureError, InputError, ManifestError
 from manifest.families import Creation, Difference, Variant
 from manifest.families.open_clip_building import (
     CLASSES,
+    PRECISIONS,
     Proposal,
     construct,
     creation_signature,
@@ -32,6 +34,7 @@ from manifest.families.open_clip_building import (
 from manifest.families.open_clip_inputs import (
     as_data,
     context_length,
+    load_preprocess,
     load_tokenizer,
     pair,
     preprocess_cfg,
@@ -62,8 +65,14 @@ class OpenClip:
     def register(self, model_config: Path) -> None:
         if not model_config.is_file():
             raise InputError(f"There is no file {model_config}, expected a model config; check the path.")
-        open_clip.add_model_config(model_config)
-        if model_config.stem not in open_clip.list_models():
+        try:
+            content = json.loads(model_config.read_text(encoding="utf-8"))
+            sound = all(isinstance(content[part], dict) for part in ("vision_cfg", "text_cfg"))
+        except (ValueError, TypeError, KeyError):
+            sound = False
+        if sound:
+            open_clip.add_model_config(model_config)
+        if not sound or model_config.stem not in open_clip.list_models():
             raise InputError(
                 f"{model_config.name} is no config of open_clip, expected a .json file with embed_dim, vision_cfg and "
                 "text_cfg; correct it."
@@ -84,15 +93,21 @@ class OpenClip:
         )
 
     def describe(self, creation: Creation) -> Architecture:
-        proposal = resolve(creation)
+        precision = creation.arguments.get("precision", "fp32")
+        if precision not in PRECISIONS:
+            raise ArchitectureError(
+                f"open_clip has no precision {precision!r}, expected one of {', '.join(PRECISIONS)}; correct it."
+            )
         try:
-            built = construct(proposal)
-        except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+            proposal = resolve(creation)
+            return _architecture(proposal, construct(proposal), None, creation)
+        except ManifestError:
+            raise
+        except Exception as error:  # the library may raise anything over a name or an argument that someone made up
             raise ArchitectureError(
                 f"{creation.name!r} cannot be built with {_shown(creation.arguments)} ({_one_line(error)}); "
-                "correct the arguments."
+                "correct the name or the arguments."
             ) from error
-        return _architecture(proposal, built, None, creation)
 
     def build(self, architecture: Architecture) -> nn.Module:
         module = construct(proposal_of(architecture))
@@ -124,8 +139,7 @@ class OpenClip:
         return {name: _role(name, projections) for name in names}
 
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
-        cfg = open_clip.transform.PreprocessCfg(**preprocess_cfg(architecture.preprocess))
-        return open_clip.transform.image_transform_v2(cfg, is_train=False), load_tokenizer(architecture.tokenizer)
+        return load_preprocess(architecture.preprocess), load_tokenizer(architecture.tokenizer)
 
     def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs:
         preprocess, tokenizer = self.transforms(architecture)

@@ -29,6 +29,8 @@ CLASSES: dict[str, type[nn.Module]] = {
     "CustomTextCLIP": CustomTextCLIP,
     "CoCa": open_clip.CoCa,
 }
+PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16", "amp", "amp_bf16", "amp_bfloat16")
+"""open_clip builds float32 for any other name, without a word."""
 _LARGEST = {"context_length": 1 << 13, "layers": 1 << 10, "image_size": 1 << 13, "attn_pooler_queries": 1 << 14}
 _LARGEST_OTHERWISE = 1 << 21
 
@@ -90,7 +92,9 @@ def resolve(creation: Creation) -> Proposal:
     class_name = "CLIP" if not custom else "CoCa" if "multimodal_cfg" in config else "CustomTextCLIP"
     if class_name != "CoCa" and arguments.get("output_dict"):
         config["output_dict"] = True
-    return Proposal(name, class_name, config, arguments.get("precision", "fp32"), arguments.get("force_image_size"))
+    precision = arguments.get("precision")
+    precision = precision if precision in PRECISIONS else "fp32"
+    return Proposal(name, class_name, config, precision, arguments.get("force_image_size"))
 
 
 def construct(proposal: Proposal) -> nn.Module:

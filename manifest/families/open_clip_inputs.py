@@ -25,6 +25,8 @@ from manifest.families.open_clip_building import Proposal
 _TOKENIZER_ARGUMENTS = frozenset(
     {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language", "tokenizer_mode"}
 )
+_LARGEST_SIDE = 1 << 13  # pixels
+_LONGEST_CONTEXT = 1 << 13  # token ids a prompt
 
 
 def preprocess_of(
@@ -121,8 +123,35 @@ def _tokenizer_record(kind: str, name: str | None, arguments: dict[str, Any], le
     return Tokenizer.model_validate({"class": kind, "name": name, "arguments": arguments, "context_length": length})
 
 
+def load_preprocess(record: Preprocess) -> Any:
+    """The recorded preprocessing: a PIL image → float32 tensor of shape (3, height, width).
+
+    Raises:
+        ArchitectureError: It is none that open_clip has; a record may come from anyone.
+    """
+    try:
+        if not all(0 < side <= _LARGEST_SIDE for side in record.size):
+            raise ValueError(f"size {record.size!r:.40}")
+        cfg = open_clip.transform.PreprocessCfg(**preprocess_cfg(record))
+        return open_clip.transform.image_transform_v2(cfg, is_train=False)
+    except (AssertionError, TypeError, ValueError, KeyError) as error:
+        raise ArchitectureError(
+            f"The recorded preprocessing is none that open_clip has ({' '.join(str(error).split()) or record!r:.300}); "
+            "get the manifest from a source you trust."
+        ) from error
+
+
 def load_tokenizer(record: Tokenizer) -> Any:
-    """The recorded tokenizer, or None where its vocabulary would have to be fetched from a hub."""
+    """The recorded tokenizer, or None where its vocabulary would have to be fetched from a hub.
+
+    Raises:
+        ArchitectureError: It makes more tokens than any model takes.
+    """
+    if record.context_length > _LONGEST_CONTEXT:
+        raise ArchitectureError(
+            f"The tokenizer is recorded with {record.context_length:,} tokens a prompt, expected at most "
+            f"{_LONGEST_CONTEXT:,}; get the manifest from a source you trust."
+        )
     # By name, since a record may come from anyone and a loader's other arguments open files or run code.
     known = {name: value for name, value in record.arguments.items() if name in _TOKENIZER_ARGUMENTS}
     if record.class_name == "SimpleTokenizer":

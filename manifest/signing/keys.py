@@ -93,6 +93,8 @@ def generate_keys(stem: Path, *, passphrase: bytes | None = None, curve: str = "
     """
     if curve not in _CURVES:
         raise KeyFileError(f"The curve {curve!r} is none of {', '.join(_CURVES)}; choose one of these.")
+    if stem.name in ("", ".."):
+        raise KeyFileError(f"{str(stem)!r} is no name for a key pair; name it, as in `release`.")
     key = ec.generate_private_key(_CURVES[curve]())
     private_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, _encryption(passphrase)

@@ -15,7 +15,7 @@ from manifest.errors import ArchitectureError
 from manifest.families import Family, Variant, family
 from manifest.findings import Finding, Severity, finding
 from manifest.golden.compare import Comparison, Grade, compare
-from manifest.golden.probe import inputs_digest
+from manifest.golden.probe import Inputs, inputs_digest
 from manifest.golden.record import Answers, ask, finite
 from manifest.mapped_weights import assign, misfits
 from manifest.structure import structure, structure_digest
@@ -101,7 +101,7 @@ class Rebuilder:
 
     def _compare(self, subject: Subject, stored: Checkpoint, golden: Golden) -> Climbed:
         adapter, architecture = _family(subject), subject.manifest.architecture
-        inputs = adapter.inputs(architecture, golden.probe)
+        inputs = _inputs(adapter, architecture, golden.probe)
         if inputs.probe != golden.probe:
             message = f"The probe {golden.probe} cannot be made here, for want of the recorded tokenizer."
             remedy = "Install the extra `transformers` and fetch the tokenizer once, then verify again."
@@ -216,6 +216,20 @@ def _operator_findings(recorded: Architecture, adapter: Family, module: nn.Modul
     ]
     what = ", ".join(changed[:4]) or "the same ones in another order"
     return [finding("A004", f"The forward pass runs other operators than at save time: {what}.", changed=changed)]
+
+
+def _inputs(adapter: Family, architecture: Architecture, probe: str) -> Inputs:
+    """The probe as recorded; what a file says of preprocessing and tokenizer may be anything."""
+    try:
+        return adapter.inputs(architecture, probe)
+    except ArchitectureError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArchitectureError(
+            f"The probe cannot be prepared as the manifest records it ({type(error).__name__}: {reason}); "
+            "get the manifest from a source you trust."
+        ) from error
 
 
 def _inputs_finding(libraries: Mapping[str, str], worst: Comparison) -> Finding:
