@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 _RANDOM_FACTORIES = {torch.randn, torch.rand}
+_KNOWN_FACTORIES = {torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace, torch.eye, torch.tensor}
 _RANDOM_FILLS = {
     torch.Tensor.normal_,
     torch.Tensor.uniform_,
@@ -61,6 +62,9 @@ class _WithoutRandomness(TorchFunctionMode):
             kwargs.pop("generator", None)
             # What is random is a weight to be: it needs a shape and no memory.
             return torch.empty(*args, **{**kwargs, "device": "meta"})
+        if func in _KNOWN_FACTORIES and str(kwargs.get("device")) == "meta":
+            # Some constructors make their tables where their first parameter is; tables are buffers, and kept for real.
+            kwargs["device"] = "cpu"
         if func in _RANDOM_FILLS:
             return args[0] if args else kwargs["tensor"]
         if _mixed(args, kwargs):
