@@ -185,7 +185,7 @@ class Golden(_Part):
     precision: str
     threads: int = Field(gt=0)
     inputs: Digest
-    outputs: dict[str, Output]
+    outputs: dict[str, Output] = Field(min_length=1)
     floor: dict[str, float] = Field(
         description="Greatest relative L2 distance of any output when only the arithmetic changes, by what changed."
     )

@@ -134,7 +134,7 @@ def load_preprocess(record: Preprocess) -> Any:
             raise ValueError(f"size {record.size!r:.40}")
         cfg = open_clip.transform.PreprocessCfg(**preprocess_cfg(record))
         return open_clip.transform.image_transform_v2(cfg, is_train=False)
-    except (AssertionError, TypeError, ValueError, KeyError) as error:
+    except (AssertionError, TypeError, ValueError, LookupError) as error:
         raise ArchitectureError(
             f"The recorded preprocessing is none that open_clip has ({' '.join(str(error).split()) or record!r:.300}); "
             "get the manifest from a source you trust."
