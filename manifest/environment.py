@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -80,8 +79,3 @@ def library_differences(recorded: dict[str, str]) -> dict[str, tuple[str, str | 
     """Libraries whose version here is not the recorded one: name → (recorded, here or None)."""
     here = library_versions()
     return {name: (then, here.get(name)) for name, then in recorded.items() if here.get(name) != then}
-
-
-def torch_if_loaded() -> Any | None:
-    """The torch module when the process has imported it, else None."""
-    return sys.modules.get("torch")

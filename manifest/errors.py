@@ -18,6 +18,11 @@ class ManifestError(Exception):
     exit_code: ClassVar[int] = 2
 
 
+def one_line(error: BaseException) -> str:
+    """What a library's exception says, in at most 200 characters on one line, to stand inside a sentence."""
+    return " ".join(str(error).split())[:200]
+
+
 class InputError(ManifestError):
     """A path, name or argument that cannot be used as given."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint, StoredTensor
+from manifest.components import shortened
 from manifest.errors import ArchitectureError
 
 
@@ -36,9 +37,9 @@ def misfits(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str]
     reshaped = [name for name in expected if name in found and expected[name] != found[name]]
     sentences = []
     if missing:
-        sentences.append(f"{_names(missing)} missing")
+        sentences.append(f"{shortened(missing)} missing")
     if unexpected:
-        sentences.append(f"{_names(unexpected)} unexpected")
+        sentences.append(f"{shortened(unexpected)} unexpected")
     if reshaped:
         name = reshaped[0]
         more = f", and {len(reshaped) - 1} more" if len(reshaped) > 1 else ""
@@ -84,8 +85,3 @@ def _ties(module: nn.Module) -> dict[str, str]:
         if original != name:
             tied[name] = original
     return tied
-
-
-def _names(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")

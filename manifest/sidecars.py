@@ -117,7 +117,7 @@ def staging(checkpoint: Path) -> Iterator[Path]:
 
     Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in their own.
     """
-    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(checkpoint)
     try:
         yield temporary
     except Exception as error:
@@ -222,8 +222,13 @@ def _read(path: Path) -> bytes | None:
         raise InputError(f"{path.name} cannot be read ({error.strerror}); check its permissions.") from None
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside a file that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 def _write_durably(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)

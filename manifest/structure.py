@@ -85,7 +85,7 @@ def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
         forward: Called with the copy; makes its own inputs, on the meta device.
     """
     recorder = _Recorder()
-    ghost = copy.deepcopy(_on_meta(module)).eval()
+    ghost = _on_meta(module).eval()
     with torch.no_grad(), recorder:
         forward(ghost)
     return Trace(tuple(recorder.operators))

@@ -11,6 +11,7 @@ import codecs
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any, NoReturn
 
 from manifest.checkpoint.escaping import printable, writable
@@ -64,7 +65,7 @@ class Interpreted:
     Attributes:
         root: The object, of Python's scalars, strings, lists, tuples and dictionaries, and of stand-ins.
         unsafe_globals: Every global that is not in the table of constructors, in order of appearance.
-        end: Offset of the byte after the pickle.
+        end: Offset of the byte after the pickle, from the start of the bytes.
     """
 
     root: Any
@@ -73,9 +74,12 @@ class Interpreted:
 
 
 def interpret(
-    pickle: bytes,
+    pickle: bytes | mmap,
     constructors: Mapping[str, Constructor],
     persistent: Callable[[Any], Any],
+    *,
+    start: int = 0,
+    limit: int = MOST_PICKLE_BYTES,
 ) -> Interpreted:
     """Run a pickle inertly.
 
@@ -83,16 +87,18 @@ def interpret(
         pickle: Its bytes; more may follow.
         constructors: What is understood, by `module.name`.
         persistent: Gives the stand-in for a persistent id.
+        start: Where it begins in them.
+        limit: How many bytes it may have.
 
     Raises:
         CheckpointError: `F002` when a real unpickler would stumble, `F003` when over a limit.
     """
-    if len(pickle) > MOST_PICKLE_BYTES:
-        raise over_limit(f"the pickle has {len(pickle):,} bytes, over the limit of {MOST_PICKLE_BYTES:,}")
-    machine = _Machine(pickle, constructors, persistent)
+    machine = _Machine(pickle, constructors, persistent, start, limit)
     try:
         root = machine.run()
     except (IndexError, struct.error):
+        if machine.position >= machine.end:
+            raise machine.cut_short("more was") from None
         raise malformed(
             f"the pickle is cut short or takes more off its stack than it put there, at byte {machine.position:,}"
         ) from None
@@ -122,14 +128,17 @@ class _Machine:
 
     def __init__(
         self,
-        pickle: bytes,
+        pickle: bytes | mmap,
         constructors: Mapping[str, Constructor],
         persistent: Callable[[Any], Any],
+        start: int,
+        limit: int,
     ) -> None:
         self.pickle = pickle
+        self.position = start
+        self.end = min(start + limit, len(pickle))
         self.constructors = constructors
         self.persistent = persistent
-        self.position = 0
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -161,18 +170,23 @@ class _Machine:
     def take(self, count: int) -> bytes:
         start = self.position
         end = start + count
-        if end > len(self.pickle):
-            raise malformed(f"the pickle is cut short: {count:,} bytes were expected at byte {start:,}")
+        if end > self.end:
+            raise self.cut_short(f"{count:,} bytes were")
         self.position = end
         return self.pickle[start:end]
+
+    def cut_short(self, expected: str) -> CheckpointError:
+        if self.end < len(self.pickle):
+            return over_limit(f"the pickle goes on after byte {self.end:,}, the last that it may have")
+        return malformed(f"the pickle is cut short: {expected} expected at byte {self.position:,}")
 
     def natural(self, count: int) -> int:
         return int.from_bytes(self.take(count), "little")
 
     def line(self) -> bytes:
-        end = self.pickle.find(b"\n", self.position)
+        end = self.pickle.find(b"\n", self.position, self.end)
         if end < 0:
-            raise malformed(f"the pickle is cut short: a line was expected at byte {self.position:,}")
+            raise self.cut_short("a line was")
         line = self.pickle[self.position : end]
         self.position = end + 1
         return line
@@ -380,7 +394,9 @@ class _Machine:
 
     def frame(self) -> None:
         length = self.natural(8)
-        if length > len(self.pickle) - self.position:
+        if length > self.end - self.position:
+            if self.end < len(self.pickle):
+                raise self.cut_short("more was")
             raise malformed(f"the pickle has a frame of {length:,} bytes, more than it has left")
 
 

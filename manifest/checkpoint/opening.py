@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from manifest.checkpoint import safetensors_file, sniffing, torch_zip
+from manifest.checkpoint import safetensors_file, sniffing, torch_legacy, torch_zip
 from manifest.checkpoint.contents import Container, Contents
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import gather
@@ -23,7 +23,7 @@ from manifest.checkpoint.tensors import StoredTensor
 from manifest.digests import bytes_digest, tensor_digest
 from manifest.errors import CheckpointError, InputError
 
-CONTAINERS: tuple[Container, ...] = (torch_zip.CONTAINER, safetensors_file.CONTAINER)
+CONTAINERS: tuple[Container, ...] = (torch_zip.CONTAINER, torch_legacy.CONTAINER, safetensors_file.CONTAINER)
 
 _Result = TypeVar("_Result")
 
@@ -33,7 +33,7 @@ class Checkpoint:
 
     Attributes:
         path: As it was given.
-        container: `safetensors` or `torch-zip`.
+        container: The byte format: `safetensors`, `torch-zip`, `torch-legacy`.
         size: Bytes of the file.
         tensors: The weights by name without wrapper prefix, in stored order.
         state_path: The keys that lead to them inside the object, for example `("state_dict",)`.

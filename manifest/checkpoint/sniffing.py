@@ -15,9 +15,7 @@ from manifest.errors import CheckpointError
 
 _HEAD = 4096
 _TAR_MAGIC = slice(257, 262)
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _CONVERT = "if you trust it, load it with what wrote it and save its weights with safetensors or torch.save"
-_LOAD_AGAIN = "load it with torch.load(weights_only=True) and save it again"
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,6 @@ def _foreign_by_magic(mapping: mmap) -> Foreign | None:
     head = mapping[:_HEAD]
     if head[_TAR_MAGIC] == b"ustar":
         return _LEGACY_TAR if b"\0" in head and _is_torch_tar(mapping) else _archive("a tar archive")
-    if head.startswith(b"\x80") and _LEGACY_MAGIC in head[:64]:
-        return _LEGACY
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return _PICKLE
     return next((foreign for magic, foreign in _MAGICS if head.startswith(magic)), None)
@@ -110,8 +106,7 @@ def _archive(what: str) -> Foreign:
     return Foreign(what, "F001", "unpack it and pass the checkpoint in it")
 
 
-_LEGACY = Foreign("torch's own form from before version 1.6", "F004", _LOAD_AGAIN)
-_LEGACY_TAR = Foreign("torch's tar form from before version 0.1.10", "F004", _LOAD_AGAIN)
+_LEGACY_TAR = Foreign("torch's tar form from before version 0.1.10", "F004", _CONVERT)
 _PICKLE = Foreign("a plain pickle without torch's container", "F004", _CONVERT)
 _TORCHSCRIPT = Foreign(
     "a TorchScript program", "F004", "if you trust it, load it with torch.jit.load and save its state_dict()"

@@ -8,7 +8,7 @@ which run nobody's code.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manifest.checkpoint.escaping import printable
@@ -25,11 +25,15 @@ class PickledStorage:
         key: The name that its record has in the container.
         dtype: The type of its elements; None for bytes without a type, whose tensors bring their own.
         nbytes: How long it claims to be.
+        itemsize: Bytes of one of the elements that its length is counted in.
+        start: Byte of its record that it begins at: torch once had storages that were views of others.
     """
 
     key: str
     dtype: str | None
     nbytes: int
+    itemsize: int
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,16 @@ _MOST_KEY_CHARACTERS = 1_000
 class TorchObjects:
     """The constructors for one pickle, and the tensors and storages that they have made.
 
+    Args:
+        legacy: Whether the file is of the form before torch 1.6, whose persistent ids say more.
+
     Attributes:
         constructors: For `inert_pickle.interpret`.
         tensors: Every tensor rebuilt so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, legacy: bool = False) -> None:
+        self.legacy = legacy
         self.tensors: list[PickledTensor] = []
         self._storages: dict[PickledStorage, PickledStorage] = {}
         self.constructors: dict[str, Constructor] = {
@@ -82,16 +90,25 @@ class TorchObjects:
         """Every storage referred to so far; one key may come with several types."""
         return self._storages.keys()
 
-    def persistent(self, identifier: Any) -> PickledStorage:
-        """The storage of torch's persistent id `('storage', class, key, device, elements)`."""
-        if not isinstance(identifier, tuple) or len(identifier) != 5 or identifier[0] != "storage":
+    def persistent(self, identifier: Any) -> Any:
+        """What torch's persistent id stands for.
+
+        It is `('storage', class, key, device, elements)`, in the legacy form with `None` or `(key, offset, elements)`
+        of a view behind it, and there also `('module', class, file, source)`, which stands for the class.
+        """
+        if not isinstance(identifier, tuple) or not identifier:
             raise malformed("the pickle has a persistent id that is not of a storage")
-        _, storage_class, key, _, elements = identifier
+        if self.legacy and len(identifier) == 4 and identifier[0] == "module" and isinstance(identifier[1], Global):
+            return identifier[1]
+        if len(identifier) != (6 if self.legacy else 5) or identifier[0] != "storage":
+            raise malformed("the pickle has a persistent id that is not of a storage")
+        _, storage_class, key, _, elements = identifier[:5]
         if not isinstance(key, str) or len(key) > _MOST_KEY_CHARACTERS or not _is_natural(elements):
             raise malformed("the pickle has a storage without a short name or a length")
         dtype, itemsize = _storage_type(storage_class)
-        storage = PickledStorage(key, dtype, elements * itemsize)
-        return self._storages.setdefault(storage, storage)
+        storage = PickledStorage(key, dtype, elements * itemsize, itemsize)
+        storage = self._storages.setdefault(storage, storage)
+        return storage if len(identifier) == 5 or identifier[5] is None else _view(storage, identifier[5])
 
     def _rebuild_tensor(self, arguments: tuple[Any, ...]) -> Any:
         return self._tensor(arguments, None, None)
@@ -162,6 +179,16 @@ def _storage_type(storage_class: Any) -> tuple[str | None, int]:
     if module == "torch" and short in _QUANTIZED_STORAGES:
         return _QUANTIZED_STORAGES[short]
     raise malformed(f"the pickle has a storage of the unknown class '{printable(name)}'")
+
+
+def _view(storage: PickledStorage, view: Any) -> PickledStorage:
+    """The part of a storage that `(key, offset, elements)` is."""
+    if not isinstance(view, tuple) or len(view) != 3 or not _is_natural(view[1]) or not _is_natural(view[2]):
+        raise malformed(f"the pickle has a view of storage '{printable(storage.key)}' without an offset and a length")
+    start, nbytes = view[1] * storage.itemsize, view[2] * storage.itemsize
+    if start + nbytes > storage.nbytes:
+        raise malformed(f"the pickle has a view that reaches out of storage '{printable(storage.key)}'")
+    return replace(storage, nbytes=nbytes, start=start)
 
 
 def _tensor_type(storage: PickledStorage, element_type: Any) -> str:

@@ -6,15 +6,15 @@ torch itself does not check is checked here, so that a file which passes reads t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from mmap import mmap
 
 from manifest.checkpoint.contents import Container, Contents
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import MOST_PICKLE_BYTES, interpret
+from manifest.checkpoint.placing import check_tensors, stored_tensor
 from manifest.checkpoint.sniffing import foreign_zip
 from manifest.checkpoint.state_dicts import find_state, strip_prefixes
-from manifest.checkpoint.tensors import ITEM_SIZES, StoredTensor
+from manifest.checkpoint.tensors import StoredTensor
 from manifest.checkpoint.torch_objects import PickledTensor, TorchObjects
 from manifest.checkpoint.zip_records import Record, check_crc, is_zip, read_records
 from manifest.errors import CheckpointError
@@ -28,10 +28,6 @@ _SMALL_RECORDS = frozenset(
 )
 
 _NEWEST_VERSION = 10  # kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h
-
-_EXPANSION_FREE = 64 << 20
-_TOTAL_FREE = 1 << 30
-_MOST_EXPANSION = 16
 
 
 def recognises(mapping: mmap) -> bool:
@@ -56,7 +52,7 @@ def read(mapping: mmap) -> Contents:
     if interpreted.end != pickle.end - pickle.start:
         raise _malformed(f"record '{_PICKLE}' goes on after the pickle in it")
     _check_storages(objects, records)
-    _check_tensors(objects.tensors, len(mapping))
+    check_tensors(objects.tensors, len(mapping))
     found = find_state(interpreted.root)
     stored = {name: _stored(name, tensor, records) for name, tensor in found.tensors.items()}
     prefix, tensors = strip_prefixes(stored)
@@ -147,50 +143,9 @@ def _check_storages(objects: TorchObjects, records: dict[str, Record]) -> None:
             raise _malformed(f"record '{printable(name)}' is of no storage that the pickle refers to")
 
 
-def _check_tensors(tensors: Iterable[PickledTensor], file_size: int) -> None:
-    """Check that every tensor lies in its storage, and that overlapping ones do not add up to a bomb."""
-    total = 0
-    for tensor in dict.fromkeys(tensors):
-        itemsize = ITEM_SIZES[tensor.dtype]
-        elements = 1
-        last = tensor.offset
-        for size, step in zip(tensor.shape, tensor.stride, strict=True):
-            elements *= size
-            last += (size - 1) * step
-        # An empty tensor reaches nowhere, and torch lets its offset lie outside of the storage.
-        bytes_needed = (last + 1) * itemsize if elements else 0
-        if bytes_needed > tensor.storage.nbytes:
-            raise _malformed(
-                f"a tensor reaches to byte {bytes_needed:,} of storage '{printable(tensor.storage.key)}', which has "
-                f"{tensor.storage.nbytes:,}"
-            )
-        _check_expansion("a tensor", elements * itemsize, tensor.storage.nbytes, _EXPANSION_FREE)
-        total += elements * itemsize
-    _check_expansion("all tensors", total, file_size, _TOTAL_FREE)
-
-
-def _check_expansion(what: str, nbytes: int, stored: int, free: int) -> None:
-    if nbytes > max(free, _MOST_EXPANSION * stored):
-        raise CheckpointError(
-            f"{what} would take {nbytes:,} bytes out of {stored:,} stored; "
-            "do not load this file unless you know who made it and why it is so.",
-            rule="F003",
-        )
-
-
 def _stored(name: str, tensor: PickledTensor, records: dict[str, Record]) -> StoredTensor:
     record = records[_STORAGES + tensor.storage.key]
-    start = record.start + tensor.offset * ITEM_SIZES[tensor.dtype]
-    return StoredTensor(
-        name,
-        tensor.dtype,
-        tensor.shape,
-        tensor.stride,
-        record.start if 0 in tensor.shape else start,
-        (record.start, record.end),
-        tensor.conjugated,
-        tensor.negated,
-    )
+    return stored_tensor(name, tensor, (record.start, record.end))
 
 
 def _malformed(found: str) -> CheckpointError:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from manifest.document import Architecture, Mode, Operators, activation_words
-from manifest.errors import ArchitectureError, InputError, ManifestError
+from manifest.errors import ArchitectureError, InputError, ManifestError, one_line
 from manifest.families import Creation, Difference, Variant
 from manifest.families.open_clip_building import (
     CLASSES,
@@ -105,7 +105,7 @@ class OpenClip:
             raise
         except Exception as error:  # the library may raise anything over a name or an argument that someone made up
             raise ArchitectureError(
-                f"{creation.name!r} cannot be built with {_shown(creation.arguments)} ({_one_line(error)}); "
+                f"{creation.name!r} cannot be built with {_shown(creation.arguments)} ({one_line(error)}); "
                 "correct the name or the arguments."
             ) from error
 
@@ -320,7 +320,3 @@ def _role(name: str, vision_projections: tuple[str, ...]) -> str:
 
 def _shown(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

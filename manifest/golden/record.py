@@ -17,7 +17,7 @@ from torch import nn
 
 from manifest.digests import tensor_digest
 from manifest.document import Architecture, Golden, Output, Reading
-from manifest.errors import ArchitectureError
+from manifest.errors import ArchitectureError, one_line
 from manifest.families import Family
 from manifest.golden.probe import Inputs, inputs_digest
 from manifest.golden.sketch import sketch
@@ -66,7 +66,7 @@ def ask(family: Family, module: nn.Module, inputs: Inputs, *, threads: int | Non
             outputs = family.outputs(module, inputs.images, inputs.tokens)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ArchitectureError(
-                f"The model fails on the probe {inputs.probe} ({' '.join(str(error).split())[:200]}); "
+                f"The model fails on the probe {inputs.probe} ({one_line(error)}); "
                 "save it with `golden=False`, or correct it."
             ) from error
         probabilities = family.probabilities(module, outputs)

@@ -18,7 +18,7 @@ from torch import nn
 from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.components import assess, component_findings
-from manifest.digests import tensor_digest, weights_digest
+from manifest.digests import weights_digest
 from manifest.document import (
     Architecture,
     CheckpointRecord,
@@ -157,7 +157,7 @@ def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
             name=name,
             shape=list(stored.shape),
             dtype=stored.dtype,
-            digest=tensor_digest(stored.dtype, stored.shape, checkpoint.values(stored)),
+            digest=checkpoint.digest(stored),
             alias=aliases.get(name),
         )
         for name, stored in checkpoint.tensors.items()

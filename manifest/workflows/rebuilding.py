@@ -11,7 +11,7 @@ from torch import nn
 from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.document import Architecture, Golden, activation_words
-from manifest.errors import ArchitectureError
+from manifest.errors import ArchitectureError, one_line
 from manifest.families import Family, Variant, family
 from manifest.findings import Finding, Severity, finding
 from manifest.golden.compare import Comparison, Grade, compare
@@ -145,10 +145,9 @@ def build(adapter: Family, architecture: Architecture) -> nn.Module:
     except ArchitectureError:
         raise
     except Exception as error:  # a library may raise anything over a config that someone made up
-        reason = " ".join(str(error).split())[:200]
         raise ArchitectureError(
             f"{architecture.family} cannot build {architecture.name or architecture.class_name} from the manifest "
-            f"({type(error).__name__}: {reason}); install the library versions that it names."
+            f"({type(error).__name__}: {one_line(error)}); install the library versions that it names."
         ) from error
 
 
@@ -225,9 +224,8 @@ def _inputs(adapter: Family, architecture: Architecture, probe: str) -> Inputs:
     except ArchitectureError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ArchitectureError(
-            f"The probe cannot be prepared as the manifest records it ({type(error).__name__}: {reason}); "
+            f"The probe cannot be prepared as the manifest records it ({type(error).__name__}: {one_line(error)}); "
             "get the manifest from a source you trust."
         ) from error
 

@@ -7,9 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from manifest.digests import file_digests
-from manifest.document import Manifest, parse, serialize
+from manifest.document import Manifest, serialize
 from manifest.errors import StorageError
-from manifest.sidecars import Sidecars, publish, read_sidecars, require_checkpoint, staging
+from manifest.sidecars import Sidecars, publish, read_manifest, require_checkpoint, staging
 from manifest.signing import PrivateKey, load_private_key, sign_resources
 
 
@@ -27,7 +27,7 @@ def sign(
     checkpoint = require_checkpoint(path)
     signer = key if isinstance(key, PrivateKey) else load_private_key(os.fspath(key), passphrase)
     sidecars = Sidecars(checkpoint)
-    manifest = parse(read_sidecars(checkpoint).manifest, source=sidecars.manifest.name)
+    manifest = read_manifest(checkpoint)
     file = manifest.checkpoint.files[0]
     if file_digests(checkpoint) != (file.blake3, file.sha256):
         raise StorageError(

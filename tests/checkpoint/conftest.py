@@ -76,8 +76,33 @@ class Forge:
                     archive.writestr(name if name.startswith("/") else f"forged/{name}", data)
         return path
 
-    def storage(self, key: str = "0", elements: Any = 4, storage_class: str = "torch FloatStorage") -> bytes:
-        """The persistent id of a storage, as opcodes."""
+    def legacy(
+        self,
+        pickle: bytes,
+        storages: Mapping[str, bytes] | None = None,
+        *,
+        magic: bytes = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        version: bytes = b"\x80\x02M\xe9\x03.",
+        sizes: bytes = b"\x80\x02}.",
+        keys: bytes | None = None,
+        itemsize: int = 4,
+        tail: bytes = b"",
+    ) -> Path:
+        """What torch.save would have written before torch 1.6."""
+        storages = storages or {}
+        listed = b"\x80\x02](" + b"".join(map(self.text, storages)) + b"e."
+        stored = [struct.pack("<q", len(values) // itemsize) + values for values in storages.values()]
+        parts = (magic, version, sizes, pickle, listed if keys is None else keys, *stored, tail)
+        return self.file(b"".join(parts))
+
+    def storage(
+        self,
+        key: str = "0",
+        elements: Any = 4,
+        storage_class: str = "torch FloatStorage",
+        view: bytes = b"",
+    ) -> bytes:
+        """The persistent id of a storage, as opcodes; in the legacy form a view, or none, comes behind."""
         module, name = storage_class.split(" ")
         return (
             b"("
@@ -86,6 +111,7 @@ class Forge:
             + self.text(key)
             + self.text("cpu")
             + self.number(elements)
+            + view
             + b"tQ"
         )
 
@@ -98,12 +124,13 @@ class Forge:
         stride: tuple[int, ...] = (1,),
         storage_class: str = "torch FloatStorage",
         metadata: bytes = b"",
+        view: bytes = b"",
     ) -> bytes:
         """A call of `_rebuild_tensor_v2`, as opcodes."""
         return (
             self.named("torch._utils", "_rebuild_tensor_v2")
             + b"("
-            + self.storage(key, elements, storage_class)
+            + self.storage(key, elements, storage_class, view)
             + self.number(offset)
             + self.numbers(shape)
             + self.numbers(stride)

@@ -32,10 +32,16 @@ def without_checksums() -> bytes:
         torch.serialization.set_crc32_options(True)
 
 
+def legacy(**options: object) -> bytes:
+    return torch_zip(_use_new_zipfile_serialization=False, **options)
+
+
 FILES = {
     "torch-zip": torch_zip(),
     "torch-zip without checksums": without_checksums(),  # so that damage to the pickle reaches the pickle machine
     "torch-zip of protocol 5 without checksums": torch_zip(pickle_protocol=5),
+    "torch-legacy": legacy(),
+    "torch-legacy of protocol 4": legacy(pickle_protocol=4),
     "safetensors": save_safetensors(STATE, {"format": "pt"}),
 }
 

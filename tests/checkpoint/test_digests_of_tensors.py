@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
-from manifest.checkpoint.tensors import ITEM_SIZES, SAFETENSORS_CODES
+from manifest.checkpoint.tensors import ITEM_SIZES, SAFETENSORS_CODES, STORAGE_CLASSES
 from manifest.digests import tensor_digest
 
 DTYPES = [
@@ -24,6 +24,7 @@ DTYPES = [
         *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     ]
 ]
+IN_LEGACY = [dtype for dtype in DTYPES if str(dtype).removeprefix("torch.") in STORAGE_CLASSES.values()]
 IN_BOTH = [dtype for dtype in DTYPES if str(dtype).removeprefix("torch.") in SAFETENSORS_CODES.values()]
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
@@ -61,11 +62,22 @@ def expected(tensor: torch.Tensor, values) -> str:
 @settings(deadline=None, max_examples=120)
 @given(state=st.dictionaries(names, tensors(DTYPES), min_size=1, max_size=4))
 def test_digest_when_read_from_torch_zip_then_is_of_the_live_values(state, values):
+    check_digests(state, values)
+
+
+@settings(deadline=None, max_examples=60)
+@given(state=st.dictionaries(names, tensors(IN_LEGACY), min_size=1, max_size=4))
+def test_digest_when_read_from_torch_legacy_then_is_of_the_live_values(state, values):
+    check_digests(state, values, _use_new_zipfile_serialization=False)
+
+
+def check_digests(state, values, **options) -> None:
+    """Save some tensors, one of them twice, and compare what is read with what was there."""
     first = next(iter(state))
     state["tied"] = state[first]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt")
-        torch.save(state, path)
+        torch.save(state, path, **options)
         with open_checkpoint(path) as checkpoint:
             stored = {tensor.name: tensor for tensor in checkpoint.tensors.values()}
             assert stored.keys() == state.keys()

@@ -13,12 +13,6 @@ import pytest
 import torch
 
 
-def legacy() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(2)}, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
-
-
 def tar(name: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -60,8 +54,7 @@ def package() -> bytes:
 
 
 KNOWN = {
-    "legacy": (legacy, "torch's own form from before version 1.6"),
-    "tar of torch": (lambda: tar("storages"), "torch's tar form"),
+    "tar of torch": (lambda: tar("storages"), "torch's tar form from before version 0.1.10"),
     "plain pickle": (lambda: pickle.dumps({"w": [1.0]}), "a plain pickle"),
     "plain pickle of protocol 0": (lambda: pickle.dumps({"w": [1.0]}, protocol=0), "a plain pickle"),
     "TorchScript": (torchscript, "a TorchScript program"),

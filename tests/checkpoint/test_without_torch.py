@@ -25,17 +25,15 @@ assert "numpy" not in sys.modules, "numpy is for tensors that are not contiguous
 """
 
 
-def test_both_containers_when_torch_cannot_be_imported_then_are_read(tmp_path):
+def test_every_container_when_torch_cannot_be_imported_then_is_read(tmp_path):
     state = {"w": torch.arange(4.0), "b": torch.ones(2).bfloat16()}
-    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, tmp_path / "model.pt")
+    saved = {"state_dict": state, "args": argparse.Namespace(lr=1)}
+    torch.save(saved, tmp_path / "model.pt")
+    torch.save(saved, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     save_file(state, tmp_path / "model.safetensors")
-    finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "model.pt"), str(tmp_path / "model.safetensors")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    paths = [str(tmp_path / name) for name in ("model.pt", "old.pt", "model.safetensors")]
+    finished = subprocess.run([sys.executable, "-c", SCRIPT, *paths], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    zipped, flat = (line.split() for line in finished.stdout.splitlines())
-    assert (zipped[0], flat[0]) == ("torch-zip", "safetensors")
-    assert zipped[1:] == flat[1:]
+    containers, digests = zip(*(line.split(maxsplit=1) for line in finished.stdout.splitlines()), strict=True)
+    assert containers == ("torch-zip", "torch-legacy", "safetensors")
+    assert len(set(digests)) == 1

@@ -1,0 +1,69 @@
+"""Where the tensors of a pickle lie in a file, once it is known where its storages do.
+
+What every pickled container has in common: tensors reach nowhere out of their storages, and do not expand what is
+stored beyond measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.inert_pickle import malformed
+from manifest.checkpoint.tensors import ITEM_SIZES, StoredTensor
+from manifest.checkpoint.torch_objects import PickledTensor
+from manifest.errors import CheckpointError
+
+_EXPANSION_FREE = 64 << 20
+_TOTAL_FREE = 1 << 30
+_MOST_EXPANSION = 16
+
+
+def stored_tensor(name: str, tensor: PickledTensor, storage: tuple[int, int]) -> StoredTensor:
+    """A pickled tensor, by the byte range in the file of the record that its storage is in."""
+    start = storage[0] + tensor.storage.start
+    return StoredTensor(
+        name,
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride,
+        start if 0 in tensor.shape else start + tensor.offset * ITEM_SIZES[tensor.dtype],
+        storage,
+        tensor.conjugated,
+        tensor.negated,
+    )
+
+
+def check_tensors(tensors: Iterable[PickledTensor], file_size: int) -> None:
+    """Check that every tensor lies in its storage, and that overlapping ones do not add up to a bomb.
+
+    Raises:
+        CheckpointError: `F002` when one reaches out of its storage, `F003` when over a limit.
+    """
+    total = 0
+    for tensor in dict.fromkeys(tensors):
+        itemsize = ITEM_SIZES[tensor.dtype]
+        elements = 1
+        last = tensor.offset
+        for size, step in zip(tensor.shape, tensor.stride, strict=True):
+            elements *= size
+            last += (size - 1) * step
+        # An empty tensor reaches nowhere, and torch lets its offset lie outside of the storage.
+        bytes_needed = (last + 1) * itemsize if elements else 0
+        if bytes_needed > tensor.storage.nbytes:
+            raise malformed(
+                f"a tensor reaches to byte {bytes_needed:,} of storage '{printable(tensor.storage.key)}', which has "
+                f"{tensor.storage.nbytes:,}"
+            )
+        _check_expansion("a tensor", elements * itemsize, tensor.storage.nbytes, _EXPANSION_FREE)
+        total += elements * itemsize
+    _check_expansion("all tensors", total, file_size, _TOTAL_FREE)
+
+
+def _check_expansion(what: str, nbytes: int, stored: int, free: int) -> None:
+    if nbytes > max(free, _MOST_EXPANSION * stored):
+        raise CheckpointError(
+            f"{what} would take {nbytes:,} bytes out of {stored:,} stored; "
+            "do not load this file unless you know who made it and why it is so.",
+            rule="F003",
+        )
