@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ Buffer = Any
 
 _PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
 _TENSOR_HEADER = b"manifest/tensor/v1\n"
+_COMPOSITE_HEADER = b"manifest/composite/v1\n"
 _WEIGHTS_HEADER = b"manifest/weights/v1\n"
 
 
@@ -46,11 +47,37 @@ def tensor_digest(dtype: str, shape: Sequence[int], values: Buffer) -> str:
     Returns:
         `blake3:` and 64 hexadecimal digits.
     """
-    view = memoryview(values).cast("B")
+    return streamed_tensor_digest(dtype, shape, (values,))
+
+
+def streamed_tensor_digest(dtype: str, shape: Sequence[int], blocks: Iterable[Buffer]) -> str:
+    """The same digest, of values that come in consecutive blocks."""
     header = f"{dtype}[{','.join(map(str, shape))}]\n".encode()
-    threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
-    hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)
-    hasher.update(view)
+    hasher: blake3 | None = None
+    for block in blocks:
+        view = memoryview(block).cast("B")
+        if hasher is None:
+            threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
+            hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)
+        hasher.update(view)
+    return tagged((hasher or blake3(_TENSOR_HEADER + header)).hexdigest())
+
+
+def composite_digest(
+    layout: str, dtype: str, shape: Sequence[int], facts: Mapping[str, str], parts: Iterable[tuple[str, str]]
+) -> str:
+    """Digest of a tensor that is stored as several: a sparse one, or a quantized one with its scales.
+
+    Args:
+        layout: How the parts make the whole, for example `sparse_coo`.
+        dtype: Element type of the whole.
+        shape: Shape of the whole.
+        facts: What else defines it, for example a scale.
+        parts: `(role, tensor digest)` of each part.
+    """
+    hasher = blake3(_COMPOSITE_HEADER + f"{layout} {dtype}[{','.join(map(str, shape))}]\n".encode())
+    for name, text in (*sorted(facts.items()), *sorted(parts)):
+        hasher.update(f"{name}={text}\n".encode())
     return tagged(hasher.hexdigest())
 
 

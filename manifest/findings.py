@@ -243,6 +243,20 @@ RULES: dict[str, Rule] = {
             "Write it anew: `manifest create CKPT`.",
         ),
         Rule(
+            "F007",
+            "file-astray",
+            _E,
+            "A checkpoint that names files outside of its directory could read, or vouch for, anything on the machine.",
+            "Do not load it unless you know who made it.",
+        ),
+        Rule(
+            "F008",
+            "file-missing",
+            _E,
+            "One of the files that the checkpoint consists of is not there.",
+            "Get the whole checkpoint again.",
+        ),
+        Rule(
             "F010",
             "unsafe-global",
             _E,

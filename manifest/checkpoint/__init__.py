@@ -5,6 +5,6 @@ entry in `opening.CONTAINERS`.
 """
 
 from manifest.checkpoint.opening import Checkpoint, open_checkpoint
-from manifest.checkpoint.tensors import StoredTensor
+from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
 
-__all__ = ["Checkpoint", "StoredTensor", "open_checkpoint"]
+__all__ = ["Checkpoint", "CompositeTensor", "StoredTensor", "StridedTensor", "open_checkpoint"]

@@ -9,18 +9,47 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
 
+from manifest.checkpoint.files import Files
 from manifest.checkpoint.tensors import StoredTensor
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a checkpoint holds; the attributes are those of `Checkpoint`."""
+class Candidate:
+    """One set of weights in a checkpoint, which may hold several.
+
+    Attributes:
+        tensors: By name without wrapper prefix, in stored order.
+        path: The keys that lead to them inside the object, for example `("state_dict",)`.
+        prefix: The wrapper prefix that every stored name had, for example `module.`; empty when none.
+        average: Whether they are an average of weights, such as an EMA, rather than the weights themselves.
+        unlisted: Tensors among them whose values cannot be listed: name → what they are, in words.
+        extras: What else the checkpoint holds; keys that are no strings by their `repr`.
+    """
 
     tensors: dict[str, StoredTensor]
-    state_path: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
     prefix: str = ""
+    average: bool = False
+    unlisted: dict[str, str] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
-    unsafe_globals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds.
+
+    Attributes:
+        candidates: The sets of weights in it, the one that is meant first.
+        globals: `module.name` of every global that a real unpickler would import, as the file spells it.
+        refused_opcodes: Opcodes of its pickle that `torch.load(weights_only=True)` does not accept.
+        code: Names of records that are programs, none of which is ever run.
+        metadata: The `__metadata__` of safetensors.
+    """
+
+    candidates: tuple[Candidate, ...]
+    globals: tuple[str, ...] = ()
+    refused_opcodes: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -36,4 +65,9 @@ class Container:
 
     name: str
     recognises: Callable[[mmap], bool]
-    read: Callable[[mmap], Contents]
+    read: Callable[[Files], Contents]
+
+
+def alone(read: Callable[[mmap], Contents]) -> Callable[[Files], Contents]:
+    """The reading of a container that is always a single file."""
+    return lambda files: read(files[0].mapping)

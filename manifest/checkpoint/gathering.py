@@ -1,19 +1,32 @@
-"""A tensor's values as contiguous bytes, whatever its strides.
+"""A tensor's values as contiguous bytes, whatever its strides, its byte order, or the pieces it lies in.
 
-Elements are moved as opaque bytes of their size and never interpreted; torch's conj and neg bits flip sign bits. numpy
-is imported only when a tensor does not lie contiguously in the file.
+Elements are moved as opaque bytes of their size and never interpreted; torch's conj and neg bits flip sign bits. What
+is not plainly in the file is copied block by block, so that a large tensor is never in memory as a whole unless asked
+for. numpy is imported only then.
 """
 
 from __future__ import annotations
 
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, product
 from mmap import mmap
 from typing import TYPE_CHECKING
 
-from manifest.checkpoint.tensors import StoredTensor
+from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.tensors import ChunkedTensor, CompositeTensor, StoredTensor, StridedTensor
+from manifest.errors import CheckpointError
 
 if TYPE_CHECKING:
     import numpy
     import numpy.typing
+
+    _Bytes = numpy.typing.NDArray[numpy.uint8]
+
+_BLOCK = 16 << 20
+"""Bytes of the largest copy made at once, unless a single element is larger."""
 
 _SIGNED_PARTS = {
     "float16": 2,
@@ -27,6 +40,9 @@ _SIGNED_PARTS = {
 }
 """Bytes of one number with a sign bit: of an element, or of the two halves of a complex one."""
 
+_Region = tuple[tuple[int, int], ...]
+"""First and last-but-one index of each dimension."""
+
 
 def can_negate(dtype: str) -> bool:
     """Whether torch's neg bit has a meaning for this type here."""
@@ -38,35 +54,117 @@ def can_conjugate(dtype: str) -> bool:
     return "complex" in dtype
 
 
-def gather(mapping: mmap, tensor: StoredTensor) -> memoryview:
-    """A tensor's values, row-major and little-endian: a view of the mapping where possible, else a copy."""
+def blocks(mappings: Sequence[mmap], tensor: StoredTensor) -> Iterator[memoryview]:
+    """A tensor's values, row-major and little-endian, in consecutive blocks.
+
+    They are one view of a mapping where the values lie in the file that way, and copies of bounded size otherwise.
+
+    Raises:
+        CheckpointError: `F004` for a tensor without plain values, `F002` when a compressed one is not what it claims.
+    """
+    if isinstance(tensor, CompositeTensor):
+        raise CheckpointError(
+            f"tensor '{printable(tensor.name)}' is stored as {tensor.layout} and has no plain values; "
+            "make it dense, or dequantize it, before saving it.",
+            rule="F004",
+        )
     if not tensor.numel:
-        return memoryview(b"")
-    if tensor.contiguous and not tensor.conjugated and not tensor.negated:
-        return memoryview(mapping)[tensor.offset : tensor.offset + tensor.nbytes]
-    copied = _strided_copy(mapping, tensor)
-    if tensor.conjugated or tensor.negated:
-        _flip_signs(copied, tensor)
-    return copied.data
+        return
+    if isinstance(tensor, StridedTensor):
+        if tensor.plain:
+            yield memoryview(mappings[tensor.file])[tensor.offset : tensor.offset + tensor.nbytes]
+            return
+        if tensor.deflated:
+            yield from _inflated(mappings[tensor.file], tensor)
+            return
+        tensor = _squeezed(tensor)
+    for region in _regions(tensor.shape, tensor.itemsize):
+        yield _gathered(mappings, tensor, region)
 
 
-def _strided_copy(mapping: mmap, tensor: StoredTensor) -> numpy.typing.NDArray[numpy.uint8]:
-    """The elements as a contiguous array of bytes."""
+def values(mappings: Sequence[mmap], tensor: StoredTensor) -> memoryview:
+    """The same in one piece: a view of a mapping where possible, else a copy of `tensor.nbytes` that can be written."""
+    parts = blocks(mappings, tensor)
+    first = next(parts, None)
+    if first is None:
+        return memoryview(bytearray())
+    if first.nbytes == tensor.nbytes:
+        return first
+    whole = bytearray(tensor.nbytes)
+    position = 0
+    for part in chain((first,), parts):
+        whole[position : position + part.nbytes] = part
+        position += part.nbytes
+    return memoryview(whole)
+
+
+def _regions(shape: tuple[int, ...], itemsize: int) -> Iterator[_Region]:
+    """Consecutive parts of a row-major tensor, each of at most a block."""
+    axis, inner = 0, math.prod(shape[1:]) * itemsize
+    while axis + 1 < len(shape) and inner > _BLOCK:
+        axis += 1
+        inner = math.prod(shape[axis + 1 :]) * itemsize
+    if not shape:
+        yield ()
+        return
+    rows = max(1, _BLOCK // inner)
+    behind = tuple((0, size) for size in shape[axis + 1 :])
+    for before in product(*map(range, shape[:axis])):
+        for start in range(0, shape[axis], rows):
+            here = (start, min(start + rows, shape[axis]))
+            yield (*((index, index + 1) for index in before), here, *behind)
+
+
+def _gathered(mappings: Sequence[mmap], tensor: StoredTensor, region: _Region) -> memoryview:
+    """One region of a tensor as contiguous bytes, in its own byte order and signs."""
     import numpy
 
-    # Dimensions of one element say nothing, and numpy allows fewer dimensions than torch.
-    dimensions = [(size, step) for size, step in zip(tensor.shape, tensor.stride, strict=True) if size != 1]
-    view: numpy.ndarray = numpy.ndarray(
-        shape=[size for size, _ in dimensions],
-        dtype=f"V{tensor.itemsize}",
-        buffer=mapping,
-        offset=tensor.offset,
-        strides=[step * tensor.itemsize for _, step in dimensions],
-    )
-    return numpy.array(view, order="C", copy=True).reshape(-1).view(numpy.uint8)
+    if isinstance(tensor, ChunkedTensor):
+        whole = numpy.empty([stop - start for start, stop in region], dtype=f"V{tensor.itemsize}")
+        for origin, chunk in tensor.chunks:
+            _paste(whole, region, origin, _array(mappings[chunk.file], chunk))
+        return whole.reshape(-1).view(numpy.uint8).data
+    assert isinstance(tensor, StridedTensor)
+    part = _array(mappings[tensor.file], tensor)[tuple(slice(*limits) for limits in region)]
+    return _settled(numpy.array(part, order="C", copy=True).reshape(-1).view(numpy.uint8), tensor).data
 
 
-def _flip_signs(values: numpy.typing.NDArray[numpy.uint8], tensor: StoredTensor) -> None:
+def _array(buffer: mmap | bytes, tensor: StridedTensor) -> numpy.ndarray:
+    """A tensor's elements as opaque bytes, where they lie."""
+    import numpy
+
+    strides = [step * tensor.itemsize for step in tensor.stride]
+    return numpy.ndarray(tensor.shape, f"V{tensor.itemsize}", buffer, tensor.offset, strides)
+
+
+def _paste(whole: numpy.ndarray, region: _Region, origin: tuple[int, ...], chunk: numpy.ndarray) -> None:
+    """Copy what a chunk, which begins at `origin`, has of a region."""
+    into, out_of = [], []
+    for (start, stop), begin, size in zip(region, origin, chunk.shape, strict=True):
+        low, high = max(start, begin), min(stop, begin + size)
+        if low >= high:
+            return
+        into.append(slice(low - start, high - start))
+        out_of.append(slice(low - begin, high - begin))
+    whole[tuple(into)] = chunk[tuple(out_of)]
+
+
+def _settled(elements: _Bytes, tensor: StridedTensor) -> _Bytes:
+    """Contiguous elements in little-endian order with the signs that the conj and neg bits ask for."""
+    if tensor.swapped:
+        part = _numbers_of(tensor)
+        elements = elements.reshape(-1, part)[:, ::-1].reshape(-1).copy()
+    if tensor.conjugated or tensor.negated:
+        _flip_signs(elements, tensor)
+    return elements
+
+
+def _numbers_of(tensor: StridedTensor) -> int:
+    """Bytes of one number: an element, or half of a complex one."""
+    return tensor.itemsize // 2 if "complex" in tensor.dtype else tensor.itemsize
+
+
+def _flip_signs(values: _Bytes, tensor: StridedTensor) -> None:
     """Apply the conj and neg bits: every number of these types has its sign in its highest bit.
 
     torch computes the same, but for a zero within a complex number, whose sign in torch depends on its place.
@@ -77,3 +175,67 @@ def _flip_signs(values: numpy.typing.NDArray[numpy.uint8], tensor: StoredTensor)
         sign_bytes ^= 0x80
     if tensor.conjugated:
         sign_bytes[:, 1] ^= 0x80
+
+
+def _squeezed(tensor: StridedTensor) -> StridedTensor:
+    """The same elements without dimensions of one: they say nothing, and numpy has fewer dimensions than torch."""
+    kept = [index for index, size in enumerate(tensor.shape) if size != 1]
+    shape, stride = (tuple(values[index] for index in kept) for values in (tensor.shape, tensor.stride))
+    return replace(tensor, shape=shape, stride=stride)
+
+
+def _inflated(mapping: mmap, tensor: StridedTensor) -> Iterator[memoryview]:
+    """The values of a compressed tensor; the whole of it at once where its elements are in another order."""
+    stream = _inflate(mapping, tensor)
+    if replace(tensor, deflated=False).plain:
+        yield from (memoryview(data) for data in stream)
+        return
+    whole = b"".join(stream)
+    unpacked = _squeezed(replace(tensor, deflated=False, offset=0))
+    import numpy
+
+    elements = numpy.array(_array(whole, unpacked), order="C", copy=True).reshape(-1).view(numpy.uint8)
+    yield _settled(elements, tensor).data
+
+
+def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
+    """The inflated bytes from the tensor's offset on, which must be exactly as many as its values take."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    skip, left = tensor.offset, tensor.nbytes
+    position, end = tensor.storage
+    pending = b""
+    try:
+        while left or skip:
+            if not pending:
+                pending = mapping[position : min(position + _BLOCK, end)]
+                position += len(pending)
+            if not pending or inflater.eof:
+                break
+            data = inflater.decompress(pending, min(_BLOCK, skip + left))
+            pending = inflater.unconsumed_tail
+            skipped = min(skip, len(data))
+            skip -= skipped
+            left -= len(data) - skipped
+            if len(data) > skipped:
+                yield data[skipped:]
+        left += len(inflater.decompress(pending + mapping[position:end], 1))
+    except zlib.error:
+        left = -1
+    if left or skip:
+        raise CheckpointError(
+            f"tensor '{printable(tensor.name)}' does not inflate to the {tensor.nbytes:,} bytes that it claims; "
+            "get the file again.",
+            rule="F002",
+        )
+
+
+def inflated_head(mapping: mmap, start: int, end: int, count: int) -> bytes:
+    """The first `count` bytes, or all when fewer, that a deflate stream inflates to.
+
+    Raises:
+        CheckpointError: `F002` when it is no deflate stream.
+    """
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(mapping[start : min(end, start + count + _BLOCK)], count)
+    except zlib.error:
+        raise CheckpointError("a compressed record does not inflate; get the file again.", rule="F002") from None

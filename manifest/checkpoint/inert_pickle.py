@@ -36,15 +36,21 @@ class Global:
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Opaque:
     """What a real unpickler would have made by calling something.
 
     Attributes:
         name: What it would have called.
+        arguments: What it would have called it with.
+        state: What it would have set as the state of the result, usually a dictionary of its attributes.
+        entries: What it would have set on the result as on a dictionary; None when nothing.
     """
 
     name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+    entries: dict[Any, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,12 +70,14 @@ class Interpreted:
 
     Attributes:
         root: The object, of Python's scalars, strings, lists, tuples and dictionaries, and of stand-ins.
-        unsafe_globals: Every global that is not in the table of constructors, in order of appearance.
+        globals: Every global that a real unpickler would import, in order of appearance.
+        refused_opcodes: Opcodes in it, by their names, that `torch.load(weights_only=True)` does not accept.
         end: Offset of the byte after the pickle, from the start of the bytes.
     """
 
     root: Any
-    unsafe_globals: tuple[str, ...]
+    globals: tuple[str, ...]
+    refused_opcodes: tuple[str, ...]
     end: int
 
 
@@ -106,7 +114,7 @@ def interpret(
         raise malformed(
             f"the pickle has a bad value before byte {machine.position:,} ({printable(str(error))})"
         ) from None
-    return Interpreted(root, tuple(machine.unsafe_globals), machine.position)
+    return Interpreted(root, tuple(machine.globals), tuple(machine.refused_opcodes), machine.position)
 
 
 def malformed(found: str) -> CheckpointError:
@@ -144,7 +152,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.containers = 0
         self.globals: dict[str, Global] = {}
-        self.unsafe_globals: dict[str, None] = {}
+        self.refused_opcodes: dict[str, None] = {}
 
     def run(self) -> Any:
         pickle, handlers = self.pickle, _HANDLERS
@@ -285,12 +293,16 @@ class _Machine:
         target = self.stack[-1]
         if len(items) % 2:
             raise malformed(f"the pickle sets a key without a value before byte {self.position:,}")
-        if isinstance(target, dict):
-            for index in range(0, len(items), 2):
-                key = items[index]
-                target[key if isinstance(key, _SCALARS) else OddKey(type(key).__name__)] = items[index + 1]
-        elif not isinstance(target, Opaque):
+        if isinstance(target, Opaque):
+            if target.entries is None:
+                self.charge(1)
+                target.entries = {}
+            target = target.entries
+        if not isinstance(target, dict):
             raise malformed(f"the pickle sets keys of a {type(target).__name__} before byte {self.position:,}")
+        for index in range(0, len(items), 2):
+            key = items[index]
+            target[key if isinstance(key, _SCALARS) else OddKey(type(key).__name__)] = items[index + 1]
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
@@ -315,8 +327,6 @@ class _Machine:
         found = self.globals.get(full_name)
         if found is None:
             found = self.globals[full_name] = Global(full_name)
-            if full_name not in self.constructors:
-                self.unsafe_globals[full_name] = None
         return found
 
     def text_global(self) -> None:
@@ -342,14 +352,14 @@ class _Machine:
         if isinstance(function, Global):
             constructor = self.constructors.get(function.name)
             if constructor is None:
-                self.push_container(Opaque(function.name))
+                self.push_container(Opaque(function.name, arguments))
                 return
             # A constructor may go through its arguments, and two bytes of pickle can pass the same long list again.
             self.charge(len(arguments))
             self.charge(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
             self.push_container(constructor(arguments))
         elif isinstance(function, Opaque):
-            self.push_container(Opaque(function.name))
+            self.push_container(Opaque(function.name, arguments))
         else:
             raise malformed(f"the pickle calls a {type(function).__name__} before byte {self.position:,}")
 
@@ -371,9 +381,11 @@ class _Machine:
         self.call(items[0], tuple(items[1:]))
 
     def build(self) -> None:
-        # State is attributes; whatever they are, they run nothing here and hold no weights of a state dict.
-        self.stack.pop()
+        # State is attributes; whatever they are, they run nothing here. Those of a module hold its weights.
+        state = self.stack.pop()
         target = self.stack[-1]
+        if isinstance(target, Opaque):
+            target.state = state
         if isinstance(target, Global):
             # On a class or function itself it would change what every later caller of it gets.
             raise malformed(f"the pickle changes '{printable(target.name)}' itself")
@@ -511,4 +523,58 @@ _BY_OPCODE: dict[bytes, Callable[[_Machine], None]] = {
     b"Q": _Machine.persistent_id,
 }
 
-_HANDLERS: list[Callable[[_Machine], None] | None] = [_BY_OPCODE.get(bytes([code])) for code in range(256)]
+_REFUSED_BY_TORCH: dict[bytes, str] = {
+    b"\x95": "FRAME",
+    b"0": "POP",
+    b"1": "POP_MARK",
+    b"2": "DUP",
+    b"I": "INT",
+    b"L": "LONG",
+    b"F": "FLOAT",
+    b"\x8b": "LONG4",
+    b"S": "STRING",
+    b"T": "BINSTRING",
+    b"V": "UNICODE",
+    b"\x8c": "SHORT_BINUNICODE",
+    b"\x8d": "BINUNICODE8",
+    b"B": "BINBYTES",
+    b"C": "SHORT_BINBYTES",
+    b"\x8e": "BINBYTES8",
+    b"\x96": "BYTEARRAY8",
+    b"\x97": "NEXT_BUFFER",
+    b"\x98": "READONLY_BUFFER",
+    b"l": "LIST",
+    b"d": "DICT",
+    b"\x90": "ADDITEMS",
+    b"\x91": "FROZENSET",
+    b"p": "PUT",
+    b"\x94": "MEMOIZE",
+    b"g": "GET",
+    b"\x93": "STACK_GLOBAL",
+    b"\x82": "EXT1",
+    b"\x83": "EXT2",
+    b"\x84": "EXT4",
+    b"\x92": "NEWOBJ_EX",
+    b"i": "INST",
+    b"o": "OBJ",
+    b"P": "PERSID",
+}
+"""Opcodes that torch's weights-only unpickler does not know (`torch/_weights_only_unpickler.py`), by their names."""
+
+
+def _noting(opcode: bytes, handler: Callable[[_Machine], None]) -> Callable[[_Machine], None]:
+    """A handler that first puts its opcode down as refused; others pay nothing for it."""
+    name = _REFUSED_BY_TORCH.get(opcode)
+    if name is None:
+        return handler
+
+    def note(machine: _Machine) -> None:
+        machine.refused_opcodes[name] = None
+        handler(machine)
+
+    return note
+
+
+_HANDLERS: list[Callable[[_Machine], None] | None] = [None] * 256
+for _opcode, _handler in _BY_OPCODE.items():
+    _HANDLERS[_opcode[0]] = _noting(_opcode, _handler)

@@ -1,4 +1,4 @@
-"""Opening a checkpoint: one look-up by name, one open file, one mapping of it.
+"""Opening a checkpoint: one look-up by name, one open file, one mapping of it; and so for each file that it names.
 
 Directory, pickle, header and tensors are all read from the same private, copy-on-write mapping, so what was checked is
 what is digested and what is loaded. Which containers there are is the table `CONTAINERS`.
@@ -7,93 +7,134 @@ what is digested and what is loaded. Which containers there are is the table `CO
 from __future__ import annotations
 
 import os
-import stat
 import threading
-from contextlib import suppress
-from mmap import ACCESS_COPY, mmap
+from collections.abc import Sequence
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
-from manifest.checkpoint import safetensors_file, sniffing, torch_legacy, torch_zip
-from manifest.checkpoint.contents import Container, Contents
-from manifest.checkpoint.escaping import printable
-from manifest.checkpoint.gathering import gather
-from manifest.checkpoint.tensors import StoredTensor
-from manifest.digests import bytes_digest, tensor_digest
+from manifest.checkpoint import directories, gathering, safetensors_file, sniffing, torch_legacy, torch_zip
+from manifest.checkpoint.contents import Candidate, Container, Contents
+from manifest.checkpoint.escaping import printable, printable_list
+from manifest.checkpoint.files import Files
+from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
+from manifest.digests import bytes_digest, composite_digest, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 
 CONTAINERS: tuple[Container, ...] = (torch_zip.CONTAINER, torch_legacy.CONTAINER, safetensors_file.CONTAINER)
-
-_Result = TypeVar("_Result")
 
 
 class Checkpoint:
     """An open checkpoint; a context manager.
 
+    It may hold several sets of weights, such as those of a model and their average. The one that is meant is chosen by
+    the rule of `state_dicts.order`, and another by `choose`; the attributes below are those of the chosen one.
+
     Attributes:
-        path: As it was given.
-        container: The byte format: `safetensors`, `torch-zip`, `torch-legacy`.
-        size: Bytes of the file.
+        path: As it was given: a file, or a directory of files.
+        container: The byte format: `safetensors`, `torch-zip`, `torch-legacy`, ….
+        files: Its open files; of a directory, the one that leads to the others first.
+        candidates: Every set of weights in it.
         tensors: The weights by name without wrapper prefix, in stored order.
         state_path: The keys that lead to them inside the object, for example `("state_dict",)`.
         prefix: The wrapper prefix that every stored name had, for example `module.`; empty when none.
         extras: What else the object holds: `epoch`, `optimizer`, …; keys that are no strings by their `repr`.
-        unsafe_globals: `module.name` of every global in the pickle outside the allow-list, as the file spells it.
+        unlisted: Tensors among the weights whose values cannot be listed: name → what they are, in words.
+        globals: `module.name` of every global that a real unpickler would import, as the file spells it.
+        refused_opcodes: Opcodes of its pickle that `torch.load(weights_only=True)` does not accept.
+        code: Names of records that are programs, none of which is ever run.
         metadata: The `__metadata__` of safetensors.
-        mapping: The whole file; writing to it changes memory only, never the file.
     """
 
-    def __init__(self, path: Path, container: str, mapping: mmap, contents: Contents) -> None:
+    def __init__(self, path: Path, container: str, files: Files, contents: Contents) -> None:
         self.path = path
         self.container = container
-        self.size = len(mapping)
-        self.tensors = contents.tensors
-        self.state_path = contents.state_path
-        self.prefix = contents.prefix
-        self.extras = contents.extras
-        self.unsafe_globals = contents.unsafe_globals
+        self.files = files
+        self.candidates = contents.candidates
+        self.globals = contents.globals
+        self.refused_opcodes = contents.refused_opcodes
+        self.code = contents.code
         self.metadata = contents.metadata
-        self.mapping = mapping
+        self._mappings = [file.mapping for file in files]
         self._hashing: threading.Thread | None = None
-        self._blake3: str | None = None
+        self._blake3: list[str] | None = None
+        self._take(contents.candidates[0])
+
+    def _take(self, chosen: Candidate) -> None:
+        self.tensors = chosen.tensors
+        self.state_path = chosen.path
+        self.prefix = chosen.prefix
+        self.extras = chosen.extras
+        self.unlisted = chosen.unlisted
+
+    def choose(self, path: Sequence[str]) -> None:
+        """Mean another of the candidates, by the keys that lead to it.
+
+        Raises:
+            InputError: There is none under these keys.
+        """
+        found = next((candidate for candidate in self.candidates if candidate.path == tuple(path)), None)
+        if found is None:
+            known = printable_list(".".join(candidate.path) or "(the root)" for candidate in self.candidates)
+            raise InputError(
+                f"{printable(self.path.name)} has no weights under '{printable('.'.join(path))}', only under {known}; "
+                "name one of these."
+            )
+        self._take(found)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(map(len, self._mappings))
+
+    @property
+    def mapping(self) -> mmap:
+        """The first file, whole; writing to it changes memory only."""
+        return self._mappings[0]
 
     def hash_ahead(self) -> None:
-        """Begin to hash the file on other threads; `blake3` waits for them."""
+        """Begin to hash the files on other threads; `blake3` waits for them."""
         self._hashing = threading.Thread(target=self._hash, daemon=True)
         self._hashing.start()
 
-    def blake3(self) -> str:
-        """BLAKE3 of the whole file, as 64 hexadecimal digits."""
+    def blake3(self, file: int = 0) -> str:
+        """BLAKE3 of a whole file, the first unless another is asked for, as 64 hexadecimal digits."""
         if self._hashing is not None:
             self._hashing.join()
         if self._blake3 is None:
             self._hash()
         assert self._blake3 is not None
-        return self._blake3
+        return self._blake3[file]
 
     def _hash(self) -> None:
-        self._blake3 = bytes_digest(self.mapping)
+        self._blake3 = [bytes_digest(mapping) for mapping in self._mappings]
 
     def values(self, tensor: StoredTensor) -> memoryview:
         """A tensor's values: contiguous, row-major, little-endian bytes.
 
         They are the mapping itself where they lie in the file that way, and a copy of `tensor.nbytes` otherwise.
+
+        Raises:
+            CheckpointError: It is sparse or quantized and has no plain values.
         """
-        return gather(self.mapping, tensor)
+        return gathering.values(self._mappings, tensor)
 
     def digest(self, tensor: StoredTensor) -> str:
-        """The tensor digest of its values, the same in every container."""
-        return tensor_digest(tensor.dtype, tensor.shape, self.values(tensor))
+        """The tensor digest of its values, the same in every container; in bounded memory."""
+        if isinstance(tensor, CompositeTensor):
+            parts = [(role, self.digest(part)) for role, part in tensor.parts.items()]
+            return composite_digest(tensor.layout, tensor.dtype, tensor.shape, tensor.facts, parts)
+        return streamed_tensor_digest(tensor.dtype, tensor.shape, gathering.blocks(self._mappings, tensor))
 
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""
         first: dict[tuple[object, ...], str] = {}
         tied: dict[str, str] = {}
         for name, tensor in self.tensors.items():
-            if not tensor.numel:
+            if not isinstance(tensor, StridedTensor) or not tensor.numel:
                 continue  # an empty tensor shares no value with any other
             place = (
+                tensor.file,
                 tensor.storage,
                 tensor.offset,
                 tensor.shape,
@@ -108,9 +149,8 @@ class Checkpoint:
         return tied
 
     def close(self) -> None:
-        """Let go of the mapping; it stays until the last view of it, such as a loaded tensor, is gone."""
-        with suppress(BufferError):
-            self.mapping.close()
+        """Let go of the mappings; each stays until the last view of it, such as a loaded tensor, is gone."""
+        self.files.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -127,21 +167,25 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and list its tensors, running no code out of it.
 
+    Args:
+        path: A file, the index of a sharded checkpoint, or a directory with one checkpoint in it.
+
     Raises:
         InputError: There is no such file, or it is not one that can be opened.
-        CheckpointError: It is not a checkpoint (`F001`), malformed (`F002`), over a limit (`F003`), or of a container
-            that is not supported (`F004`).
+        CheckpointError: It is not a checkpoint (`F001`), malformed (`F002`), over a limit (`F003`), of a container
+            that is not supported (`F004`), or names files elsewhere (`F007`) or that are missing (`F008`).
     """
     path = Path(path)
-    mapping = _map(path)
+    files: Files | None = None
     try:
-        container = _identify(mapping)
-        contents = container.read(mapping)
+        files = Files(directories.entry(path) if path.is_dir() else path)
+        container = _identify(files[0].mapping)
+        contents = container.read(files)
     except CheckpointError as error:
-        with suppress(BufferError):
-            mapping.close()
-        raise _refused(path, str(error), error.rule) from None
-    return Checkpoint(path, container.name, mapping, contents)
+        if files is not None:
+            files.close()
+        raise CheckpointError(f"{printable(path.name or str(path))}: {error}", rule=error.rule) from None
+    return Checkpoint(path, container.name, files, contents)
 
 
 def _identify(mapping: mmap) -> Container:
@@ -149,40 +193,3 @@ def _identify(mapping: mmap) -> Container:
         if container.recognises(mapping):
             return container
     raise sniffing.refusal(mapping)
-
-
-def _map(path: Path) -> mmap:
-    """A private, copy-on-write mapping of the whole file."""
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise InputError(f"No such file: {printable(str(path), 1000)}") from None
-    except IsADirectoryError:
-        raise _directory(path) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"Cannot open {printable(str(path), 1000)}: {reason}") from None
-    try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise _directory(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"Not a regular file: {printable(str(path), 1000)}")
-        if not status.st_size:
-            raise _refused(path, "the file is empty, so its download or its saving failed; get it again.", "F001")
-        return mmap(descriptor, 0, access=ACCESS_COPY)
-    except (OSError, ValueError) as error:
-        raise InputError(f"Cannot map {printable(str(path), 1000)}: {printable(str(error))}") from None
-    finally:
-        os.close(descriptor)
-
-
-def _directory(path: Path) -> CheckpointError:
-    return _refused(
-        path, "it is a directory, and directory checkpoints are not supported yet; pass the file in it.", "F004"
-    )
-
-
-def _refused(path: Path, found: str, rule: str) -> CheckpointError:
-    return CheckpointError(f"{printable(path.name or str(path))}: {found}", rule=rule)

@@ -6,12 +6,14 @@ stored beyond measure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from manifest.checkpoint.contents import Candidate
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import malformed
-from manifest.checkpoint.tensors import ITEM_SIZES, StoredTensor
-from manifest.checkpoint.torch_objects import PickledTensor
+from manifest.checkpoint.state_dicts import FoundState, strip_prefixes
+from manifest.checkpoint.tensors import ITEM_SIZES, CompositeTensor, StoredTensor, StridedTensor
+from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor
 from manifest.errors import CheckpointError
 
 _EXPANSION_FREE = 64 << 20
@@ -19,10 +21,39 @@ _TOTAL_FREE = 1 << 30
 _MOST_EXPANSION = 16
 
 
-def stored_tensor(name: str, tensor: PickledTensor, storage: tuple[int, int]) -> StoredTensor:
+def candidates(
+    states: Iterable[FoundState], ranges: Mapping[str, tuple[int, int]], *, swapped: bool = False
+) -> tuple[Candidate, ...]:
+    """The sets of weights of an object, by their places in the file.
+
+    Args:
+        states: As they were found in the pickle.
+        ranges: The byte range of each storage, by its key.
+        swapped: Whether the storages are big-endian.
+    """
+
+    def placed(name: str, tensor: PickledTensor | PickledComposite) -> StoredTensor:
+        if isinstance(tensor, PickledComposite):
+            parts = {
+                role: strided(f"{name}.{role}", part, ranges, swapped=swapped) for role, part in tensor.parts.items()
+            }
+            return CompositeTensor(name, tensor.dtype, tensor.shape, tensor.layout, parts, tensor.facts)
+        return strided(name, tensor, ranges, swapped=swapped)
+
+    found = []
+    for state in states:
+        prefix, tensors = strip_prefixes({name: placed(name, tensor) for name, tensor in state.tensors.items()})
+        found.append(Candidate(tensors, state.path, prefix, state.average, state.unlisted, state.extras))
+    return tuple(found)
+
+
+def strided(
+    name: str, tensor: PickledTensor, ranges: Mapping[str, tuple[int, int]], *, swapped: bool = False
+) -> StridedTensor:
     """A pickled tensor, by the byte range in the file of the record that its storage is in."""
+    storage = ranges[tensor.storage.key]
     start = storage[0] + tensor.storage.start
-    return StoredTensor(
+    return StridedTensor(
         name,
         tensor.dtype,
         tensor.shape,
@@ -31,6 +62,7 @@ def stored_tensor(name: str, tensor: PickledTensor, storage: tuple[int, int]) ->
         storage,
         tensor.conjugated,
         tensor.negated,
+        swapped=swapped and ITEM_SIZES[tensor.dtype] > 1,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from mmap import mmap
 from typing import Any, NoReturn
 
-from manifest.checkpoint.contents import Container, Contents
+from manifest.checkpoint.contents import Candidate, Container, Contents, alone
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.tensors import (
@@ -21,7 +21,7 @@ from manifest.checkpoint.tensors import (
     MOST_DIMENSIONS,
     MOST_TENSORS,
     SAFETENSORS_CODES,
-    StoredTensor,
+    StridedTensor,
     row_major,
 )
 from manifest.errors import CheckpointError
@@ -71,10 +71,10 @@ def read(mapping: mmap) -> Contents:
     stored = {name: _tensor(name, entry, data_start, len(mapping)) for name, entry in header.items()}
     _check_coverage(stored.values(), data_start, len(mapping))
     prefix, tensors = strip_prefixes(stored)
-    return Contents(tensors=tensors, prefix=prefix, metadata=metadata)
+    return Contents((Candidate(dict(tensors), prefix=prefix),), metadata=metadata)
 
 
-CONTAINER = Container("safetensors", recognises, read)
+CONTAINER = Container("safetensors", recognises, alone(read))
 
 
 def _header(mapping: mmap) -> tuple[dict[str, Any], int]:
@@ -144,7 +144,7 @@ def _metadata(value: Any) -> dict[str, str]:
     return value
 
 
-def _tensor(name: str, entry: Any, data_start: int, file_size: int) -> StoredTensor:
+def _tensor(name: str, entry: Any, data_start: int, file_size: int) -> StridedTensor:
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise _malformed(f"tensor '{printable(name)}' is not described by exactly dtype, shape and data_offsets")
     dtype = _dtype(name, entry["dtype"])
@@ -170,7 +170,7 @@ def _tensor(name: str, entry: Any, data_start: int, file_size: int) -> StoredTen
             f"takes {expected:,}"
         )
     start = data_start + begin
-    return StoredTensor(name, dtype, shape, row_major(shape), start, (start, data_start + end))
+    return StridedTensor(name, dtype, shape, row_major(shape), start, (start, data_start + end))
 
 
 def _dtype(name: str, code: Any) -> str:
@@ -196,7 +196,7 @@ def _numbers(values: tuple[int, ...]) -> str:
     return printable(str(list(values)))
 
 
-def _check_coverage(tensors: Iterable[StoredTensor], data_start: int, file_size: int) -> None:
+def _check_coverage(tensors: Iterable[StridedTensor], data_start: int, file_size: int) -> None:
     """Refuse bytes that belong to two tensors or to none."""
     position = data_start
     for tensor in sorted(tensors, key=lambda tensor: tensor.storage):

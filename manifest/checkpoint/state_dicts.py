@@ -1,76 +1,94 @@
-"""Where the weights are inside a checkpoint, and what they are called without their wrappers.
+"""Where the weights are inside a checkpoint's object, and what they are called without their wrappers.
 
-A checkpoint is either a state dict or a dictionary with one inside, beside an optimizer, an epoch and the like. The
-keys tried are those that training scripts use; tensors of optimizers and averages are never counted as weights.
+A checkpoint is a state dict, or holds one or several beside an optimizer, an epoch and the like; or it is a pickled
+module, whose parameters and buffers are its weights. The keys tried are those that training scripts use. Tensors of
+optimizers are never counted as weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from manifest.checkpoint import modules
 from manifest.checkpoint.escaping import printable, printable_list, writable
-from manifest.checkpoint.inert_pickle import OddKey, Opaque
-from manifest.checkpoint.torch_objects import PickledTensor, UnlistedTensor
+from manifest.checkpoint.inert_pickle import OddKey, Opaque, over_limit
+from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.errors import CheckpointError
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module")
-"""Keys under which training scripts put the weights, in the order in which they are tried."""
+"""Keys under which training scripts put the weights, the most usual first."""
 
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""What DataParallel, torch.compile and FSDP put before every name."""
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "_fsdp_wrapped_module.")
+"""What DataParallel, torch.compile, Lightning modules and FSDP put before every name."""
+
+BARE = "tensor"
+"""The name given to a tensor that is saved without one."""
+
+_AVERAGE = re.compile(r"(^|_)(ema|swa|avg|average[ds]?|averaged|shadow|teacher)(_|$)", re.IGNORECASE)
+"""Keys of averaged weights, as in `model_ema`, `ema_state_dict`, `swa`."""
+
+_NO_WEIGHTS = re.compile(
+    r"optim|(^|_)(opt|adam|sgd|momentum|grads?|gradients|schedulers?|sched|scaler|amp|callbacks|loops|rng|random)(_|$)",
+    re.IGNORECASE,
+)
+"""Keys of things with tensors in them that are no weights: optimizers, schedulers, generators."""
+
+_DEEPEST = 4
+_MOST_STATES = 64
 
 _Value = TypeVar("_Value")
+_Listed = PickledTensor | PickledComposite
 
 
 @dataclass(frozen=True)
 class FoundState:
-    """The weights of an unpickled object.
+    """One set of weights in an unpickled object; the attributes are those of `contents.Candidate`, names as stored."""
 
-    Attributes:
-        tensors: By stored name, in stored order.
-        path: The keys that lead to them.
-        extras: What else is beside them: other top-level keys, and entries of the state dict that are no tensors.
-    """
-
-    tensors: dict[str, PickledTensor]
+    tensors: Mapping[str, _Listed]
     path: tuple[str, ...]
-    extras: tuple[str, ...]
+    average: bool
+    unlisted: dict[str, str] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
 
 
-def find_state(root: Any) -> FoundState:
-    """The state dict of an object.
+def find_states(root: Any) -> list[FoundState]:
+    """Every set of weights in an object, the one that is meant first: see `order`.
 
     Raises:
         CheckpointError: `F001` when it holds no weights, `F004` when they are in a form that cannot be listed.
     """
-    path = _path_to_state(root)
-    if path is None:
+    found = [_state(root, value, path) for value, path in _tensor_holders(root)]
+    if not found:
         raise _no_weights(root)
-    state = root
-    for key in path:
-        state = state[key]
-    tensors: dict[str, PickledTensor] = {}
-    others: list[str] = []
-    for key, value in state.items():
-        if isinstance(value, UnlistedTensor):
-            raise CheckpointError(
-                f"tensor '{printable(describe_key(key))}' is {value.kind}, whose values cannot be listed yet; "
-                "save it as a plain tensor.",
-                rule="F004",
-            )
-        if isinstance(value, PickledTensor):
-            if writable(key) != key:
-                raise CheckpointError(
-                    f"the state dict has the name '{printable(key)}', which is not Unicode; get the file again.",
-                    rule="F002",
-                )
-            tensors[key] = value
-        else:
-            others.append(".".join((*path, describe_key(key))))
-    beside = [describe_key(key) for key in root if key != path[0]] if path else []
-    return FoundState(tensors, path, (*beside, *others))
+    found.sort(key=order)
+    if not found[0].tensors:
+        name, kind = next(iter(found[0].unlisted.items()))
+        raise CheckpointError(
+            f"tensor '{printable(name)}' is {kind}, and none of the others has values that can be listed; "
+            "save them as plain tensors.",
+            rule="F004",
+        )
+    return found
+
+
+def order(state: FoundState) -> tuple[Any, ...]:
+    """By what one of several sets of weights is chosen, the least one first.
+
+    Weights come before averages of weights; those at the top or under a usual key before those under any other; the
+    more tensors the better; then the more usual key, the shorter path, and the alphabet decide.
+    """
+    ranks = [STATE_KEYS.index(key) if key in STATE_KEYS else len(STATE_KEYS) for key in state.path]
+    return (
+        state.average,
+        len(STATE_KEYS) in ranks,
+        -(len(state.tensors) + len(state.unlisted)),
+        ranks,
+        len(state.path),
+        state.path,
+    )
 
 
 def strip_prefixes(tensors: Mapping[str, _Value]) -> tuple[str, dict[str, _Value]]:
@@ -105,69 +123,85 @@ def describe_key(key: Any) -> str:
     return repr(key)
 
 
-def _path_to_state(root: Any) -> tuple[str, ...] | None:
-    """The keys that lead to the state dict; None when there is none."""
-    at_root = _weights_in(root)
-    wrapped = _wrapped_path(root)
-    if wrapped is not None and at_root:
-        # A few tensors beside a wrapped state dict are losses or statistics; a few dictionaries in one are extra state.
-        state = root
-        for key in wrapped:
-            state = state[key]
-        return wrapped if _weights_in(state) > at_root else ()
-    if wrapped is None and at_root:
-        return ()
-    return wrapped
-
-
-def _wrapped_path(root: Any) -> tuple[str, ...] | None:
-    if not isinstance(root, dict):
-        return None
-    for key in STATE_KEYS:
-        inner = root.get(key)
-        if _weights_in(inner):
-            return (key,)
-        if isinstance(inner, dict):
-            for inner_key in STATE_KEYS:
-                if _weights_in(inner.get(inner_key)):
-                    return (key, inner_key)
+def _entries(value: Any) -> dict[Any, Any] | None:
+    """What a value holds by key, if anything: a dictionary, one of an unknown class, a list, or a module."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple):
+        return {str(index): item for index, item in enumerate(value)}
+    if isinstance(value, Opaque):
+        if modules.is_module(value):
+            return modules.named_tensors(value)
+        return value.entries
     return None
 
 
-def _weights_in(value: Any) -> int:
-    """How many tensors a dictionary has by name; 0 when any of its tensors has no name."""
-    if not isinstance(value, dict):
-        return 0
-    count = 0
-    for key, item in value.items():
-        if isinstance(item, PickledTensor | UnlistedTensor):
-            if not isinstance(key, str):
-                return 0
-            count += 1
-    return count
+def _tensor_holders(root: Any) -> Iterator[tuple[dict[Any, Any], tuple[str, ...]]]:
+    """Everything in an object that holds tensors by name, each once, with the keys that lead to it."""
+    if isinstance(root, _Listed | UnlistedTensor):
+        yield {BARE: root}, ()
+        return
+    seen: set[int] = set()
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
+    states = 0
+    for value, path in waiting:
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        entries = _entries(value)
+        if entries is None or {"state", "param_groups"} <= entries.keys():
+            continue
+        if _names_tensors(entries):
+            states += 1
+            if states > _MOST_STATES:
+                raise over_limit(f"it holds more than {_MOST_STATES} sets of tensors")
+            yield entries, path
+        if len(path) < _DEEPEST and not (isinstance(value, Opaque) and modules.is_module(value)):
+            waiting += [
+                (inner, (*path, describe_key(key)))
+                for key, inner in entries.items()
+                if isinstance(inner, dict | list | tuple | Opaque)
+                and inner
+                and not (isinstance(key, str) and _NO_WEIGHTS.search(key))
+            ]
+
+
+def _names_tensors(entries: dict[Any, Any]) -> bool:
+    """Whether it holds tensors, all of them by name."""
+    keys = [key for key, value in entries.items() if isinstance(value, _Listed | UnlistedTensor)]
+    return bool(keys) and all(isinstance(key, str) for key in keys)
+
+
+def _state(root: Any, entries: dict[Any, Any], path: tuple[str, ...]) -> FoundState:
+    tensors: dict[str, _Listed] = {}
+    unlisted: dict[str, str] = {}
+    others: list[str] = []
+    for key, value in entries.items():
+        if isinstance(value, _Listed | UnlistedTensor) and writable(key) != key:
+            raise CheckpointError(
+                f"the state dict has the name '{printable(key)}', which is not Unicode; get the file again.",
+                rule="F002",
+            )
+        if isinstance(value, UnlistedTensor):
+            unlisted[key] = value.kind
+        elif isinstance(value, _Listed):
+            tensors[key] = value
+        else:
+            others.append(".".join((*path, describe_key(key))))
+    beside = [key for key in map(describe_key, _entries(root) or ()) if key != path[0]] if path else []
+    return FoundState(tensors, path, any(map(_AVERAGE.search, path)), unlisted, (*beside, *others))
 
 
 def _no_weights(root: Any) -> CheckpointError:
     if isinstance(root, Opaque):
         return CheckpointError(
-            f"it is a pickled whole module or other object of '{printable(root.name)}', which only running its code "
-            "would open; save its state_dict() instead.",
+            f"it is a pickled object of '{printable(root.name)}' without parameters or buffers that can be told "
+            "without running its code; save its state_dict() instead.",
             rule="F004",
-        )
-    if isinstance(root, PickledTensor | UnlistedTensor):
-        return CheckpointError(
-            "it holds one tensor without a name, not a dictionary of weights; save it as {'name': tensor}.", rule="F004"
         )
     if not isinstance(root, dict):
         return CheckpointError(
             f"it holds no weights: it is a pickled {type(root).__name__}, where a state dict was expected.", rule="F001"
-        )
-    module = next((root[key] for key in STATE_KEYS if isinstance(root.get(key), Opaque)), None)
-    if module is not None:
-        return CheckpointError(
-            f"it holds a pickled whole module of '{printable(module.name)}', which only running its code would open; "
-            "save its state_dict() instead.",
-            rule="F004",
         )
     keys = printable_list(map(describe_key, root))
     return CheckpointError(

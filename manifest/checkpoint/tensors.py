@@ -87,27 +87,21 @@ MOST_TENSORS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor, by the place of its values in the file.
+    """One tensor of a checkpoint; how its values are stored is the matter of its kinds below.
 
     Attributes:
         name: As stored, with any wrapper prefix.
         dtype: torch's name without `torch.`, for example `bfloat16`.
         shape: `()` for a scalar.
-        stride: Steps between neighbours, in elements, one for each dimension.
-        offset: Byte offset, from the start of the file, of element `[0, …, 0]`.
-        storage: Byte range `[start, end)`, in the file, of the storage it is a view of.
-        conjugated: Whether the stored values are to be conjugated, as torch's conj bit says.
-        negated: Whether the stored values are to be negated, as torch's neg bit says.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-    storage: tuple[int, int]
-    conjugated: bool = False
-    negated: bool = False
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def itemsize(self) -> int:
@@ -115,13 +109,34 @@ class StoredTensor:
         return ITEM_SIZES[self.dtype]
 
     @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of its values, which may be more or fewer than those of its storage."""
         return self.numel * self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StridedTensor(StoredTensor):
+    """A tensor by the place of its values in a file.
+
+    Attributes:
+        stride: Steps between neighbours, in elements, one for each dimension.
+        offset: Byte offset, from the start of the file, of element `[0, …, 0]`.
+        storage: Byte range `[start, end)`, in the file, of the storage it is a view of.
+        conjugated: Whether the stored values are to be conjugated, as torch's conj bit says.
+        negated: Whether the stored values are to be negated, as torch's neg bit says.
+        file: Which of the checkpoint's files it is in.
+        swapped: Whether the stored numbers are big-endian.
+        deflated: Whether the storage is a deflate stream; the offset is then within what it inflates to.
+    """
+
+    stride: tuple[int, ...]
+    offset: int
+    storage: tuple[int, int]
+    conjugated: bool = False
+    negated: bool = False
+    file: int = 0
+    swapped: bool = False
+    deflated: bool = False
 
     @property
     def contiguous(self) -> bool:
@@ -134,6 +149,43 @@ class StoredTensor:
                 return False
             expected *= size
         return True
+
+    @property
+    def plain(self) -> bool:
+        """Whether its values are, as they lie in the file, the bytes from `offset` on."""
+        return self.contiguous and not (self.conjugated or self.negated or self.swapped or self.deflated)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedTensor(StoredTensor):
+    """A tensor that lies in pieces, possibly in several files.
+
+    Attributes:
+        chunks: Where each piece begins in the whole, in elements of each dimension, and the piece; together they cover
+            the whole exactly once.
+    """
+
+    chunks: tuple[tuple[tuple[int, ...], StridedTensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompositeTensor(StoredTensor):
+    """A tensor that is stored as several others and has no plain values: a sparse or a quantized one.
+
+    Attributes:
+        layout: How the parts make the whole: `sparse_coo`, `sparse_csr`, …, `per_tensor_affine`, ….
+        parts: By their role: `indices` and `values`, or `integers` and `scales`.
+        facts: What else defines it, as text: a scale, a zero point, an axis.
+    """
+
+    layout: str
+    parts: dict[str, StridedTensor]
+    facts: dict[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts.values())
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

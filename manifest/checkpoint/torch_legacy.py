@@ -10,11 +10,11 @@ from __future__ import annotations
 from mmap import mmap
 from typing import Any, NoReturn
 
-from manifest.checkpoint.contents import Container, Contents
+from manifest.checkpoint.contents import Container, Contents, alone
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import MOST_PICKLE_BYTES, Interpreted, interpret, malformed
-from manifest.checkpoint.placing import check_tensors, stored_tensor
-from manifest.checkpoint.state_dicts import find_state, strip_prefixes
+from manifest.checkpoint.placing import candidates, check_tensors
+from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -44,13 +44,11 @@ def read(mapping: mmap) -> Contents:
     keys = _plain_pickle(mapping, interpreted.end, MOST_PICKLE_BYTES)
     ranges = _ranges(mapping, keys.end, _ordered_storages(keys.root, objects))
     check_tensors(objects.tensors, len(mapping))
-    found = find_state(interpreted.root)
-    stored = {name: stored_tensor(name, tensor, ranges[tensor.storage.key]) for name, tensor in found.tensors.items()}
-    prefix, tensors = strip_prefixes(stored)
-    return Contents(tensors, found.path, prefix, found.extras, interpreted.unsafe_globals)
+    found = candidates(find_states(interpreted.root), ranges)
+    return Contents(found, interpreted.globals, interpreted.refused_opcodes)
 
 
-CONTAINER = Container("torch-legacy", recognises, read)
+CONTAINER = Container("torch-legacy", recognises, alone(read))
 
 
 def _no_persistent_id(identifier: Any) -> NoReturn:  # noqa: ARG001

@@ -49,6 +49,24 @@ class PickledTensor:
     negated: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PickledComposite:
+    """A tensor that is stored as several: `layout`, `parts` and `facts` as in `tensors.CompositeTensor`."""
+
+    layout: str
+    dtype: str
+    shape: tuple[int, ...]
+    parts: dict[str, PickledTensor]
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One of torch's memory layouts, by name."""
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class UnlistedTensor:
     """A tensor whose values are not plainly those of a storage.
@@ -84,6 +102,8 @@ class TorchObjects:
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor_v2,
             "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_v3,
             "torch._tensor._rebuild_from_type_v2": self._rebuild_from_type,
+            "torch._utils._rebuild_sparse_tensor": _rebuild_sparse,
+            "torch._utils._rebuild_qtensor": self._rebuild_quantized,
         }
 
     def storages(self) -> Iterable[PickledStorage]:
@@ -128,6 +148,25 @@ class TorchObjects:
         if constructor is None or not function.name.startswith("torch._utils._rebuild_"):
             return Opaque(function.name)
         return constructor(inner)
+
+    def _rebuild_quantized(self, arguments: tuple[Any, ...]) -> Any:
+        """`(storage, offset, shape, strides, quantizer, …)`: integers, and what turns them into numbers."""
+        storage, quantizer = _at(arguments, 0), _at(arguments, 4)
+        dtype = storage.dtype if isinstance(storage, PickledStorage) else None
+        scheme = _at(quantizer, 0) if isinstance(quantizer, tuple) else None
+        if dtype not in _INTEGERS_OF or not isinstance(scheme, Global):
+            return UnlistedTensor("a quantized tensor of a packed or unknown kind")
+        integers = self._tensor((replace(storage, dtype=_INTEGERS_OF[dtype]), *arguments[1:4]), None, None)
+        parts: dict[str, PickledTensor] = {"integers": integers}
+        facts: dict[str, str] = {}
+        for role, value in zip(_QUANTIZERS.get(scheme.name, ()), quantizer[1:], strict=False):
+            if isinstance(value, PickledTensor):
+                parts[role] = value
+            elif isinstance(value, int | float):
+                facts[role] = repr(value)
+        if len(parts) + len(facts) != 1 + len(_QUANTIZERS.get(scheme.name, ("unknown",))):
+            return UnlistedTensor("a quantized tensor of a packed or unknown kind")
+        return PickledComposite(scheme.name.removeprefix("torch."), dtype, integers.shape, parts, facts)
 
     def _tensor(self, arguments: tuple[Any, ...], element_type: Any, metadata: Any) -> Any:
         if len(arguments) < 4 or not isinstance(arguments[0], PickledStorage):
@@ -212,6 +251,25 @@ def _bits(metadata: Any) -> tuple[bool, bool]:
     return bits.get("conj") is True, bits.get("neg") is True
 
 
+def _rebuild_sparse(arguments: tuple[Any, ...]) -> Any:
+    """`(layout, data)`: the coordinates, or two levels of them, and the values there, then the shape."""
+    layout, data = _at(arguments, 0), _at(arguments, 1)
+    name = layout.name.removeprefix("torch.") if isinstance(layout, Layout) else ""
+    roles = _SPARSE_PARTS.get(name)
+    if roles is None or not isinstance(data, tuple) or len(data) <= len(roles):
+        return UnlistedTensor("a sparse tensor of an unknown layout")
+    parts = dict(zip(roles, data, strict=False))
+    shape = data[len(roles)]
+    if not all(isinstance(part, PickledTensor) for part in parts.values()) or not _are_naturals(shape):
+        return UnlistedTensor("a sparse tensor of other things than tensors")
+    return PickledComposite(name, parts["values"].dtype, tuple(shape), parts, {})
+
+
+def _layout(arguments: tuple[Any, ...]) -> Any:
+    name = _at(arguments, 0)
+    return Layout(name) if isinstance(name, str) else Opaque("torch.serialization._get_layout")
+
+
 def _dictionary(arguments: tuple[Any, ...]) -> Any:
     """An ordered dictionary; Python 2 gave it its items as a list of pairs."""
     items = _at(arguments, 0)
@@ -254,6 +312,23 @@ _QUANTIZED_STORAGES: dict[str, tuple[str | None, int]] = {
     "QUInt2x4Storage": ("quint2x4", 1),
 }
 
+_INTEGERS_OF = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+"""The integers that quantized elements are stored as."""
+
+_QUANTIZERS = {
+    "torch.per_tensor_affine": ("scale", "zero_point"),
+    "torch.per_channel_affine": ("scales", "zero_points", "axis"),
+    "torch.per_channel_affine_float_qparams": ("scales", "zero_points", "axis"),
+}
+
+_SPARSE_PARTS = {
+    "sparse_coo": ("indices", "values"),
+    "sparse_csr": ("crow_indices", "col_indices", "values"),
+    "sparse_csc": ("ccol_indices", "row_indices", "values"),
+    "sparse_bsr": ("crow_indices", "col_indices", "values"),
+    "sparse_bsc": ("ccol_indices", "row_indices", "values"),
+}
+
 _DTYPES = frozenset(
     f"torch.{name}"
     for name in (
@@ -281,7 +356,6 @@ _NAMES_ONLY = (
     "torch.device",
     "torch.storage.TypedStorage",
     "torch.storage.UntypedStorage",
-    "torch.serialization._get_layout",
     "torch.per_tensor_affine",
     "torch.per_tensor_symmetric",
     "torch.per_channel_affine",
@@ -319,11 +393,10 @@ _INERT_CONSTRUCTORS: dict[str, Constructor] = {
     "collections.Counter": _dictionary,
     "collections.OrderedDict": _dictionary,
     "torch.Size": _sequence,
+    "torch.serialization._get_layout": _layout,
     "torch.nn.parameter.Parameter": _first,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
-    "torch._utils._rebuild_qtensor": _unlisted("a quantized tensor"),
-    "torch._utils._rebuild_sparse_tensor": _unlisted("a sparse tensor"),
     "torch._utils._rebuild_nested_tensor": _unlisted("a nested tensor"),
     "torch._utils._rebuild_meta_tensor_no_storage": _unlisted("a meta tensor, without values"),
     "torch._utils._rebuild_wrapper_subclass": _unlisted("a tensor that wraps others"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from mmap import mmap
 
@@ -17,6 +17,9 @@ from manifest.checkpoint.escaping import printable
 from manifest.errors import CheckpointError
 
 MOST_RECORDS = 1_100_000
+
+Bytes = mmap | memoryview
+"""A file, or the part of one that is an archive by itself."""
 
 _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
@@ -38,6 +41,7 @@ _IN_EXTRA_32 = 0xFFFFFFFF
 _IN_EXTRA_16 = 0xFFFF
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _HAS_DESCRIPTOR = 0x0008
+_METHODS = (0, 8)  # stored, deflated
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,19 @@ class Record:
         start: Offset in the file of its first byte of data.
         end: Offset after the last.
         crc: Its CRC-32 according to the directory.
+        inflated: How many bytes it inflates to when it is compressed; None when it is stored as it is.
     """
 
     name: str
     start: int
     end: int
     crc: int
+    inflated: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +89,12 @@ class _Entry:
         return _shown(self.raw_name)
 
 
-def is_zip(mapping: mmap) -> bool:
+def is_zip(mapping: Bytes) -> bool:
     """Whether the file begins as an archive with or without records does."""
     return mapping[:4] in (_LOCAL_MAGIC, _END_MAGIC)
 
 
-def list_names(mapping: mmap) -> tuple[str, ...]:
+def list_names(mapping: Bytes) -> tuple[str, ...]:
     """Names in the archive's directory, nothing else of it checked.
 
     Raises:
@@ -92,8 +103,17 @@ def list_names(mapping: mmap) -> tuple[str, ...]:
     return tuple(entry.name for entry in _directory(mapping)[0])
 
 
-def read_records(mapping: mmap) -> dict[str, Record]:
-    """Every record by name, in the order of the file, of an archive without compression and without ambiguity.
+def nothing(name: str) -> bool:  # noqa: ARG001
+    """No record may be compressed."""
+    return False
+
+
+def read_records(mapping: Bytes, compressible: Callable[[str], bool] = nothing) -> dict[str, Record]:
+    """Every record by name, in the order of the file, of an archive without ambiguity.
+
+    Args:
+        mapping: The archive.
+        compressible: Whether the record of a name may be compressed; nothing is inflated here.
 
     Raises:
         CheckpointError: `F002` for anything that two readers could see in two ways, `F003` when over a limit.
@@ -105,16 +125,18 @@ def read_records(mapping: mmap) -> dict[str, Record]:
     for entry in sorted(entries, key=lambda entry: entry.header):
         if entry.header != position:
             raise _misplaced(entry, position)
-        start = _check_local_header(mapping, entry, directory_start)
-        end = start + entry.size
+        may_deflate = compressible(entry.name)
+        start = _check_local_header(mapping, entry, directory_start, _METHODS[: 1 + may_deflate])
+        end = start + entry.compressed
         position = _after_descriptor(mapping, entry, end, directory_start)
-        records[entry.name] = Record(entry.name, start, end, entry.crc)
+        inflated = entry.size if entry.method else None
+        records[entry.name] = Record(entry.name, start, end, entry.crc, inflated)
     if position != directory_start:
         raise _malformed(f"{directory_start - position:,} bytes before the zip directory belong to no record")
     return records
 
 
-def check_crc(mapping: mmap, record: Record) -> None:
+def check_crc(mapping: Bytes, record: Record) -> None:
     """Refuse a record whose bytes are not those that were written."""
     with memoryview(mapping)[record.start : record.end] as data:
         found = zlib.crc32(data)
@@ -122,7 +144,7 @@ def check_crc(mapping: mmap, record: Record) -> None:
         raise _malformed(f"record '{printable(record.name)}' does not have its checksum, so its bytes have changed")
 
 
-def _directory(mapping: mmap) -> tuple[list[_Entry], int]:
+def _directory(mapping: Bytes) -> tuple[list[_Entry], int]:
     """The central directory, and where it begins."""
     count, size, start = _end_of_directory(mapping)
     if count > MOST_RECORDS:
@@ -137,7 +159,7 @@ def _directory(mapping: mmap) -> tuple[list[_Entry], int]:
     return entries, start
 
 
-def _end_of_directory(mapping: mmap) -> tuple[int, int, int]:
+def _end_of_directory(mapping: Bytes) -> tuple[int, int, int]:
     """Number of entries, size and offset of the central directory."""
     end_start = len(mapping) - _END.size
     if end_start < 0 or mapping[end_start : end_start + 4] != _END_MAGIC:
@@ -160,7 +182,7 @@ def _end_of_directory(mapping: mmap) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _end_of_large_directory(mapping: mmap, locator_start: int) -> tuple[int, int, int]:
+def _end_of_large_directory(mapping: Bytes, locator_start: int) -> tuple[int, int, int]:
     """The same numbers out of the zip64 record, which must lie right before its locator."""
     _, _, end_start, disks = _LOCATOR_64.unpack_from(mapping, locator_start)
     if end_start != locator_start - _END_64.size or end_start < 0 or disks > 1:
@@ -171,7 +193,7 @@ def _end_of_large_directory(mapping: mmap, locator_start: int) -> tuple[int, int
     return count, size, start
 
 
-def _entries(mapping: mmap, position: int, end: int) -> Iterator[_Entry]:
+def _entries(mapping: Bytes, position: int, end: int) -> Iterator[_Entry]:
     while position < end:
         if position + _CENTRAL.size > end:
             raise _malformed("the zip directory ends within an entry")
@@ -183,8 +205,8 @@ def _entries(mapping: mmap, position: int, end: int) -> Iterator[_Entry]:
         position = extra_start + extra_length + comment_length
         if magic != _CENTRAL_MAGIC or position > end:
             raise _malformed("the zip directory has an entry that is none")
-        raw_name = mapping[name_start:extra_start]
-        extra = mapping[extra_start : extra_start + extra_length]
+        raw_name = bytes(mapping[name_start:extra_start])
+        extra = bytes(mapping[extra_start : extra_start + extra_length])
         wide = _wide_sizes(raw_name, extra, [size, compressed, header, disk])
         if wide[3]:
             raise _malformed(f"record '{_shown(raw_name)}' is on another disk of the zip archive")
@@ -236,7 +258,7 @@ def _check_names(entries: list[_Entry]) -> None:
             )
 
 
-def _check_local_header(mapping: mmap, entry: _Entry, directory_start: int) -> int:
+def _check_local_header(mapping: Bytes, entry: _Entry, directory_start: int, methods: tuple[int, ...]) -> int:
     """Compare a local header with the directory.
 
     Returns:
@@ -253,34 +275,35 @@ def _check_local_header(mapping: mmap, entry: _Entry, directory_start: int) -> i
         raise _malformed(f"record '{entry.shown}' has no header where the zip directory says")
     if (entry.flags | flags) & _ENCRYPTED:
         raise _malformed(f"record '{entry.shown}' is encrypted, which torch.save never does")
-    if entry.method or method:
-        raise _malformed(f"record '{entry.shown}' is compressed, where torch.save stores records as they are")
+    if entry.method not in methods or method != entry.method:
+        raise _malformed(f"record '{entry.shown}' is compressed, where records are stored as they are")
     if mapping[name_start:extra_start] != entry.raw_name or flags != entry.flags:
         raise _malformed(
             f"record '{entry.shown}' has another name or other flags in its own header than in the zip directory"
         )
-    if entry.compressed != entry.size or start + entry.size > directory_start:
+    if (entry.compressed != entry.size and not method) or start + entry.compressed > directory_start:
         raise _malformed(f"record '{entry.shown}' claims {entry.size:,} bytes, which are not there")
-    wide = _wide_sizes(entry.raw_name, mapping[extra_start:start], [size, compressed])
+    wide = _wide_sizes(entry.raw_name, bytes(mapping[extra_start:start]), [size, compressed])
     # A header written before its data leaves these open and lets the descriptor after the data say them.
     open_values = (0,) if flags & _HAS_DESCRIPTOR else ()
-    if any(value not in (entry.size, *open_values) for value in wide) or crc not in (entry.crc, *open_values):
+    sizes = zip(wide, (entry.size, entry.compressed), strict=True)
+    if any(value not in (expected, *open_values) for value, expected in sizes) or crc not in (entry.crc, *open_values):
         raise _malformed(
             f"record '{entry.shown}' has another size or checksum in its own header than in the zip directory"
         )
     return start
 
 
-def _after_descriptor(mapping: mmap, entry: _Entry, position: int, directory_start: int) -> int:
+def _after_descriptor(mapping: Bytes, entry: _Entry, position: int, directory_start: int) -> int:
     """The offset after the descriptor that follows a record's data, when its flags announce one."""
     if not entry.flags & _HAS_DESCRIPTOR:
         return position
-    following = mapping[position : min(position + 24, directory_start)]
+    following = bytes(mapping[position : min(position + 24, directory_start)])
     for magic in (_DESCRIPTOR_MAGIC, b""):
         for form in ("<I2Q", "<3I"):
-            if entry.size >= _IN_EXTRA_32 and form == "<3I":
+            if max(entry.size, entry.compressed) >= _IN_EXTRA_32 and form == "<3I":
                 continue
-            descriptor = magic + struct.pack(form, entry.crc, entry.size, entry.size)
+            descriptor = magic + struct.pack(form, entry.crc, entry.compressed, entry.size)
             if following.startswith(descriptor):
                 return position + len(descriptor)
     raise _malformed(f"record '{entry.shown}' is not followed by its size and checksum")

@@ -78,6 +78,7 @@ def describe(
         IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
         ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
     """
+    _require_listed(checkpoint)
     tensors = _tensor_records(checkpoint)
     module = family.build(architecture)
     roles = family.roles(module.state_dict())
@@ -105,6 +106,13 @@ def describe(
             "provenance": _provenance(creation),
         }
     )
+
+
+def _require_listed(checkpoint: Checkpoint) -> None:
+    """A manifest vouches for all weights, so all of them must have values."""
+    if checkpoint.unlisted:
+        name, kind = next(iter(checkpoint.unlisted.items()))
+        raise ArchitectureError(f"Tensor {name!r} is {kind}, expected one with values; save it as a plain tensor.")
 
 
 def _require_known(partial: Sequence[str], roles: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 
 from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.torch_objects import TorchObjects
 from manifest.components import component_findings, initialised_throughout, reassess, shortened
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors
@@ -211,7 +212,7 @@ def _format(subject: Subject) -> Climbed:
         findings.append(finding("F005", message, where=subject.path.name))
     if subject.intact:
         findings += _mislisted(subject.manifest, stored)
-    findings += [_unsafe(name) for name in stored.unsafe_globals]
+    findings += [_unsafe(name) for name in stored.globals if name not in TorchObjects().constructors]
     return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
 
 

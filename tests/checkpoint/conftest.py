@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.torch_objects import TorchObjects
 from manifest.errors import CheckpointError
 
 
@@ -182,6 +183,13 @@ def refusal() -> Callable[[Path], CheckpointError]:
         return caught.value
 
     return refused
+
+
+@pytest.fixture(scope="session")
+def strangers() -> Callable[[Checkpoint], tuple[str, ...]]:
+    """The globals of a checkpoint that are not in the allow-list of constructors."""
+    known = TorchObjects().constructors
+    return lambda checkpoint: tuple(name for name in checkpoint.globals if name not in known)
 
 
 @pytest.fixture(scope="session")

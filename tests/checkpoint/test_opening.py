@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from manifest.checkpoint import StoredTensor, open_checkpoint
+from manifest.checkpoint import StridedTensor, open_checkpoint
 from manifest.digests import tensor_digest
 from manifest.errors import CheckpointError, InputError
 
@@ -28,7 +28,7 @@ def test_torch_zip_when_opened_then_lists_its_tensors_in_stored_order(save):
         assert checkpoint.tensors["logit_scale"].shape == ()
 
 
-def test_safetensors_when_opened_then_lists_its_tensors_and_metadata(tmp_path):
+def test_safetensors_when_opened_then_lists_its_tensors_and_metadata(tmp_path, strangers):
     path = tmp_path / "model.safetensors"
     save_file(WEIGHTS, path, metadata={"format": "pt"})
     with open_checkpoint(path) as checkpoint:
@@ -36,7 +36,7 @@ def test_safetensors_when_opened_then_lists_its_tensors_and_metadata(tmp_path):
         assert checkpoint.tensors.keys() == WEIGHTS.keys()
         assert checkpoint.metadata == {"format": "pt"}
         assert (checkpoint.state_path, checkpoint.prefix, checkpoint.extras) == ((), "", ())
-        assert checkpoint.unsafe_globals == ()
+        assert strangers(checkpoint) == ()
 
 
 def test_path_when_given_as_text_then_is_opened_and_kept_as_a_path(save):
@@ -143,7 +143,7 @@ def test_empty_tensors_when_of_one_place_then_are_no_aliases(tmp_path):
     [((), (), True), ((2, 3), (3, 1), True), ((2, 3), (1, 2), False), ((1, 3), (99, 1), True), ((0, 3), (7, 7), True)],
 )
 def test_contiguous_when_asked_then_agrees_with_torch(shape, stride, contiguous):
-    assert StoredTensor("w", "float32", shape, stride, 0, (0, 24)).contiguous is contiguous
+    assert StridedTensor("w", "float32", shape, stride, 0, (0, 24)).contiguous is contiguous
     assert torch.empty_strided(shape, stride).is_contiguous() is contiguous
 
 
@@ -158,10 +158,34 @@ def test_missing_file_when_its_name_has_an_escape_sequence_then_it_is_shown_esca
     assert "\\x1b[31mred.pt" in str(caught.value)
 
 
-def test_directory_when_opened_then_is_unsupported(tmp_path, refusal):
+def test_directory_when_it_holds_no_checkpoint_then_is_refused(tmp_path, refusal):
+    (tmp_path / "notes.txt").write_text("no weights")
     error = refusal(tmp_path)
-    assert error.rule == "F004"
-    assert "pass the file" in str(error)
+    assert error.rule == "F001"
+    assert "a directory without a checkpoint" in str(error)
+
+
+def test_directory_when_it_holds_one_checkpoint_then_is_that(save, tmp_path):
+    path = save(WEIGHTS)
+    (tmp_path / "config.json").write_text("{}")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.path == tmp_path
+        assert [file.name for file in checkpoint.files] == [path.name]
+        assert checkpoint.tensors.keys() == WEIGHTS.keys()
+
+
+def test_directory_when_it_holds_several_checkpoints_then_asks_for_one(save, tmp_path):
+    save(WEIGHTS, "a.pt")
+    save(WEIGHTS, "b.pt")
+    with pytest.raises(InputError, match=r"has 2 checkpoints, 'a.pt', 'b.pt'; pass one of them\.$"):
+        open_checkpoint(tmp_path)
+
+
+def test_directory_when_the_weights_are_there_in_two_forms_then_is_the_one_without_code(save, tmp_path):
+    save(WEIGHTS, "pytorch_model.bin")
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.container == "safetensors"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -227,11 +227,11 @@ def test_legacy_file_when_broken_or_hostile_then_is_refused(case, forge, refusal
     assert (error.rule, found in str(error)) == (rule, True), str(error)
 
 
-def test_call_when_pickled_beside_the_weights_then_is_named_and_never_made(forge, tmp_path):
+def test_call_when_pickled_beside_the_weights_then_is_named_and_never_made(forge, tmp_path, strangers):
     trap = tmp_path / "trap"
     call = forge.named("io", "open") + b"(" + forge.text(str(trap)) + forge.text("w") + b"tR"
     path = forge.legacy(forge.state(w=forge.tensor(view=NO_VIEW), trap=call), {"0": VALUES})
     with open_checkpoint(path) as checkpoint:
         assert list(checkpoint.tensors) == ["w"]
-        assert checkpoint.unsafe_globals == ("io.open",)
+        assert strangers(checkpoint) == ("io.open",)
     assert not trap.exists()

@@ -199,11 +199,6 @@ CONTAINERS: dict[str, tuple[Callable[[Any], Path], str, str]] = {
         "F002",
         "record 'data/1' is of no storage",
     ),
-    "a big-endian file": (
-        lambda forge: forge.archive(forge.state(w=forge.tensor()), {"0": VALUES}, byteorder=b"big"),
-        "F004",
-        "big-endian",
-    ),
     "an unknown byte order": (
         lambda forge: forge.archive(forge.state(w=forge.tensor()), {"0": VALUES}, byteorder=b"pdp\x1b"),
         "F002",

@@ -1,0 +1,145 @@
+"""The open files of one checkpoint: the one that was named, and those that it names.
+
+Each is looked up by name once, opened, and mapped privately, copy-on-write. A file named inside a checkpoint is hostile
+input: it must lie beside the one that names it, and be a regular file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from mmap import ACCESS_COPY, mmap
+from pathlib import Path
+
+from manifest.checkpoint.escaping import printable
+from manifest.errors import CheckpointError, InputError
+
+MOST_FILES = 10_000
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """One file of a checkpoint.
+
+    Attributes:
+        name: Its name without directory.
+        mapping: The whole of it; writing there changes memory only.
+    """
+
+    name: str
+    mapping: mmap
+
+
+class Files:
+    """The files of a checkpoint, the one that was named first; indexable.
+
+    Args:
+        path: The file that leads to all others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._directory = path.parent
+        self._open = [OpenFile(path.name, map_file(path))]
+        self._by_name = {path.name: 0}
+
+    def __getitem__(self, index: int) -> OpenFile:
+        return self._open[index]
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        return iter(self._open)
+
+    def beside(self, name: str) -> int:
+        """Open a file that the first one names, once.
+
+        Returns:
+            Its index.
+
+        Raises:
+            CheckpointError: `F007` when the name leads elsewhere, `F008` when there is no such file, `F003` when there
+                are too many.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        if len(self._open) >= MOST_FILES:
+            raise CheckpointError(
+                f"it names more than {MOST_FILES:,} files; do not load it unless you know who made it.", rule="F003"
+            )
+        path = self._directory / _plain_name(name)
+        if not _stays_home(path):
+            raise CheckpointError(
+                f"it names '{printable(name)}', a link that leads out of its directory; "
+                "do not load it unless you know who made it, and copy the file itself there if you do.",
+                rule="F007",
+            )
+        try:
+            mapping = map_file(path)
+        except InputError:
+            raise CheckpointError(
+                f"it names '{printable(name)}', which is no readable file beside it; get the whole checkpoint again.",
+                rule="F008",
+            ) from None
+        except CheckpointError as error:
+            raise CheckpointError(f"of '{printable(name)}', which it names, {error}", rule=error.rule) from None
+        self._by_name[name] = len(self._open)
+        self._open.append(OpenFile(name, mapping))
+        return self._by_name[name]
+
+    def close(self) -> None:
+        """Let go of the mappings; each stays until the last view of it, such as a loaded tensor, is gone."""
+        for file in self._open:
+            with suppress(BufferError):
+                file.mapping.close()
+
+
+def map_file(path: Path) -> mmap:
+    """A private, copy-on-write mapping of a whole file.
+
+    Raises:
+        InputError: There is no such file, or it is not one that can be opened.
+        CheckpointError: `F001` when it is empty.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise InputError(f"No such file: {printable(str(path), 1000)}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"Cannot open {printable(str(path), 1000)}: {reason}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"Not a regular file: {printable(str(path), 1000)}")
+        if not status.st_size:
+            raise CheckpointError("the file is empty, so its download or its saving failed; get it again.", rule="F001")
+        return mmap(descriptor, 0, access=ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot map {printable(str(path), 1000)}: {printable(str(error))}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _plain_name(name: str) -> str:
+    """The name, when it is one of a file in the same directory and of nothing else on any system."""
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0"):
+        raise CheckpointError(
+            f"it names '{printable(name)}', where the name of a file beside it was expected; "
+            "do not load it unless you know who made it.",
+            rule="F007",
+        )
+    return name
+
+
+def _stays_home(path: Path) -> bool:
+    """Whether a file, links followed, is in its directory, or where a hub's cache keeps the files of a snapshot."""
+    target = Path(os.path.realpath(path))
+    home = Path(os.path.realpath(path.parent))
+    if target.parent == home:
+        return True
+    return home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
