@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from mmap import mmap
 
 from manifest.checkpoint.files import Files
+from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.tensors import StoredTensor
 
 
@@ -44,6 +45,7 @@ class Contents:
         refused_opcodes: Opcodes of its pickle that `torch.load(weights_only=True)` does not accept.
         code: Names of records that are programs, none of which is ever run.
         metadata: The `__metadata__` of safetensors.
+        container: What its files are, when an index led to them; empty when they are what was recognised.
     """
 
     candidates: tuple[Candidate, ...]
@@ -51,6 +53,7 @@ class Contents:
     refused_opcodes: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    container: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Container:
     """
 
     name: str
-    recognises: Callable[[mmap], bool]
+    recognises: Callable[[Sniffed], bool]
     read: Callable[[Files], Contents]
 
 

@@ -229,7 +229,7 @@ def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
         )
 
 
-def inflated_head(mapping: mmap, start: int, end: int, count: int) -> bytes:
+def inflated_head(mapping: mmap | memoryview, start: int, end: int, count: int) -> bytes:
     """The first `count` bytes, or all when fewer, that a deflate stream inflates to.
 
     Raises:

@@ -57,11 +57,16 @@ class Opaque:
 class OddKey:
     """A key of a dictionary that is no scalar.
 
-    It keeps its identity only: hashing what it stands for, such as a tuple nested in itself many times over, could take
-    for ever.
+    It is told from others by identity: hashing what it stands for, such as a tuple nested in itself many times over,
+    could take for ever.
+
+    Attributes:
+        kind: The name of its class here.
+        value: What it is.
     """
 
     kind: str
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -302,7 +307,7 @@ class _Machine:
             raise malformed(f"the pickle sets keys of a {type(target).__name__} before byte {self.position:,}")
         for index in range(0, len(items), 2):
             key = items[index]
-            target[key if isinstance(key, _SCALARS) else OddKey(type(key).__name__)] = items[index + 1]
+            target[key if isinstance(key, _SCALARS) else OddKey(type(key).__name__, key)] = items[index + 1]
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:

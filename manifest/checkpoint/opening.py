@@ -13,7 +13,20 @@ from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 
-from manifest.checkpoint import directories, gathering, safetensors_file, sniffing, torch_legacy, torch_zip
+from manifest.checkpoint import (
+    dcp,
+    directories,
+    gathering,
+    npz,
+    safetensors_file,
+    sharded,
+    sniffing,
+    torch_export,
+    torch_legacy,
+    torch_package,
+    torch_zip,
+    torchscript,
+)
 from manifest.checkpoint.contents import Candidate, Container, Contents
 from manifest.checkpoint.escaping import printable, printable_list
 from manifest.checkpoint.files import Files
@@ -21,7 +34,17 @@ from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTe
 from manifest.digests import bytes_digest, composite_digest, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 
-CONTAINERS: tuple[Container, ...] = (torch_zip.CONTAINER, torch_legacy.CONTAINER, safetensors_file.CONTAINER)
+CONTAINERS: tuple[Container, ...] = (
+    npz.CONTAINER,
+    torch_package.CONTAINER,
+    torch_export.CONTAINER,
+    torchscript.CONTAINER,
+    torch_zip.CONTAINER,
+    torch_legacy.CONTAINER,
+    safetensors_file.CONTAINER,
+    sharded.CONTAINER,
+    dcp.CONTAINER,
+)
 
 
 class Checkpoint:
@@ -185,11 +208,12 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if files is not None:
             files.close()
         raise CheckpointError(f"{printable(path.name or str(path))}: {error}", rule=error.rule) from None
-    return Checkpoint(path, container.name, files, contents)
+    return Checkpoint(path, contents.container or container.name, files, contents)
 
 
 def _identify(mapping: mmap) -> Container:
+    sniffed = sniffing.Sniffed(mapping)
     for container in CONTAINERS:
-        if container.recognises(mapping):
+        if container.recognises(sniffed):
             return container
-    raise sniffing.refusal(mapping)
+    raise sniffing.refusal(sniffed)

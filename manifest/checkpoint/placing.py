@@ -87,12 +87,23 @@ def check_tensors(tensors: Iterable[PickledTensor], file_size: int) -> None:
                 f"a tensor reaches to byte {bytes_needed:,} of storage '{printable(tensor.storage.key)}', which has "
                 f"{tensor.storage.nbytes:,}"
             )
-        _check_expansion("a tensor", elements * itemsize, tensor.storage.nbytes, _EXPANSION_FREE)
+        check_expansion("a tensor", elements * itemsize, tensor.storage.nbytes, _EXPANSION_FREE)
         total += elements * itemsize
-    _check_expansion("all tensors", total, file_size, _TOTAL_FREE)
+    check_expansion("all tensors", total, file_size, _TOTAL_FREE)
 
 
-def _check_expansion(what: str, nbytes: int, stored: int, free: int) -> None:
+def check_expansion(what: str, nbytes: int, stored: int, free: int) -> None:
+    """Check that something does not become much larger than it is stored.
+
+    Args:
+        what: What it is, for the message.
+        nbytes: Its bytes once read.
+        stored: Its bytes in the file.
+        free: Up to how many bytes it may take whatever is stored.
+
+    Raises:
+        CheckpointError: `F003` when it does.
+    """
     if nbytes > max(free, _MOST_EXPANSION * stored):
         raise CheckpointError(
             f"{what} would take {nbytes:,} bytes out of {stored:,} stored; "

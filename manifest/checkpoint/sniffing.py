@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from mmap import mmap
 
 from manifest.checkpoint.zip_records import is_zip, list_names
@@ -37,9 +38,36 @@ class Foreign:
         return CheckpointError(f"it is {self.what}, which {verdict}; {self.cure}.", rule=self.rule)
 
 
-def refusal(mapping: mmap) -> CheckpointError:
+class Sniffed:
+    """A file's beginning, and, looked up once however many containers ask, the names in it when it is an archive.
+
+    Attributes:
+        mapping: The file.
+    """
+
+    def __init__(self, mapping: mmap) -> None:
+        self.mapping = mapping
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names in the directory of a zip archive; none when it is no archive, or a broken one."""
+        if not is_zip(self.mapping):
+            return ()
+        try:
+            return list_names(self.mapping)
+        except CheckpointError:
+            return ()
+
+    @cached_property
+    def inside(self) -> frozenset[str]:
+        """The same without the first folder of each."""
+        return frozenset(name.partition("/")[2] for name in self.names)
+
+
+def refusal(sniffed: Sniffed) -> CheckpointError:
     """The error for a file that no container recognises."""
-    foreign = foreign_zip(mapping) or _foreign_by_magic(mapping) or _foreign_text(mapping[:_HEAD])
+    mapping = sniffed.mapping
+    foreign = foreign_zip(sniffed) or _foreign_by_magic(mapping) or _foreign_text(mapping[:_HEAD])
     if foreign is not None:
         return foreign.refusal()
     return CheckpointError(
@@ -49,17 +77,10 @@ def refusal(mapping: mmap) -> CheckpointError:
     )
 
 
-def foreign_zip(mapping: mmap) -> Foreign | None:
-    """What kind of archive it is other than that of `torch.save`; None for that, and for a broken one."""
-    if not is_zip(mapping):
-        return None
-    try:
-        names = list_names(mapping)
-    except CheckpointError:
-        return None
-    inside = {name.partition("/")[2] for name in names}
+def foreign_zip(sniffed: Sniffed) -> Foreign | None:
+    """What kind of archive it is when torch did not write it; None for one that it did, and for a broken one."""
     for foreign, recognises in _ARCHIVES:
-        if recognises(inside, names):
+        if sniffed.names and recognises(sniffed):
             return foreign
     return None
 
@@ -93,8 +114,6 @@ def _foreign_text(head: bytes) -> Foreign | None:
     for beginning, foreign in _TEXTS:
         if lower.startswith(beginning):
             return foreign
-    if text.startswith("{") and ('"weight_map"' in text or '"total_size"' in text):
-        return _SHARD_INDEX
     if text[-1:] == "." and text[:1] in "(c]}I":
         return _PICKLE
     if all(character.isprintable() or character in "\t\r\n\f" for character in text):
@@ -108,35 +127,18 @@ def _archive(what: str) -> Foreign:
 
 _LEGACY_TAR = Foreign("torch's tar form from before version 0.1.10", "F004", _CONVERT)
 _PICKLE = Foreign("a plain pickle without torch's container", "F004", _CONVERT)
-_TORCHSCRIPT = Foreign(
-    "a TorchScript program", "F004", "if you trust it, load it with torch.jit.load and save its state_dict()"
-)
-_PACKAGE = Foreign("a torch.package of Python code", "F004", _CONVERT)
-_EXPORTED = Foreign("a program of torch.export (.pt2)", "F004", _CONVERT)
-_NPZ = Foreign("a numpy archive (.npz)", "F004", _CONVERT)
 _KERAS = Foreign("a Keras model", "F004", _CONVERT)
-_SHARD_INDEX = Foreign("the index of a sharded checkpoint", "F004", "pass its shards one by one")
 _PAGE = Foreign("a web page or XML", "F001", "get the file itself: this is what a server sent in its place")
 
-_ARCHIVES: tuple[tuple[Foreign, Callable[[set[str], tuple[str, ...]], bool]], ...] = (
-    (_PACKAGE, lambda inside, _: ".data/extern_modules" in inside),
+_ARCHIVES: tuple[tuple[Foreign, Callable[[Sniffed], bool]], ...] = (
+    (_KERAS, lambda sniffed: bool({*sniffed.inside, *sniffed.names} & {"model.weights.h5", "keras_metadata.pb"})),
     (
-        _TORCHSCRIPT,
-        lambda inside, _: (
-            bool(inside & {"constants.pkl", "bytecode.pkl"}) or any(name.startswith("code/") for name in inside)
-        ),
+        Foreign("a TorchScript program from before torch 1.4", "F004", _CONVERT),
+        lambda sniffed: "model.json" in sniffed.inside and "data.pkl" not in sniffed.inside,
     ),
     (
-        _EXPORTED,
-        lambda inside, names: bool(
-            {*inside, *names} & {"archive_format", "serialized_exported_program.json", "models/model.json"}
-        ),
-    ),
-    (_NPZ, lambda _, names: bool(names) and all(name.endswith(".npy") for name in names)),
-    (_KERAS, lambda inside, names: bool({*inside, *names} & {"model.weights.h5", "keras_metadata.pb"})),
-    (
-        _archive("a zip archive that torch.save did not write"),
-        lambda _, names: not any(name.casefold().endswith("data.pkl") for name in names),
+        _archive("a zip archive that torch did not write"),
+        lambda sniffed: not any(name.casefold().endswith("data.pkl") for name in sniffed.names),
     ),
 )
 

@@ -91,6 +91,11 @@ def order(state: FoundState) -> tuple[Any, ...]:
     )
 
 
+def as_state(entries: Mapping[str, Any], path: tuple[str, ...] = ()) -> FoundState:
+    """A dictionary known to be the only set of weights there is."""
+    return _state({}, dict(entries), path)
+
+
 def strip_prefixes(tensors: Mapping[str, _Value]) -> tuple[str, dict[str, _Value]]:
     """The wrapper prefix that every name has, repeated ones joined, and the tensors by their names without it."""
     prefix = ""

@@ -14,6 +14,7 @@ from manifest.checkpoint.contents import Container, Contents, alone
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import MOST_PICKLE_BYTES, Interpreted, interpret, malformed
 from manifest.checkpoint.placing import candidates, check_tensors
+from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
 
@@ -24,9 +25,9 @@ _MOST_PREAMBLE = 1 << 16
 _COUNT_BYTES = 8
 
 
-def recognises(mapping: mmap) -> bool:
+def recognises(sniffed: Sniffed) -> bool:
     """Whether the file begins with torch's magic number as a pickle."""
-    head = mapping[:64]
+    head = sniffed.mapping[:64]
     return head.startswith(b"\x80") and _PICKLED_MAGIC in head
 
 

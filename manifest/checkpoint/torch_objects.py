@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import can_conjugate, can_negate
@@ -79,6 +79,7 @@ class UnlistedTensor:
 
 
 _MOST_KEY_CHARACTERS = 1_000
+_PACKAGED_OBJECTS = ("reduce_package", "reduce_deploy")
 
 
 class TorchObjects:
@@ -86,14 +87,16 @@ class TorchObjects:
 
     Args:
         legacy: Whether the file is of the form before torch 1.6, whose persistent ids say more.
+        packaged: Whether it is of torch.package, whose storages have numbers for keys and which has other objects too.
 
     Attributes:
         constructors: For `inert_pickle.interpret`.
         tensors: Every tensor rebuilt so far.
     """
 
-    def __init__(self, *, legacy: bool = False) -> None:
+    def __init__(self, *, legacy: bool = False, packaged: bool = False) -> None:
         self.legacy = legacy
+        self.packaged = packaged
         self.tensors: list[PickledTensor] = []
         self._storages: dict[PickledStorage, PickledStorage] = {}
         self.constructors: dict[str, Constructor] = {
@@ -120,10 +123,14 @@ class TorchObjects:
             raise malformed("the pickle has a persistent id that is not of a storage")
         if self.legacy and len(identifier) == 4 and identifier[0] == "module" and isinstance(identifier[1], Global):
             return identifier[1]
+        if self.packaged and isinstance(identifier[0], str) and identifier[0] in _PACKAGED_OBJECTS:
+            return Opaque(f"torch.package.{identifier[0]}")
         if len(identifier) != (6 if self.legacy else 5) or identifier[0] != "storage":
             raise malformed("the pickle has a persistent id that is not of a storage")
         _, storage_class, key, _, elements = identifier[:5]
-        if not isinstance(key, str) or len(key) > _MOST_KEY_CHARACTERS or not _is_natural(elements):
+        if self.packaged and is_natural(key):
+            key = str(key)
+        if not isinstance(key, str) or len(key) > _MOST_KEY_CHARACTERS or not is_natural(elements):
             raise malformed("the pickle has a storage without a short name or a length")
         dtype, itemsize = _storage_type(storage_class)
         storage = PickledStorage(key, dtype, elements * itemsize, itemsize)
@@ -174,7 +181,7 @@ class TorchObjects:
                 "the pickle rebuilds a tensor from other things than a storage, an offset, a shape and strides"
             )
         storage, offset, shape, stride = arguments[:4]
-        if not _is_natural(offset) or not _are_naturals(shape) or not _are_naturals(stride):
+        if not is_natural(offset) or not _are_naturals(shape) or not _are_naturals(stride):
             raise malformed(
                 "the pickle has a tensor whose offset, shape and strides are not natural numbers below 2^63, "
                 f"of at most {MOST_DIMENSIONS} dimensions"
@@ -194,12 +201,13 @@ class TorchObjects:
         return tensor
 
 
-def _is_natural(value: Any) -> bool:
+def is_natural(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer that a size or an offset can be."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def _are_naturals(values: Any) -> bool:
-    return isinstance(values, tuple | list) and len(values) <= MOST_DIMENSIONS and all(map(_is_natural, values))
+    return isinstance(values, tuple | list) and len(values) <= MOST_DIMENSIONS and all(map(is_natural, values))
 
 
 def _at(arguments: tuple[Any, ...], index: int) -> Any:
@@ -222,7 +230,7 @@ def _storage_type(storage_class: Any) -> tuple[str | None, int]:
 
 def _view(storage: PickledStorage, view: Any) -> PickledStorage:
     """The part of a storage that `(key, offset, elements)` is."""
-    if not isinstance(view, tuple) or len(view) != 3 or not _is_natural(view[1]) or not _is_natural(view[2]):
+    if not isinstance(view, tuple) or len(view) != 3 or not is_natural(view[1]) or not is_natural(view[2]):
         raise malformed(f"the pickle has a view of storage '{printable(storage.key)}' without an offset and a length")
     start, nbytes = view[1] * storage.itemsize, view[2] * storage.itemsize
     if start + nbytes > storage.nbytes:

@@ -14,7 +14,7 @@ from manifest.checkpoint.contents import Container, Contents, alone
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import Interpreted, interpret
 from manifest.checkpoint.placing import candidates, check_tensors
-from manifest.checkpoint.sniffing import foreign_zip
+from manifest.checkpoint.sniffing import Sniffed, foreign_zip
 from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.torch_archive import BOOKKEEPING, Archive, malformed, read_archive, storage_ranges
 from manifest.checkpoint.torch_objects import TorchObjects
@@ -41,9 +41,9 @@ class Saved:
     swapped: bool
 
 
-def recognises(mapping: mmap) -> bool:
+def recognises(sniffed: Sniffed) -> bool:
     """Whether the file is an archive, and not one of the other kinds that are known."""
-    return is_zip(mapping) and foreign_zip(mapping) is None
+    return is_zip(sniffed.mapping) and foreign_zip(sniffed) is None
 
 
 def read(mapping: mmap) -> Contents:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import tarfile
 import zipfile
 
 import numpy
 import pytest
-import torch
 
 
 def tar(name: str) -> bytes:
@@ -28,28 +26,9 @@ def archive(*names: str, compression: int = zipfile.ZIP_STORED) -> bytes:
     return buffer.getvalue()
 
 
-def npz() -> bytes:
-    buffer = io.BytesIO()
-    numpy.savez_compressed(buffer, w=numpy.ones(3))
-    return buffer.getvalue()
-
-
 def npy() -> bytes:
     buffer = io.BytesIO()
     numpy.save(buffer, numpy.ones(3))
-    return buffer.getvalue()
-
-
-def torchscript() -> bytes:
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
-    return buffer.getvalue()
-
-
-def package() -> bytes:
-    buffer = io.BytesIO()
-    with torch.package.PackageExporter(buffer) as exporter:
-        exporter.save_pickle("model", "weights.pkl", {"w": 1})
     return buffer.getvalue()
 
 
@@ -57,21 +36,11 @@ KNOWN = {
     "tar of torch": (lambda: tar("storages"), "torch's tar form from before version 0.1.10"),
     "plain pickle": (lambda: pickle.dumps({"w": [1.0]}), "a plain pickle"),
     "plain pickle of protocol 0": (lambda: pickle.dumps({"w": [1.0]}, protocol=0), "a plain pickle"),
-    "TorchScript": (torchscript, "a TorchScript program"),
-    "torch.package": (package, "a torch.package"),
-    "pt2": (
-        lambda: archive("m/archive_format", "m/models/model.json", "m/data/weights/w"),
-        "a program of torch.export",
-    ),
-    "npz": (npz, "a numpy archive"),
+    "old TorchScript": (lambda: archive("m/model.json", "m/tensors/0"), "a TorchScript program from before torch 1.4"),
     "npy": (npy, "a numpy array"),
     "Keras": (lambda: archive("config.json", "model.weights.h5"), "a Keras model"),
     "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file"),
     "GGUF": (lambda: b"GGUF\x03\0\0\0" + bytes(99), "a GGUF file"),
-    "index of shards": (
-        lambda: json.dumps({"metadata": {"total_size": 1}, "weight_map": {"w": "a.safetensors"}}).encode(),
-        "the index of a sharded checkpoint",
-    ),
 }
 
 FOREIGN = {

@@ -1,0 +1,277 @@
+"""The directory that `torch.distributed.checkpoint` writes: `.metadata`, a pickle, and `*.distcp` files of chunks.
+
+The metadata says of each tensor its type, its shape, and for every chunk of it where in the whole it begins and in
+which file, at which byte, an archive of `torch.save` with one tensor holds its values. torch itself reads the metadata
+with plain `pickle.load`; here the inert machine does. The classes are those of
+`torch/distributed/checkpoint/metadata.py` and `filesystem.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from mmap import mmap
+from typing import Any, NoReturn
+
+from manifest.checkpoint import torch_zip
+from manifest.checkpoint.contents import Candidate, Container, Contents
+from manifest.checkpoint.escaping import printable, writable
+from manifest.checkpoint.files import Files
+from manifest.checkpoint.inert_pickle import Global, OddKey, Opaque, interpret, over_limit
+from manifest.checkpoint.placing import strided
+from manifest.checkpoint.sniffing import Sniffed
+from manifest.checkpoint.state_dicts import find_states, strip_prefixes
+from manifest.checkpoint.tensors import (
+    ITEM_SIZES,
+    MOST_DIMENSIONS,
+    MOST_TENSORS,
+    ChunkedTensor,
+    StoredTensor,
+    StridedTensor,
+)
+from manifest.checkpoint.torch_objects import PickledStorage, PickledTensor, TorchObjects, is_natural
+from manifest.errors import CheckpointError
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_MOST_CHUNKS = 4_096  # of one tensor; more processes than that have never saved together
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a chunk is stored: a file beside the metadata, and a range of bytes in it."""
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass
+class _Tensor:
+    """What the metadata says of one tensor; chunks are `(offsets, sizes)`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+
+def recognises(sniffed: Sniffed) -> bool:
+    """Whether the file is a pickle that begins with the class of the metadata."""
+    head = sniffed.mapping[:128]
+    return head.startswith(b"\x80") and _METADATA.encode() in head and b"Metadata" in head
+
+
+def read(files: Files) -> Contents:
+    """Tensors of a distributed checkpoint.
+
+    Only the chunks of tensors that are weights are opened: those of optimizers are not looked at.
+
+    Raises:
+        CheckpointError: `F002` when metadata and files contradict each other, `F003` when over a limit, `F004` for a
+            form that is not known, `F007` when it names files elsewhere, `F008` when a file is missing.
+    """
+    mapping = files[0].mapping
+    objects = TorchObjects()
+    interpreted = interpret(mapping, objects.constructors, _no_persistent_id)
+    if interpreted.end != len(mapping):
+        raise _malformed("the metadata goes on after the pickle in it")
+    metadata = _attributes(interpreted.root, f"{_METADATA}.Metadata")
+    described = _dictionary(metadata, "state_dict_metadata")
+    places = _places(_dictionary(metadata, "storage_data"))
+    tensors = {name: _tensor(name, entry) for name, entry in described.items() if _is_tensor(entry)}
+    if len(tensors) > MOST_TENSORS:
+        raise over_limit(f"the metadata lists more than {MOST_TENSORS:,} tensors")
+    reader = _ChunkReader(files, places)
+    found = []
+    for state in find_states(_object(tensors, described, metadata.get("planner_data"))):
+        names = {name: leaf.storage.key for name, leaf in state.tensors.items() if isinstance(leaf, PickledTensor)}
+        whole = {name: reader.whole(name, full, tensors[full]) for name, full in names.items()}
+        prefix, stripped = strip_prefixes(whole)
+        found.append(Candidate(stripped, state.path, prefix, state.average, {}, state.extras))
+    return Contents(tuple(found), interpreted.globals, interpreted.refused_opcodes)
+
+
+CONTAINER = Container("dcp", recognises, read)
+
+
+class _ChunkReader:
+    """Opens the files of chunks as they are asked for."""
+
+    def __init__(self, files: Files, places: dict[tuple[str, tuple[int, ...] | None], _Place]) -> None:
+        self.files = files
+        self.places = places
+        self._read: dict[_Place, StridedTensor] = {}
+
+    def whole(self, name: str, full_name: str, tensor: _Tensor) -> StoredTensor:
+        """A tensor, by its chunks."""
+        chunks = dict.fromkeys(tensor.chunks)
+        _check_tiling(full_name, tensor, list(chunks))
+        placed = tuple((offsets, self._chunk(full_name, offsets, sizes, tensor.dtype)) for offsets, sizes in chunks)
+        if len(placed) == 1:
+            return replace(placed[0][1], name=name)
+        return ChunkedTensor(name, tensor.dtype, tensor.shape, placed)
+
+    def _chunk(self, name: str, offsets: tuple[int, ...], sizes: tuple[int, ...], dtype: str) -> StridedTensor:
+        place = self.places.get((name, offsets)) or (self.places.get((name, None)) if not any(offsets) else None)
+        if place is None:
+            raise _malformed(f"the metadata does not say where a chunk of '{printable(name)}' is stored")
+        file = self.files.beside(place.file)
+        mapping = self.files[file].mapping
+        if place.offset + place.length > len(mapping):
+            raise _malformed(
+                f"a chunk of '{printable(name)}' reaches to byte {place.offset + place.length:,} of "
+                f"'{printable(place.file)}', which has {len(mapping):,}"
+            )
+        if place not in self._read:
+            self._read[place] = self._saved(mapping, place, name, file)
+        chunk = self._read[place]
+        if (chunk.shape, chunk.dtype) != (sizes, dtype):
+            raise _malformed(
+                f"a chunk of '{printable(name)}' is {chunk.dtype} of shape {list(chunk.shape)} where the metadata "
+                f"says {dtype} of {list(sizes)}"
+            )
+        return chunk
+
+    def _saved(self, mapping: mmap, place: _Place, name: str, file: int) -> StridedTensor:
+        part = memoryview(mapping)[place.offset : place.offset + place.length]
+        try:
+            saved = torch_zip.read_saved(part)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"in the chunk of '{printable(name)}' in '{printable(place.file)}', {error}", rule=error.rule
+            ) from None
+        if not isinstance(saved.root, PickledTensor):
+            raise _malformed(f"the chunk of '{printable(name)}' in '{printable(place.file)}' is no tensor")
+        ranges = {key: (start + place.offset, end + place.offset) for key, (start, end) in saved.ranges.items()}
+        found = strided(name, saved.root, ranges, swapped=saved.swapped)
+        if found.conjugated or found.negated or found.swapped:
+            raise CheckpointError(
+                f"the chunk of '{printable(name)}' is not stored as it is, which no writer of this form does; "
+                "get the checkpoint again.",
+                rule="F004",
+            )
+        return replace(found, file=file)
+
+
+def _object(tensors: dict[str, _Tensor], described: dict[Any, Any], planned: Any) -> dict[str, Any]:
+    """The object that was saved, with stand-ins for its tensors: the metadata keeps each leaf's path in it."""
+    root: dict[str, Any] = {}
+    paths = planned if isinstance(planned, dict) else {}
+    for name in described:
+        path = paths.get(name)
+        keys = [str(key) for key in path] if isinstance(path, tuple) and path else [str(name)]
+        leaf: Any = None
+        if name in tensors:
+            # A stand-in whose storage is called what the metadata calls the tensor.
+            leaf = PickledTensor(PickledStorage(name, None, 0, 1), tensors[name].dtype, 0, tensors[name].shape, ())
+        inner = root
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise _malformed(f"the metadata puts '{printable(str(name))}' inside of a tensor")
+        if keys[-1] in inner:
+            raise _malformed(f"the metadata puts '{printable(str(name))}' where it has something else already")
+        inner[keys[-1]] = leaf
+    return root
+
+
+def _tensor(name: Any, entry: Opaque) -> _Tensor:
+    attributes = _attributes(entry, f"{_METADATA}.TensorStorageMetadata")
+    properties = attributes.get("properties")
+    state = properties.state if isinstance(properties, Opaque) else None
+    kind = state[0] if isinstance(state, tuple) and state else state.get("dtype") if isinstance(state, dict) else None
+    dtype = kind.name.removeprefix("torch.") if isinstance(kind, Global) else ""
+    if not isinstance(name, str) or writable(name) != name:
+        raise _malformed("the metadata has a tensor whose name is no text")
+    if dtype not in ITEM_SIZES:
+        raise _malformed(f"tensor '{printable(name)}' has the unknown element type '{printable(dtype)}'")
+    chunks = attributes.get("chunks")
+    if not isinstance(chunks, list) or len(chunks) > _MOST_CHUNKS:
+        raise over_limit(f"tensor '{printable(name)}' has no list of at most {_MOST_CHUNKS:,} chunks")
+    found = _Tensor(dtype, _shape(attributes.get("size"), name))
+    for chunk in chunks:
+        part = _attributes(chunk, f"{_METADATA}.ChunkStorageMetadata")
+        found.chunks.append((_shape(part.get("offsets"), name), _shape(part.get("sizes"), name)))
+    return found
+
+
+def _check_tiling(name: str, tensor: _Tensor, chunks: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+    """Check that chunks lie within the whole, do not overlap, and leave nothing out."""
+    covered = 0
+    for offsets, sizes in chunks:
+        if len(offsets) != len(tensor.shape) or len(sizes) != len(tensor.shape):
+            raise _malformed(f"a chunk of '{printable(name)}' has another number of dimensions than the whole")
+        if any(start + size > limit for start, size, limit in zip(offsets, sizes, tensor.shape, strict=True)):
+            raise _malformed(f"a chunk of '{printable(name)}' reaches out of the whole")
+        covered += _volume(sizes)
+    if covered != _volume(tensor.shape):
+        raise _malformed(
+            f"the chunks of '{printable(name)}' have {covered:,} elements where the whole has {_volume(tensor.shape):,}"
+        )
+    filled = sorted(chunk for chunk in chunks if _volume(chunk[1]))
+    for index, first in enumerate(filled):
+        for second in filled[index + 1 :]:
+            if tensor.shape and second[0][0] >= first[0][0] + first[1][0]:
+                break  # sorted by where they begin in the first dimension
+            if _overlap(first, second):
+                raise _malformed(f"two chunks of '{printable(name)}' overlap")
+
+
+def _overlap(first: tuple[tuple[int, ...], tuple[int, ...]], second: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    return all(
+        max(one, two) < min(one + length, two + other) for one, length, two, other in zip(*first, *second, strict=True)
+    )
+
+
+def _volume(sizes: tuple[int, ...]) -> int:
+    return math.prod(sizes)
+
+
+def _places(storage_data: dict[Any, Any]) -> dict[tuple[str, tuple[int, ...] | None], _Place]:
+    """Where each chunk is stored, by the tensor's name and where in the whole the chunk begins."""
+    places: dict[tuple[str, tuple[int, ...] | None], _Place] = {}
+    for key, info in storage_data.items():
+        index = _attributes(key.value if isinstance(key, OddKey) else None, f"{_METADATA}.MetadataIndex")
+        stored = _attributes(info, "torch.distributed.checkpoint.filesystem._StorageInfo")
+        name, offset = index.get("fqn"), index.get("offset")
+        file, start, length = stored.get("relative_path"), stored.get("offset"), stored.get("length")
+        if not (isinstance(name, str) and isinstance(file, str) and is_natural(start) and is_natural(length)):
+            raise _malformed("the metadata has a chunk without a name, a file or a range of bytes")
+        if stored.get("transform_descriptors"):
+            raise CheckpointError(
+                f"'{printable(name)}' is stored by an extension, which cannot be read yet; save it without one.",
+                rule="F004",
+            )
+        places[name, None if offset is None else _shape(offset, name)] = _Place(file, start, length)
+    return places
+
+
+def _is_tensor(entry: Any) -> bool:
+    return isinstance(entry, Opaque) and entry.name == f"{_METADATA}.TensorStorageMetadata"
+
+
+def _attributes(value: Any, name: str) -> dict[str, Any]:
+    """The attributes of an object of a class."""
+    if not isinstance(value, Opaque) or value.name != name or not isinstance(value.state, dict):
+        raise _malformed(f"the metadata has something else where a {name.rpartition('.')[2]} was expected")
+    return value.state
+
+
+def _dictionary(attributes: dict[str, Any], name: str) -> dict[Any, Any]:
+    value = attributes.get(name)
+    if not isinstance(value, dict):
+        raise _malformed(f"the metadata has no dictionary '{name}'")
+    return value
+
+
+def _shape(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or len(value) > MOST_DIMENSIONS or not all(map(is_natural, value)):
+        raise _malformed(f"the metadata has a shape or offset of '{printable(name)}' that is none")
+    return tuple(value)
+
+
+def _no_persistent_id(identifier: Any) -> NoReturn:  # noqa: ARG001
+    raise _malformed("the metadata has a persistent id, which no writer of it puts there")
+
+
+def _malformed(found: str) -> CheckpointError:
+    return CheckpointError(f"{found}; get all files of the checkpoint again.", rule="F002")

@@ -1,0 +1,93 @@
+"""TorchScript: an archive of `torch.jit.save`, with the module as a pickle, its code as source, and its storages.
+
+The code is looked at, never compiled: only for the lines that say which attributes of a class are parameters and
+buffers. The records are those of `torch/csrc/jit/serialization/export_module.cpp`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from mmap import mmap
+
+from manifest.checkpoint.contents import Container, Contents, alone
+from manifest.checkpoint.gathering import inflated_head
+from manifest.checkpoint.inert_pickle import Opaque
+from manifest.checkpoint.modules import is_module, named_tensors
+from manifest.checkpoint.placing import candidates, check_tensors
+from manifest.checkpoint.sniffing import Sniffed
+from manifest.checkpoint.state_dicts import as_state
+from manifest.checkpoint.torch_archive import Archive, malformed, read_archive, storage_ranges
+from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.checkpoint.torch_zip import PICKLE, STORAGES, read_pickle
+from manifest.errors import CheckpointError
+
+_CODE = "code/"
+_VALUES = (STORAGES, "constants/", "extra/")
+_MOST_SOURCE_BYTES = 64 << 20
+_CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  __\w+__ = .*\n)*)", re.MULTILINE)
+_MEMBERS = re.compile(r"__(?:parameters|buffers)__ = \[(.*)\]")
+
+
+def recognises(sniffed: Sniffed) -> bool:
+    """Whether the file is an archive with constants, byte code or code in it."""
+    inside = sniffed.inside
+    return PICKLE in inside and (
+        not inside.isdisjoint(("constants.pkl", "bytecode.pkl")) or any(name.startswith(_CODE) for name in inside)
+    )
+
+
+def read(mapping: mmap) -> Contents:
+    """Parameters and buffers of a program.
+
+    Raises:
+        CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when it holds no tensors.
+    """
+    archive = read_archive(mapping, lambda name: name.startswith(_VALUES), lambda name: name.startswith(_CODE))
+    objects = TorchObjects()
+    interpreted = read_pickle(archive, PICKLE, objects)
+    ranges = storage_ranges(objects.storages(), archive.records, lambda key: STORAGES + key)
+    check_tensors(objects.tensors, len(mapping))
+    module = interpreted.root
+    if not isinstance(module, Opaque) or not is_module(module):
+        raise malformed("the object of the TorchScript program is no module")
+    tensors = named_tensors(module, _persistent(archive))
+    if not tensors:
+        raise CheckpointError(
+            "it is a TorchScript program without parameters or buffers, so it holds no weights; pass one that does.",
+            rule="F001",
+        )
+    code = tuple(name for name in archive.records if name.startswith(_CODE) and name.endswith(".py"))
+    found = candidates([as_state(tensors)], ranges, swapped=archive.swapped)
+    return Contents(found, interpreted.globals, interpreted.refused_opcodes, code)
+
+
+CONTAINER = Container("torchscript", recognises, alone(read))
+
+
+def _persistent(archive: Archive) -> dict[str, frozenset[str]]:
+    """By class, which attributes its source calls parameters or buffers."""
+    members: dict[str, frozenset[str]] = {}
+    left = _MOST_SOURCE_BYTES
+    for name, record in archive.records.items():
+        if not name.startswith(_CODE) or not name.endswith(".py"):
+            continue
+        size = record.size if record.inflated is None else record.inflated
+        left -= size
+        if left < 0:
+            raise CheckpointError(
+                f"its code has more than {_MOST_SOURCE_BYTES:,} bytes; do not load it unless you know who made it.",
+                rule="F003",
+            )
+        source = _source(archive, record.start, record.end, size, deflated=record.inflated is not None)
+        if zlib.crc32(source) != record.crc and record.crc:
+            raise malformed(f"record '{name}' does not have its checksum, so its bytes have changed")
+        module = name[len(_CODE) :].removesuffix(".py").replace("/", ".")
+        for found in _CLASS.finditer(source.decode("utf-8", "replace")):
+            listed = [re.findall(r'"([^"]*)"', line) for line in _MEMBERS.findall(found[2])]
+            members[f"{module}.{found[1]}"] = frozenset(name for names in listed for name in names)
+    return members
+
+
+def _source(archive: Archive, start: int, end: int, size: int, *, deflated: bool) -> bytes:
+    return inflated_head(archive.mapping, start, end, size) if deflated else bytes(archive.mapping[start:end])
