@@ -120,6 +120,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.sha256(content).hexdigest()
 
 
+def files_digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """BLAKE3 and SHA-256 of each file."""
+    return [file_digests(path) for path in paths]
+
+
 def file_digests(path: Path) -> tuple[str, str]:
     """BLAKE3 and SHA-256 of a file, side by side; both release the interpreter lock.
 

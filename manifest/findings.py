@@ -73,12 +73,15 @@ class Rung(BaseModel):
 
 
 class Report(BaseModel):
-    """What one run of `verify` found."""
+    """What one run of `verify` or `audit` found."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: str = "report/v1"
     subject: str = Field(description="File name of the checkpoint, without its directory.")
+    safety: str | None = Field(
+        default=None, description="Whether loading would run code, after an audit: `safe`, `unsafe` or `unreadable`."
+    )
     rungs: list[Rung] = Field(default_factory=list)
 
     def findings(self) -> Iterator[Finding]:
@@ -226,7 +229,7 @@ RULES: dict[str, Rule] = {
             "unsupported-container",
             _E,
             "The container is known, but its tensors cannot be listed without running its code.",
-            "Convert it to safetensors or to the zip form of `torch.save`.",
+            "Load it with what wrote it, if you trust it, and save its weights by `torch.save` or as safetensors.",
         ),
         Rule(
             "F005",
@@ -261,7 +264,21 @@ RULES: dict[str, Rule] = {
             "unsafe-global",
             _E,
             "Loading the file by `torch.load(weights_only=False)` would call these, and run its author's code.",
-            "Load it by `manifest.load`, which never unpickles, or get it as safetensors.",
+            "Load it by `manifest.load`, which never unpickles, or `manifest convert CKPT OUT.safetensors`.",
+        ),
+        Rule(
+            "F011",
+            "refused-by-torch",
+            _N,
+            "torch.load(weights_only=True) refuses the file on account of these, although they run nobody's code.",
+            "Load it by `manifest.load`, or `manifest convert CKPT OUT.safetensors`.",
+        ),
+        Rule(
+            "F012",
+            "program-inside",
+            _N,
+            "Loading the file by its own library runs the programs in it.",
+            "Take the weights alone: `manifest convert CKPT OUT.safetensors`.",
         ),
         Rule(
             "C001",

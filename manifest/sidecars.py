@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifest.digests import file_blake3
-from manifest.document import Manifest, parse
+from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.signing import read_bundle
 
@@ -29,25 +29,30 @@ _UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops ther
 
 @dataclass(frozen=True)
 class Sidecars:
-    """Paths of the files beside one checkpoint."""
+    """Paths of the files beside one checkpoint, or in it when it is a directory."""
 
     checkpoint: Path
 
     @property
     def manifest(self) -> Path:
-        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.json")
+        return self._named("manifest.json", "manifest.json")
 
     @property
     def signature(self) -> Path:
-        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.sig")
+        return self._named("manifest.sig", "model.sig")
 
     @property
     def pending_manifest(self) -> Path:
-        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.json.pending")
+        return self._named("manifest.json.pending", "manifest.json.pending")
 
     @property
     def pending_signature(self) -> Path:
-        return self.checkpoint.with_name(f"{self.checkpoint.name}.manifest.sig.pending")
+        return self._named("manifest.sig.pending", "model.sig.pending")
+
+    def _named(self, beside: str, inside: str) -> Path:
+        if self.checkpoint.is_dir():
+            return self.checkpoint / inside
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.{beside}")
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,14 @@ class SidecarContents:
 
 
 def require_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The path of an existing regular file.
+    """The path of an existing regular file or directory.
 
     Raises:
-        InputError: There is none, or it is a directory.
+        InputError: There is none.
     """
     checkpoint = Path(path)
     try:
-        if checkpoint.is_dir():
-            raise InputError(f"{checkpoint} is a directory, expected a checkpoint file; name the file inside it.")
-        if not checkpoint.is_file():
+        if not checkpoint.is_file() and not checkpoint.is_dir():
             raise InputError(f"There is no file {checkpoint}; check the path.")
     except OSError as error:
         raise InputError(f"{checkpoint} cannot be read ({error.strerror}); check the path.") from None
@@ -91,9 +94,15 @@ def read_sidecars(checkpoint: Path) -> SidecarContents:
         return pending
     manifest = _read(sidecars.manifest)
     if manifest is None:
+        name = checkpoint.name
+        found = (
+            f"{name} is a directory without a manifest"
+            if checkpoint.is_dir()
+            else f"There is no manifest beside {name}"
+        )
         raise NoManifestError(
-            f"There is no manifest beside {checkpoint.name}, expected {sidecars.manifest.name}; "
-            f"write one with `manifest create {checkpoint.name} --model NAME`, "
+            f"{found}, expected {sidecars.manifest.name}; "
+            f"write one with `manifest create {name} --model NAME`, "
             "or save the model with `manifest.save`."
         )
     return SidecarContents(manifest, _read(sidecars.signature))
@@ -103,6 +112,15 @@ def read_manifest(checkpoint: Path, *, strict: bool = False) -> Manifest:
     """The manifest beside a checkpoint, parsed."""
     contents = read_sidecars(checkpoint)
     return parse(contents.manifest, source=Sidecars(checkpoint).manifest.name, strict=strict)
+
+
+def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Path]]:
+    """The files that a manifest describes, each with its path; a file by itself may have been renamed."""
+    files = manifest.checkpoint.files
+    if checkpoint.is_dir():
+        return [(file, checkpoint / file.path) for file in files]
+    others = [(file, checkpoint.with_name(file.path)) for file in files[1:]]
+    return [(files[0], checkpoint), *others]
 
 
 def has_manifest(checkpoint: Path) -> bool:
@@ -148,7 +166,7 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
     try:
         for path, data in reversed(pending):
             _write_durably(path, data)
-        _sync_directory(checkpoint.parent)
+        _sync_directory(sidecars.manifest.parent)
         if staged is not None:
             staged.chmod(_mode_of(checkpoint))
             staged.replace(checkpoint)
@@ -157,6 +175,19 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
             path.unlink(missing_ok=True)
         raise
     _finish(sidecars, hashlib.sha256(manifest).hexdigest())
+
+
+def replace_file(staged: Path, target: Path) -> None:
+    """Move a written and synchronised file that has no sidecars into place; sidecars of a file before it are removed.
+
+    They go first: a checkpoint without its manifest is honest, one beside another's is not.
+    """
+    sidecars = Sidecars(target)
+    for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
+        path.unlink(missing_ok=True)
+    staged.chmod(_mode_of(target))
+    staged.replace(target)
+    _sync_directory(target.parent)
 
 
 def synchronise(path: Path) -> None:
@@ -171,11 +202,11 @@ def _pending(sidecars: Sidecars) -> SidecarContents | None:
     if manifest is None:
         return None
     try:
-        record = parse(manifest).checkpoint.files[0]
-    except DocumentError:
+        files = recorded_files(sidecars.checkpoint, parse(manifest))
+        described = all(path.stat().st_size == file.size and file_blake3(path) == file.blake3 for file, path in files)
+    except (DocumentError, FileNotFoundError):
         return None
-    checkpoint = sidecars.checkpoint
-    if checkpoint.stat().st_size != record.size or file_blake3(checkpoint) != record.blake3:
+    if not described:
         return None
     sha256 = hashlib.sha256(manifest).hexdigest()
     candidates = (_read(sidecars.pending_signature), _read(sidecars.signature))
@@ -202,7 +233,7 @@ def _finish(sidecars: Sidecars, manifest_sha256: str) -> None:
         sidecars.signature.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         sidecars.pending_manifest.replace(sidecars.manifest)
-    _sync_directory(sidecars.checkpoint.parent)
+    _sync_directory(sidecars.manifest.parent)
 
 
 def _covers(signature: bytes, manifest_sha256: str) -> bool:

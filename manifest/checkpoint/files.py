@@ -26,10 +26,12 @@ class OpenFile:
 
     Attributes:
         name: Its name without directory.
+        path: Where it was opened.
         mapping: The whole of it; writing there changes memory only.
     """
 
     name: str
+    path: Path
     mapping: mmap
 
 
@@ -42,7 +44,7 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self._directory = path.parent
-        self._open = [OpenFile(path.name, map_file(path))]
+        self._open = [OpenFile(path.name, path, map_file(path))]
         self._by_name = {path.name: 0}
 
     def __getitem__(self, index: int) -> OpenFile:
@@ -87,7 +89,7 @@ class Files:
         except CheckpointError as error:
             raise CheckpointError(f"of '{printable(name)}', which it names, {error}", rule=error.rule) from None
         self._by_name[name] = len(self._open)
-        self._open.append(OpenFile(name, mapping))
+        self._open.append(OpenFile(name, path, mapping))
         return self._by_name[name]
 
     def close(self) -> None:

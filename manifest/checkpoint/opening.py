@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -90,17 +90,17 @@ class Checkpoint:
         self.extras = chosen.extras
         self.unlisted = chosen.unlisted
 
-    def choose(self, path: Sequence[str]) -> None:
-        """Mean another of the candidates, by the keys that lead to it.
+    def choose(self, path: str) -> None:
+        """Mean another of the candidates, by the keys that lead to it, joined with dots; empty for the root.
 
         Raises:
             InputError: There is none under these keys.
         """
-        found = next((candidate for candidate in self.candidates if candidate.path == tuple(path)), None)
+        found = next((candidate for candidate in self.candidates if ".".join(candidate.path) == path), None)
         if found is None:
-            known = printable_list(".".join(candidate.path) or "(the root)" for candidate in self.candidates)
+            known = printable_list(".".join(candidate.path) for candidate in self.candidates)
             raise InputError(
-                f"{printable(self.path.name)} has no weights under '{printable('.'.join(path))}', only under {known}; "
+                f"{printable(self.path.name)} has no weights under '{printable(path)}', only under {known}; "
                 "name one of these."
             )
         self._take(found)
@@ -142,12 +142,16 @@ class Checkpoint:
         """
         return gathering.values(self._mappings, tensor)
 
+    def blocks(self, tensor: StoredTensor) -> Iterator[memoryview]:
+        """The same values in consecutive blocks of bounded size, or in one that is the mapping itself."""
+        return gathering.blocks(self._mappings, tensor)
+
     def digest(self, tensor: StoredTensor) -> str:
         """The tensor digest of its values, the same in every container; in bounded memory."""
         if isinstance(tensor, CompositeTensor):
             parts = [(role, self.digest(part)) for role, part in tensor.parts.items()]
             return composite_digest(tensor.layout, tensor.dtype, tensor.shape, tensor.facts, parts)
-        return streamed_tensor_digest(tensor.dtype, tensor.shape, gathering.blocks(self._mappings, tensor))
+        return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
 
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from mmap import mmap
 from typing import Any
 
@@ -69,7 +70,7 @@ def read(mapping: mmap) -> Contents:
         )
     stored = {name: _tensor(name, entry, data_start, len(mapping)) for name, entry in header.items()}
     _check_coverage(stored.values(), data_start, len(mapping))
-    prefix, tensors = strip_prefixes(stored)
+    prefix, tensors = strip_prefixes(_with_tied(stored, metadata))
     return Contents((Candidate(dict(tensors), prefix=prefix),), metadata=metadata)
 
 
@@ -145,6 +146,12 @@ def _dtype(name: str, code: Any) -> str:
         )
     shown = printable(code) if isinstance(code, str) else type(code).__name__
     raise _malformed(f"tensor '{printable(name)}' has the unknown element type '{shown}'")
+
+
+def _with_tied(stored: dict[str, StridedTensor], metadata: dict[str, str]) -> dict[str, StridedTensor]:
+    """The tensors, and those that `save_model` left out because they are tied: it notes `{left out: kept}`."""
+    tied = {left_out: kept for left_out, kept in metadata.items() if kept in stored and left_out not in stored}
+    return {**stored, **{left_out: replace(stored[kept], name=left_out) for left_out, kept in tied.items()}}
 
 
 def _integers(name: str, field: str, value: Any) -> tuple[int, ...]:

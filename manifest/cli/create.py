@@ -16,6 +16,7 @@ from manifest.cli.options import (
     PassphraseVariable,
     Quiet,
     SigningKey,
+    State,
     passphrase,
     roles,
 )
@@ -42,6 +43,7 @@ def run(
     ] = None,
     pretrained: Annotated[str | None, typer.Option("--pretrained", help="Tag that the weights are known by.")] = None,
     partial: Partial = "",
+    state: State = None,
     key: SigningKey = None,
     passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
     no_golden: NoGolden = False,
@@ -71,6 +73,7 @@ def run(
         passphrase=passphrase(passphrase_env),
         golden=not no_golden,
         partial=roles(partial),
+        state=state,
     )
     if not quiet:
         emit(text.show(manifest), None, color=not no_color)

@@ -17,7 +17,13 @@ class Format(StrEnum):
     JSON = "json"
 
 
-Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint file.", show_default=False)]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CKPT", help="The checkpoint: a file, or a directory of files.", show_default=False)
+]
+State = Annotated[
+    str | None,
+    typer.Option("--state", help="Which weights of several, by their keys, as in model_ema.", show_default=False),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to a file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.")]

@@ -1,22 +1,53 @@
-"""`manifest show`: what a manifest says, for people."""
+"""`manifest show`: what a manifest says, or what a checkpoint without one holds, for people."""
 
 from __future__ import annotations
 
-from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, State
 from manifest.cli.printing import emit
 
 
 def run(
-    checkpoint: Checkpoint, format: FormatOption = Format.TEXT, output: Output = None, no_color: NoColor = False
+    checkpoint: Checkpoint,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the file.")] = False,
+    state: State = None,
+    format: FormatOption = Format.TEXT,
+    output: Output = None,
+    no_color: NoColor = False,
 ) -> None:
-    """Print what is on record about a checkpoint; checks nothing."""
-    from manifest.document import serialize
-    from manifest.sidecars import read_manifest, require_checkpoint
+    """Print what is on record about a checkpoint, or what is in it when there is no record; checks nothing."""
+    from manifest.sidecars import has_manifest, require_checkpoint
 
-    manifest = read_manifest(require_checkpoint(checkpoint))
+    path = require_checkpoint(checkpoint)
+    if has_manifest(path) and not tensors and state is None:
+        _show_manifest(path, format, output, color=not no_color)
+        return
+    from manifest.checkpoint import open_checkpoint
+    from manifest.rendering import contents
+
+    with open_checkpoint(path) as stored:
+        if state is not None:
+            stored.choose(state)
+        if format is Format.JSON:
+            # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
+            emit(json.dumps(contents.data(stored), indent=2), output)
+        else:
+            emit(contents.show(stored, tensors=tensors), output, color=not no_color)
+
+
+def _show_manifest(path: Path, format: Format, output: Path | None, *, color: bool) -> None:
+    from manifest.document import serialize
+    from manifest.sidecars import read_manifest
+
+    manifest = read_manifest(path)
     if format is Format.JSON:
         emit(serialize(manifest).decode(), output)
         return
     from manifest.rendering import text
 
-    emit(text.show(manifest), output, color=not no_color)
+    emit(text.show(manifest), output, color=color)

@@ -22,6 +22,12 @@ _OUTCOMES = {
 }
 _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
+_SAFETY = {
+    "safe": ("is safe to load: nothing in it would run", "bold green"),
+    "unsafe": ("is unsafe to load: it would run code", "bold red"),
+    "unreadable": ("cannot be read, so it is not called safe", "bold red"),
+}
+
 
 def report(content: Report) -> RenderableType:
     """A report: verdict, rungs, findings."""
@@ -69,6 +75,9 @@ def _verdict(content: Report) -> Text:
     failed = [rung.name for rung in content.rungs if rung.outcome is Outcome.FAIL]
     warned = [rung.name for rung in content.rungs if rung.outcome is Outcome.WARN]
     name = printable(content.subject, 200)
+    if content.safety is not None:
+        sentence, style = _SAFETY[content.safety]
+        return Text(f"{name} {sentence}", style=style)
     if failed:
         return Text(f"✘ {name} fails: {', '.join(failed)}", style="bold red")
     if warned:

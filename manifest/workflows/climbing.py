@@ -45,15 +45,22 @@ class Subject:
         self.manifest = manifest
         self.intact = False
         if stored is not None:
-            self.stored = stored
+            self.stored = self._as_recorded(stored)
 
     @cached_property
     def stored(self) -> Checkpoint | CheckpointError:
         """The open checkpoint, or why it cannot be read."""
         try:
-            return open_checkpoint(self.path)
+            return self._as_recorded(open_checkpoint(self.path))
         except CheckpointError as error:
             return error
+
+    def _as_recorded(self, stored: Checkpoint) -> Checkpoint:
+        """With the weights chosen that the manifest describes, where they are still there."""
+        path = self.manifest.checkpoint.state.path
+        if any(candidate.path == tuple(path) for candidate in stored.candidates):
+            stored.choose(".".join(path))
+        return stored
 
     def close(self) -> None:
         if isinstance(self.stored, Checkpoint):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manifest.checkpoint import open_checkpoint
-from manifest.digests import file_digests
+from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.families import Creation
 from manifest.families import family as family_named
@@ -31,6 +31,7 @@ def create(
     passphrase: bytes | None = None,
     golden: bool = True,
     partial: Sequence[str] = (),
+    state: str | None = None,
 ) -> Manifest:
     """Write a manifest beside an existing checkpoint.
 
@@ -45,6 +46,7 @@ def create(
         passphrase: Of an encrypted key.
         golden: Whether to record golden outputs.
         partial: Roles of components that are absent or untrained by design.
+        state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
 
     Raises:
         UnknownModelError: The family has no such model.
@@ -58,13 +60,15 @@ def create(
     if model_config is not None:
         adapter.register(Path(model_config))
     with open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
+        if state is not None:
+            stored.choose(state)
         architecture = adapter.describe(creation)
         manifest = describe(
             stored,
             adapter,
             architecture,
             file_name=checkpoint.name,
-            digests=background.submit(file_digests, checkpoint),
+            digests=background.submit(files_digests, [file.path for file in stored.files]),
             creation=creation,
             golden=golden,
             partial=partial,

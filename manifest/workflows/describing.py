@@ -53,7 +53,7 @@ def describe(
     architecture: Architecture,
     *,
     file_name: str,
-    digests: Future[tuple[str, str]],
+    digests: Future[list[tuple[str, str]]],
     creation: Creation | None,
     live: nn.Module | None = None,
     golden: bool = True,
@@ -67,7 +67,7 @@ def describe(
         family: Of the model in it.
         architecture: What it is the weights of.
         file_name: The name that the checkpoint will have.
-        digests: BLAKE3 and SHA-256 of the file, on their way while everything else is found out.
+        digests: BLAKE3 and SHA-256 of each file, on their way while everything else is found out.
         creation: How the model was made, if known.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
         golden: Whether to record golden outputs.
@@ -94,7 +94,7 @@ def describe(
             "signer": signer,
             "checkpoint": CheckpointRecord(
                 container=checkpoint.container,
-                files=[_file(checkpoint, file_name, digests)],
+                files=_files(checkpoint, file_name, digests),
                 state=State(path=list(checkpoint.state_path), prefix=checkpoint.prefix),
                 extras=sorted(checkpoint.extras),
             ),
@@ -153,9 +153,13 @@ def surroundings() -> Environment:
     )
 
 
-def _file(checkpoint: Checkpoint, name: str, digests: Future[tuple[str, str]]) -> File:
-    blake3, sha256 = digests.result()
-    return File(path=name, size=checkpoint.size, blake3=blake3, sha256=sha256)
+def _files(checkpoint: Checkpoint, name: str, digests: Future[list[tuple[str, str]]]) -> list[File]:
+    """The checkpoint's files; one by itself gets the name that it will have."""
+    alone = len(checkpoint.files) == 1 and not checkpoint.path.is_dir()
+    return [
+        File(path=name if alone else file.name, size=len(file.mapping), blake3=blake3, sha256=sha256)
+        for file, (blake3, sha256) in zip(checkpoint.files, digests.result(), strict=True)
+    ]
 
 
 def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:

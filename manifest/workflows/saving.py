@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifest.checkpoint import open_checkpoint
-from manifest.digests import file_digests
+from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.errors import InputError
 from manifest.families import Creation, creation_of, family_of, unwrap
@@ -70,7 +70,7 @@ def save(
         with open_checkpoint(staged) as stored, ThreadPoolExecutor() as background:
             # Hashing and waiting for the disk take as long as the write did; they run while the model is looked at.
             durable = background.submit(synchronise, staged)
-            digests = background.submit(file_digests, staged)
+            digests = background.submit(files_digests, [staged])
             manifest = describe(
                 stored,
                 family,

@@ -9,7 +9,7 @@ from pathlib import Path
 from manifest.digests import file_digests
 from manifest.document import Manifest, serialize
 from manifest.errors import StorageError
-from manifest.sidecars import Sidecars, publish, read_manifest, require_checkpoint, staging
+from manifest.sidecars import Sidecars, publish, read_manifest, recorded_files, require_checkpoint, staging
 from manifest.signing import PrivateKey, load_private_key, sign_resources
 
 
@@ -28,10 +28,10 @@ def sign(
     signer = key if isinstance(key, PrivateKey) else load_private_key(os.fspath(key), passphrase)
     sidecars = Sidecars(checkpoint)
     manifest = read_manifest(checkpoint)
-    file = manifest.checkpoint.files[0]
-    if file_digests(checkpoint) != (file.blake3, file.sha256):
+    files = recorded_files(checkpoint, manifest)
+    if any(not path.is_file() or file_digests(path) != (file.blake3, file.sha256) for file, path in files):
         raise StorageError(
-            f"{checkpoint.name} is not the file that {sidecars.manifest.name} describes, so it was not signed; "
+            f"{checkpoint.name} is not the checkpoint that {sidecars.manifest.name} describes, so it was not signed; "
             f"find out which of them is right with `manifest verify {checkpoint.name}`."
         )
     with staging(checkpoint):  # nothing is staged: only the sidecars change, and errors of writing become sentences

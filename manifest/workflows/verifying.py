@@ -8,51 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from manifest.checkpoint import Checkpoint
-from manifest.checkpoint.torch_objects import TorchObjects
 from manifest.components import component_findings, initialised_throughout, reassess, shortened
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import Finding, Report, Severity, finding
-from manifest.sidecars import Sidecars
+from manifest.safety import safety_findings
+from manifest.sidecars import Sidecars, recorded_files
 from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
 from manifest.workflows.climbing import Check, Climbed, Subject, climb, open_subject
-
-_RUNS_CODE = frozenset(
-    {
-        "__builtin__",
-        "builtins",
-        "bdb",
-        "cProfile",
-        "code",
-        "codeop",
-        "commands",
-        "ctypes",
-        "importlib",
-        "marshal",
-        "multiprocessing",
-        "nt",
-        "operator",
-        "os",
-        "pdb",
-        "pickle",
-        "pip",
-        "posix",
-        "profile",
-        "pty",
-        "runpy",
-        "shutil",
-        "socket",
-        "subprocess",
-        "sys",
-        "timeit",
-        "torch.hub",
-        "webbrowser",
-    }
-)
-"""Modules whose functions, named in a pickle, are there to run code."""
 
 
 def verify(
@@ -144,24 +111,40 @@ def _uncovered(statement: Statement, subject: Subject) -> str | None:
 
 
 def _integrity(subject: Subject) -> Climbed:
-    record = subject.manifest.checkpoint.files[0]
-    size = subject.path.stat().st_size
     readable = isinstance(subject.stored, Checkpoint)
-    same_size = size == record.size
-    if same_size:
-        digest = subject.stored.blake3() if isinstance(subject.stored, Checkpoint) else file_blake3(subject.path)
-        if digest == record.blake3:
-            subject.intact = True
-            return Climbed(f"all {size:,} bytes are those that were saved")
-    findings = []
-    if not same_size:
-        message = f"The file is {size:,} bytes long, and {record.size:,} were saved."
-        findings.append(finding("I003", message, where=subject.path.name, size=size, recorded=record.size))
-    if not readable:
-        if same_size:
-            findings.append(finding("I001", "The bytes are not those that were saved.", where=subject.path.name))
-        return Climbed("the file was changed", findings)
-    return Climbed("the file was changed", findings + _changed_tensors(subject, findings))
+    findings: list[Finding] = []
+    changed: list[str] = []
+    total = 0
+    for record, path in recorded_files(subject.path, subject.manifest):
+        if not path.is_file():
+            message = f"The file {record.path} is not there, and the manifest describes it."
+            findings.append(finding("F008", message, where=record.path))
+            continue
+        size = path.stat().st_size
+        total += size
+        if size != record.size:
+            message = f"The file is {size:,} bytes long, and {record.size:,} were saved."
+            findings.append(finding("I003", message, where=path.name, size=size, recorded=record.size))
+        elif _blake3(subject, path) != record.blake3:
+            changed.append(path.name)
+    if not findings and not changed:
+        subject.intact = True
+        return Climbed(f"all {total:,} bytes are those that were saved")
+    if readable:
+        findings += _changed_tensors(subject, findings)
+    else:
+        findings += [finding("I001", "The bytes are not those that were saved.", where=name) for name in changed]
+    return Climbed("the file was changed", findings)
+
+
+def _blake3(subject: Subject, path: Path) -> str:
+    """Digest of one of the files, as it was opened where it was."""
+    stored = subject.stored
+    if isinstance(stored, Checkpoint):
+        index = next((index for index, file in enumerate(stored.files) if file.name == path.name), None)
+        if index is not None:
+            return stored.blake3(index)
+    return file_blake3(path)
 
 
 def _changed_tensors(subject: Subject, already: Sequence[Finding]) -> list[Finding]:
@@ -212,7 +195,7 @@ def _format(subject: Subject) -> Climbed:
         findings.append(finding("F005", message, where=subject.path.name))
     if subject.intact:
         findings += _mislisted(subject.manifest, stored)
-    findings += [_unsafe(name) for name in stored.globals if name not in TorchObjects().constructors]
+    findings += safety_findings(stored, unknown=Severity.WARNING)  # loading here never unpickles
     return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
 
 
@@ -224,16 +207,6 @@ def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:
     if not wrong:
         return []
     return [finding("F006", f"The manifest lists other tensors than the file holds, {wrong[0]} first.", where=wrong[0])]
-
-
-def _unsafe(name: str) -> Finding:
-    from manifest.checkpoint.escaping import printable
-
-    module = name.rpartition(".")[0]
-    runs = module in _RUNS_CODE or module.partition(".")[0] in _RUNS_CODE
-    what = "which runs code when unpickled" if runs else "which torch refuses to unpickle with weights_only=True"
-    message = f"The pickle names {printable(name)}, {what}."
-    return finding("F010", message, where=printable(name), severity=Severity.ERROR if runs else Severity.WARNING)
 
 
 def _completeness(subject: Subject) -> Climbed:

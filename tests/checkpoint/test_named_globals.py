@@ -260,7 +260,7 @@ def test_globals_when_of_a_distributed_checkpoint_then_make_values(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.distributed.checkpoint.save({"w": torch.ones(2), "step": 3}, checkpoint_id=tmp_path)
-    named = interpret((tmp_path / ".metadata").read_bytes(), {}, lambda _: None).unsafe_globals
+    named = interpret((tmp_path / ".metadata").read_bytes(), {}, lambda _: None).globals
     assert "torch.distributed.checkpoint.metadata.Metadata" in named
     assert {judge(name).effect for name in named} == {Effect.TENSORS, Effect.DATA}
 

@@ -1,0 +1,82 @@
+"""Whether loading a checkpoint by its own library would run code, and what would be refused.
+
+There are three verdicts, never two: what cannot be read is neither safe nor unsafe. What each global does is said by
+`checkpoint.named_globals`; here it becomes findings.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import StrEnum
+
+from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.named_globals import Effect, judge
+from manifest.findings import Finding, Severity, finding
+
+_SHOWN = 3
+_MOST_EVIDENCE = 50
+
+
+class Safety(StrEnum):
+    """What would happen on loading by the library that the container belongs to."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    UNREADABLE = "unreadable"
+
+
+def safety_of(stored: Checkpoint) -> Safety:
+    """Whether anything in an open checkpoint would run code that is not its library's own."""
+    runs = any(judge(name).effect in (Effect.CODE, Effect.UNKNOWN) for name in stored.globals)
+    return Safety.UNSAFE if runs or _foreign_code(stored) else Safety.SAFE
+
+
+def safety_findings(stored: Checkpoint, *, unknown: Severity = Severity.ERROR) -> list[Finding]:
+    """What would run or be refused, alike things together.
+
+    Args:
+        stored: The open checkpoint.
+        unknown: How severe globals are that the catalogue does not know: less so where somebody vouches for the file.
+    """
+    findings = []
+    groups: dict[tuple[Effect, str], list[str]] = defaultdict(list)
+    for name in stored.globals:
+        judgement = judge(name)
+        groups[judgement.effect, judgement.does].append(name)
+    plain = [name for (effect, _), names in groups.items() if effect is Effect.DATA for name in names]
+    for (effect, does), names in groups.items():
+        if effect in (Effect.CODE, Effect.UNKNOWN):
+            message = f"The pickle names {_shown(names)}, {'which' if len(names) == 1 else 'each of which'} {does}."
+            severity = Severity.ERROR if effect is Effect.CODE else unknown
+            findings.append(
+                finding("F010", message, where=printable(names[0]), severity=severity, globals=_evidence(names))
+            )
+    torch_loads_it = stored.container in ("torch-zip", "torch-legacy")
+    if plain and torch_loads_it:
+        message = f"The pickle names {_shown(plain)}, plain data that torch.load(weights_only=True) refuses."
+        findings.append(finding("F011", message, where=printable(plain[0]), globals=_evidence(plain)))
+    if stored.refused_opcodes and torch_loads_it:
+        opcodes = ", ".join(stored.refused_opcodes[:_SHOWN])
+        message = f"The pickle has opcodes that torch.load(weights_only=True) refuses: {opcodes}."
+        findings.append(finding("F011", message, where="pickle", opcodes=list(stored.refused_opcodes)))
+    if stored.code:
+        foreign = _foreign_code(stored)
+        message = f"The file holds {len(stored.code)} programs, {_shown(list(foreign or stored.code))}; none was run."
+        severity = Severity.ERROR if foreign else Severity.NOTE
+        findings.append(finding("F012", message, where=printable(stored.code[0]), severity=severity))
+    return findings
+
+
+def _foreign_code(stored: Checkpoint) -> tuple[str, ...]:
+    """Programs with the rights of the whole process; TorchScript has those of a calculator."""
+    return () if stored.container == "torchscript" else stored.code
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def _evidence(names: list[str]) -> list[str]:
+    return [printable(name) for name in names[:_MOST_EVIDENCE]]

@@ -1,0 +1,100 @@
+"""Converting: the weights of any readable checkpoint as safetensors, with its manifest carried over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
+from manifest.digests import file_digests, weights_digest
+from manifest.document import CheckpointRecord, File, Manifest
+from manifest.errors import CheckpointError, InputError, StorageError
+from manifest.sidecars import (
+    has_manifest,
+    read_manifest,
+    replace_file,
+    require_checkpoint,
+    staging,
+    synchronise,
+)
+from manifest.signing import PrivateKey, load_private_key
+from manifest.workflows.signing import publish_signed
+
+
+def convert(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    state: str | None = None,
+    untie: bool = False,
+    force: bool = False,
+    key: str | os.PathLike[str] | PrivateKey | None = None,
+    passphrase: bytes | None = None,
+) -> Manifest | None:
+    """Write the weights of a checkpoint as safetensors, without torch and without running anything in it.
+
+    Values stream from file to file. What is written is read back and must have the weights digest of the source.
+
+    Args:
+        path: The checkpoint: any container that can be read.
+        output: The file to write.
+        state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
+        untie: Write tied tensors once for each of their names; else once, with the other names noted in the metadata.
+        force: Replace a file that exists.
+        key: Private key to sign the carried-over manifest with; an older signature covers other bytes.
+        passphrase: Of an encrypted key.
+
+    Returns:
+        The manifest beside the output; None when the source has none.
+
+    Raises:
+        CheckpointError: The source cannot be read, or holds a tensor that safetensors cannot.
+        StorageError: The source is not what its manifest describes, or the output cannot be written.
+    """
+    source, target = require_checkpoint(path), Path(output)
+    if target.exists() and not force:
+        raise InputError(f"{target} exists already; choose another name, or replace it with --force.")
+    if key is not None and not has_manifest(source):
+        raise InputError(f"{source.name} has no manifest that could be signed; leave out the key.")
+    signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
+    recorded = read_manifest(source) if has_manifest(source) else None
+    with open_checkpoint(source) as stored, staging(target) as staged:
+        chosen = state if state is not None or recorded is None else ".".join(recorded.checkpoint.state.path)
+        if chosen is not None:
+            stored.choose(chosen)
+        try:
+            check_writable(stored)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.name}: {error}", rule=error.rule) from None
+        digest = _digest(stored)
+        if recorded is not None and recorded.weights.digest != digest:
+            raise StorageError(
+                f"{source.name} does not hold the weights that its manifest describes, so it was not converted; "
+                f"find out which of them is right with `manifest verify {source.name}`."
+            )
+        with staged.open("xb") as file:
+            write_safetensors(stored, file, aliases={} if untie else stored.aliases())
+        synchronise(staged)
+        with open_checkpoint(staged) as written:
+            if _digest(written) != digest:
+                raise StorageError(f"{target.name} did not come out as it was written; check the disk and try again.")
+        if recorded is None:
+            replace_file(staged, target)
+            return None
+        blake3, sha = file_digests(staged)
+        size = staged.stat().st_size
+        manifest = recorded.model_copy(
+            update={
+                "signer": signer.public.hint if signer else None,
+                "checkpoint": CheckpointRecord(
+                    container="safetensors", files=[File(path=target.name, size=size, blake3=blake3, sha256=sha)]
+                ),
+            }
+        )
+        publish_signed(staged, target, manifest, signer)
+    return manifest
+
+
+def _digest(stored: Checkpoint) -> str:
+    return weights_digest((name, stored.digest(tensor)) for name, tensor in stored.tensors.items())
