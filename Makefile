@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: demo test lint bench schemas fixtures clean
+.PHONY: demo test lint bench schemas fixtures packages clean
 
 demo: $(READY)
 	$(RUN) fixtures/demo.py
@@ -30,6 +30,10 @@ fixtures: $(READY)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[fixtures]"
 	$(RUN) fixtures/photos.py
 	$(RUN) fixtures/digits_clip/train.py
+
+# Needs the network once; without these packages, the tests that read them are skipped.
+packages: $(READY)
+	$(RUN) fixtures/packages.py
 
 clean:
 	rm -rf $(VENV) demo

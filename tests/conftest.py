@@ -1,4 +1,4 @@
-"""The trained digits CLIP, for every test that needs a model with meaningful answers."""
+"""What several rooms of tests share: the trained digits CLIP, whose answers mean something, and published packages."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 
-_DIGITS = Path(__file__).parents[1] / "fixtures" / "digits_clip"
+_FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(scope="session")
 def digits() -> ModuleType:
     """`fixtures/digits_clip/evaluate.py`, with its model registered."""
-    spec = importlib.util.spec_from_file_location("digits_clip_evaluate", _DIGITS / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _script("digits_clip_evaluate", _FIXTURES / "digits_clip" / "evaluate.py")
     module.register_model()
     return module
+
+
+@pytest.fixture(scope="session")
+def packages() -> ModuleType:
+    """`fixtures/packages.py`."""
+    return _script("fixtures_packages", _FIXTURES / "packages.py")
 
 
 @pytest.fixture
@@ -39,3 +41,12 @@ def accuracy(digits: ModuleType) -> Any:
 
     tokenizer = open_clip.get_tokenizer(digits.MODEL)
     return lambda model: digits.zero_shot_accuracy(model, digits.preprocessing(model), tokenizer)
+
+
+def _script(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
