@@ -1,15 +1,20 @@
-"""Reading a checkpoint imports neither torch nor anything of a file."""
+"""Reading, showing, auditing and converting a checkpoint imports neither torch nor anything of a file."""
 
 from __future__ import annotations
 
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy
+import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed import checkpoint as dcp
 
-SCRIPT = """
+READ = """
 import sys
 
 for name in ("torch", "safetensors", "pickle"):
@@ -24,16 +29,81 @@ for path in sys.argv[1:]:
 assert "numpy" not in sys.modules, "numpy is for tensors that are not contiguous"
 """
 
+COMMAND = """
+import sys
 
-def test_every_container_when_torch_cannot_be_imported_then_is_read(tmp_path):
-    state = {"w": torch.arange(4.0), "b": torch.ones(2).bfloat16()}
-    saved = {"state_dict": state, "args": argparse.Namespace(lr=1)}
+for name in ("torch", "safetensors", "open_clip", "timm", "torchvision"):
+    sys.modules[name] = None
+
+sys.argv[0] = "manifest"
+from manifest.cli import main
+
+main()
+"""
+
+STATE = {"w": torch.arange(4.0), "b": torch.ones(2).bfloat16()}
+
+
+def blocked(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_files_when_torch_cannot_be_imported_then_are_read_alike(tmp_path: Path) -> None:
+    saved = {"state_dict": STATE, "args": argparse.Namespace(lr=1)}
     torch.save(saved, tmp_path / "model.pt")
     torch.save(saved, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    save_file(state, tmp_path / "model.safetensors")
-    paths = [str(tmp_path / name) for name in ("model.pt", "old.pt", "model.safetensors")]
-    finished = subprocess.run([sys.executable, "-c", SCRIPT, *paths], capture_output=True, text=True, check=False)
+    save_file(STATE, tmp_path / "model.safetensors")
+    finished = blocked(READ, *(tmp_path / name for name in ("model.pt", "old.pt", "model.safetensors")))
     assert finished.returncode == 0, finished.stderr
     containers, digests = zip(*(line.split(maxsplit=1) for line in finished.stdout.splitlines()), strict=True)
     assert containers == ("torch-zip", "torch-legacy", "safetensors")
     assert len(set(digests)) == 1
+
+
+def module() -> torch.nn.Module:
+    return torch.nn.Linear(2, 3)
+
+
+def sharded(path: Path) -> None:
+    path.mkdir()
+    save_file(STATE, path / "a.safetensors")
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"w": "a.safetensors", "b": "a.safetensors"}}')
+
+
+def packaged(path: Path) -> None:
+    with torch.package.PackageExporter(path) as exporter:
+        exporter.extern("torch.**")
+        exporter.save_pickle("weights", "state.pkl", STATE)
+
+
+def exported(path: Path) -> None:
+    torch.export.save(torch.export.export(module(), (torch.ones(1, 2),)), path)
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "torch-zip": ("a.pt", lambda path: torch.save(STATE, path)),
+    "torch-legacy": ("a.pt", lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False)),
+    "a module": ("a.pt", lambda path: torch.save(module(), path)),
+    "safetensors": ("a.safetensors", lambda path: save_file(STATE, path)),
+    "sharded": ("folder", sharded),
+    "dcp": ("folder", lambda path: dcp.save({"model": STATE}, checkpoint_id=path)),
+    "npz": ("a.npz", lambda path: numpy.savez_compressed(path, w=numpy.ones((2, 3), order="F"))),
+    "torchscript": ("a.pt", lambda path: torch.jit.save(torch.jit.script(module()), path)),
+    "torch-package": ("a.pt", packaged),
+    "torch-export": ("a.pt2", exported),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("container", WRITERS)
+def test_command_when_torch_cannot_be_imported_then_answers_about_any_container(container: str, tmp_path: Path) -> None:
+    name, write = WRITERS[container]
+    path = tmp_path / name
+    write(path)
+    for arguments in (("show",), ("show", "--tensors"), ("show", "--format", "json"), ("audit",)):
+        finished = blocked(COMMAND, arguments[0], path, *arguments[1:])
+        assert finished.returncode == 0, finished.stderr
+    finished = blocked(COMMAND, "convert", path, tmp_path / "out.safetensors")
+    assert finished.returncode == 0, finished.stderr
