@@ -151,6 +151,12 @@ class StridedTensor(StoredTensor):
         return True
 
     @property
+    def place(self) -> str:
+        """Where and how its values are stored; that of no other values. Text, whose hash no file can foresee."""
+        bits = f"{self.conjugated} {self.negated}"
+        return f"{self.file} {self.storage} {self.offset} {self.shape} {self.stride} {self.dtype} {bits}"
+
+    @property
     def plain(self) -> bool:
         """Whether its values are, as they lie in the file, the bytes from `offset` on."""
         return self.contiguous and not (self.conjugated or self.negated or self.swapped or self.deflated)
