@@ -25,8 +25,8 @@ FILESYSTEM = "torch.distributed.checkpoint.filesystem"
 CANARY = "canary"
 """The file that every hostile pickle would create in the folder of its row."""
 
-UGLY = "\x1b[31mred\x1b[0m \u202egnp.exe \u2066 <script>alert(1)</script>\nx. y"
-"""An escape sequence, marks that turn the reading direction, HTML, and what looks like two lines and two sentences."""
+UGLY = "\x1b[31mred\x1b[0m \u202egnp.exe \u2066 <script>alert(1)</script>\nx"
+"""An escape sequence, marks that turn the reading direction, HTML, and two lines."""
 
 
 @dataclass(frozen=True)
@@ -317,3 +317,27 @@ def saved_tensor(forge: Any, **options: Any) -> bytes:
     data = path.read_bytes()
     path.unlink()
     return data
+
+
+def colliding_pairs(count: int) -> list[tuple[int, int]]:
+    """Pairs of integers with one hash: Python's hash of a tuple of integers has no secret, and can be run backwards."""
+    first, second, third = 11400714785074694791, 14029467366897019727, 2870177450012600261  # of xxHash
+    wrap = (1 << 64) - 1
+
+    def after(state: int, value: int) -> int:
+        return state + value * second & wrap
+
+    # What the state is to be before the rotation that follows the second integer.
+    target = after((after(third, 1) << 31 | after(third, 1) >> 33) * first & wrap, 1)
+    inverse = pow(second, -1, 1 << 64)
+    pairs: list[tuple[int, int]] = []
+    size = 1
+    while len(pairs) < count:
+        size += 1
+        state = after(third, size)
+        state = (state << 31 & wrap | state >> 33) * first & wrap
+        other = (target - state) * inverse & wrap
+        if other < (1 << 61) - 1:
+            pairs.append((size, other))
+    assert len(set(map(hash, pairs))) == 1
+    return pairs

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import heapq  # noqa: F401 - imported late by collections.Counter
 import json
 import os
 import pickle
@@ -21,6 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy  # noqa: F401 - imported late by the package
 
 from manifest.checkpoint import open_checkpoint
 from manifest.errors import CheckpointError, InputError

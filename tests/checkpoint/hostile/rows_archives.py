@@ -8,7 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile_building import UGLY, VALUES, Entry, Row, archive, before, beside, deflated, named, number, stored, text
+from hostile_building import (
+    UGLY,
+    VALUES,
+    Entry,
+    Row,
+    archive,
+    before,
+    beside,
+    colliding_pairs,
+    deflated,
+    named,
+    number,
+    stored,
+    text,
+)
 
 
 def raw(make: Callable[[Any], bytes]) -> Callable[[Any], Path]:
@@ -46,11 +60,11 @@ def flipped(old: bytes, new: bytes) -> Callable[[Any], Path]:
     return build
 
 
-def overlapping(forge: Any) -> bytes:
+def overlapping(_: Any) -> bytes:
     """Many records that share their bytes, as in the smallest zip bombs: the second lies within the first."""
     inner = Entry(b"forged/data/1", VALUES)
     whole = archive([inner])[: 30 + len(inner.name) + len(VALUES)]
-    outer = Entry(b"forged/data/0", whole)
+    outer = Entry(b"forged/data.pkl", whole)
     start = 30 + len(outer.name)
     data = archive([outer, Entry(b"forged/data/1", b"", size=16, directory=(("header", start), ("compressed", 16)))])
     # The local header that was written for the second is taken out again.
@@ -84,40 +98,14 @@ def other_path(forge: Any) -> bytes:
     return archive(entries(forge, pickle=Entry(name, forge.state(w=forge.tensor()), directory_extra=extra)))
 
 
-def colliding_shapes(count: int) -> list[tuple[int, int, int]]:
-    """Shapes without elements whose tuples have one hash: xxHash of integers has no secret, and can be run backwards."""
-    first, second, third = 11400714785074694791, 14029467366897019727, 2870177450012600261
-    wrap = (1 << 64) - 1
-
-    def lane(state: int, value: int) -> int:
-        state = state + value * second & wrap
-        return (state << 31 | state >> 33) * first & wrap
-
-    inverse = pow(second, -1, 1 << 64)
-    target = lane(lane(third, 1), 1)
-    found: list[tuple[int, int, int]] = []
-    size = 1
-    while len(found) < count:
-        size += 1
-        other = (target - lane(third, size)) * inverse & wrap
-        # The state after two sizes is to be that of (1, 1): undo the last multiplication and rotation.
-        undone = target * pow(first, -1, 1 << 64) & wrap
-        undone = (undone >> 31 | undone << 33) & wrap
-        other = (undone - lane(third, size)) * inverse & wrap
-        if other < (1 << 61) - 1:
-            found.append((size, other, 0))
-    assert len({hash(shape) for shape in found}) == 1
-    return found
-
-
 def with_colliding_shapes(forge: Any) -> Path:
-    shapes = colliding_shapes(30_000)
+    shapes = [(*pair, 0) for pair in colliding_pairs(30_000)]
     return many(len(shapes), lambda f, n: f.tensor(shape=shapes[n], stride=(1, 1, 1)))(forge)
 
 
 def with_colliding_strides(forge: Any) -> Path:
-    strides = colliding_shapes(30_000)
-    return many(len(strides), lambda f, n: f.tensor(shape=(1, 1, 1), stride=strides[n]))(forge)
+    strides = colliding_pairs(30_000)
+    return many(len(strides), lambda f, n: f.tensor(shape=(1, 1), stride=strides[n]))(forge)
 
 
 ROWS = [
@@ -337,7 +325,7 @@ ROWS = [
     ),
     Row(
         "a list that holds another two million times",
-        lambda f: f.archive(b"\x80\x02]q\x00](" + b"h\x00" * 2_000_000 + b"e0.", {}),
+        lambda f: f.archive(b"\x80\x02]q\x00Na0](" + b"h\x00" * 2_000_000 + b"e.", {}),
         "F001",
         "a pickled list",
     ),

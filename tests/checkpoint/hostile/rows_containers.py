@@ -168,7 +168,9 @@ SCRIPTS = [
     Row("code of another checksum", lambda f: program(f, code(deflated(SOURCE), len(SOURCE), 7)), "F002", "checksum"),
     Row(
         "code of many members",
-        lambda f: program(f, packed_source(SOURCE.replace(b'"w", ', b"".join(b'"%x",' % n for n in range(2_000_000))))),
+        lambda f: program(
+            f, packed_source(SOURCE.replace(b"]", b"".join(b'"%x",' % n for n in range(1_500_000)) + b"]", 1))
+        ),
         "safe",
     ),
     Row(

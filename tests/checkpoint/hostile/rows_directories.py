@@ -17,6 +17,7 @@ from hostile_building import (
     call,
     chunk,
     chunked,
+    colliding_pairs,
     distributed,
     get,
     header,
@@ -95,32 +96,18 @@ def far_strides(forge: Any) -> Path:
 def long_paths(forge: Any) -> Path:
     """Many names that all have one path of many keys."""
     planned = text("k") + put(78) + b"0(" + get(78) * 20_000 + b"t" + put(79) + b"0}("
-    names = b"".join(text(f"w{n}") for n in range(0))
     others = b"".join(text(f"w{n}") + b"N" for n in range(5_000))
     planned += b"".join(text(f"w{n}") + get(79) for n in range(5_000)) + b"u"
     data = saved_tensor(forge)
     where = place("w", (0,), FILE, 0, len(data))
-    return distributed(forge, text("w") + chunked((4,), WHOLE) + names + others, where, data, planned=planned)
+    return distributed(forge, text("w") + chunked((4,), WHOLE) + others, where, data, planned=planned)
 
 
 def colliding_places(forge: Any) -> Path:
     """Places of chunks whose offsets all have one hash."""
-    first, second, third, wrap = 11400714785074694791, 14029467366897019727, 2870177450012600261, (1 << 64) - 1
-
-    def lane(state: int, value: int) -> int:
-        state = state + value * second & wrap
-        return (state << 31 | state >> 33) * first & wrap
-
-    target = lane(lane(third, 1), 1) * pow(first, -1, 1 << 64) & wrap
-    target = (target >> 31 | target << 33) & wrap
-    inverse = pow(second, -1, 1 << 64)
-    offsets = []
-    for size in range(2, 400_000):
-        other = (target - lane(third, size)) * inverse & wrap
-        if other < (1 << 61) - 1:
-            offsets.append((size, other))
     data = saved_tensor(forge)
-    where = place("w", (0,), FILE, 0, len(data)) + b"".join(place("w", at, FILE, 0, 1) for at in offsets[:12_000])
+    where = place("w", (0,), FILE, 0, len(data))
+    where += b"".join(place("w", pair, FILE, 0, 1) for pair in colliding_pairs(12_000))
     return distributed(forge, text("w") + chunked((4,), WHOLE), where, data)
 
 

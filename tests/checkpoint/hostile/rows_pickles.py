@@ -41,6 +41,10 @@ def whole(make: Callable[[Any], bytes]) -> Callable[[Any], Path]:
     return lambda forge: forge.archive(make(forge), {"0": VALUES})
 
 
+def bare(make: Callable[[Any], bytes]) -> Callable[[Any], Path]:
+    return lambda forge: forge.archive(make(forge))
+
+
 def first(make: Callable[[Any], bytes]) -> Callable[[Any], Path]:
     return lambda forge: before(forge, make(forge))
 
@@ -266,8 +270,8 @@ CODE = [
     Row(
         "a call for the hooks of a tensor",
         whole(lambda f: f.state(w=f.tensor().replace(b"\x89}", b"\x89" + call(f), 1))),
-        "F002",
-        "metadata other than torch's",
+        "unsafe",
+        "os.system",
     ),
     Row(
         "a call as a parameter",
@@ -319,7 +323,7 @@ CODE = [
     ),
     Row(
         "a class changed by BUILD",
-        odd(lambda f: named("torch.Tensor") + mapping(__del__=named("os.system")) + b"b"),
+        odd(lambda _: named("torch.Tensor") + mapping(__del__=named("os.system")) + b"b"),
         "F002",
         "changes 'torch.Tensor' itself",
     ),
@@ -359,17 +363,17 @@ ENDLESS = [
         "F002",
         "is not of a storage",
     ),
-    Row("laughing modules", whole(lambda _: b"\x80\x02" + diamond(60, module()) + b"."), "F003", "nests more than"),
+    Row("laughing modules", bare(lambda _: b"\x80\x02" + diamond(60, module()) + b"."), "F003", "nests more than"),
     Row(
         "laughing modules at every place of a list",
-        whole(lambda _: b"\x80\x02" + modules_over(2000, diamond(16, module())) + b"."),
+        bare(lambda _: b"\x80\x02" + modules_over(2000, diamond(16, module())) + b"."),
         "F003",
         "nests more than",
     ),
     Row("a wide module by many ways", whole(lambda f: b"\x80\x02" + wide_module(f) + b"."), "F003", "nests more than"),
     Row("modules with long names in one another", whole(long_names), "F003", "more than"),
     Row("a module in itself", whole(lambda f: b"\x80\x02" + in_itself(f) + b"."), "F003", "nests more than"),
-    Row("a list that holds itself", whole(lambda _: b"\x80\x02]q\x00h\x00a."), "F001", "a pickled list"),
+    Row("a list that holds itself", bare(lambda _: b"\x80\x02]q\x00h\x00a."), "F001", "a pickled list"),
     Row(
         "a dictionary that holds itself",
         whole(lambda f: b"\x80\x02}q\x00(" + text("model") + b"h\x00" + text("w") + f.tensor() + b"u."),
@@ -462,7 +466,7 @@ ENDLESS = [
         "F003",
         "makes more than",
     ),
-    Row("text that only Python 2 escapes", odd(lambda _: b"S'\\q\\'\n"), "safe"),
+    Row("text that only Python 2 escapes", odd(lambda _: b"S'\\q'\n"), "safe"),
 ]
 
 LEGACY = [
@@ -580,10 +584,10 @@ PLAIN = [
         "F004",
         "torch's tar form",
     ),
-    Row("a tar that climbs", plain(lambda f: tar(("../../canary", b"x")), "evil.pth.tar"), "F001", "a tar archive"),
+    Row("a tar that climbs", plain(lambda _: tar(("../../canary", b"x")), "evil.pth.tar"), "F001", "a tar archive"),
     Row(
         "a tar with a link to the root",
-        plain(lambda f: tar(("storages", b"x"), link="/"), "evil.tar"),
+        plain(lambda _: tar(("storages", b"x"), link="/"), "evil.tar"),
         "F004",
         "torch's tar form",
     ),
