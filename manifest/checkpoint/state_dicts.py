@@ -142,11 +142,15 @@ def describe_key(key: Any) -> str:
     return described if shown is key else described + "…"
 
 
-def first_extras(names: Sequence[str]) -> tuple[str, ...]:
-    """What else an object holds, as far as anyone reads on: a file can have many keys beside many sets of weights."""
-    if len(names) <= _MOST_EXTRAS:
-        return tuple(names)
-    return (*names[:_MOST_EXTRAS], f"… and {len(names) - _MOST_EXTRAS:,} more")
+def first_extras(keys: Sequence[Any], path: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What else an object holds, as far as anyone reads on: a file can have many keys beside many sets of weights.
+
+    Args:
+        keys: Texts, and others.
+        path: What leads to them.
+    """
+    shown = tuple(".".join((*path, describe_key(key))) for key in keys[:_MOST_EXTRAS])
+    return shown if len(shown) == len(keys) else (*shown, f"… and {len(keys) - len(shown):,} more")
 
 
 def _entries(value: Any, walk: modules.Walk) -> dict[Any, Any] | None:
@@ -219,9 +223,9 @@ def _state(beside: Iterable[str], entries: dict[Any, Any], path: tuple[str, ...]
             others.append(key)
     if len(tensors) + len(unlisted) > MOST_TENSORS:
         raise over_limit(f"it holds more than {MOST_TENSORS:,} tensors by name")
-    extras = first_extras([key for key in beside if key != path[0]]) if path else ()
-    inner = [".".join((*path, describe_key(key))) for key in others[: _MOST_EXTRAS + 1]]
-    return FoundState(tensors, path, any(map(_AVERAGE.search, path)), unlisted, (*extras, *inner))
+    outside = [key for key in beside if key != path[0]] if path else []
+    extras = (*first_extras(outside), *first_extras(others, path))
+    return FoundState(tensors, path, any(map(_AVERAGE.search, path)), unlisted, extras)
 
 
 def _no_weights(root: Any) -> CheckpointError:
