@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import product
 from mmap import mmap
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from manifest.checkpoint.contents import Candidate, Container, Contents
 from manifest.checkpoint.escaping import printable, writable
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.inert_pickle import Global, OddKey, Opaque, interpret, over_limit
-from manifest.checkpoint.placing import strided
+from manifest.checkpoint.placing import TOTAL_FREE, check_expansion, strided
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import find_states, strip_prefixes
 from manifest.checkpoint.tensors import (
@@ -34,6 +35,10 @@ from manifest.errors import CheckpointError
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _MOST_CHUNKS = 4_096  # of one tensor; more processes than that have never saved together
+_MOST_CHUNKS_IN_ALL = 1_000_000
+_MOST_CORNERS = 4_000_000
+_LONGEST_PATH = 100
+_EVERYWHERE = ""  # what stands for where a chunk begins when nothing is said of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +82,7 @@ def read(files: Files) -> Contents:
     metadata = _attributes(interpreted.root, f"{_METADATA}.Metadata")
     described = _dictionary(metadata, "state_dict_metadata")
     places = _places(_dictionary(metadata, "storage_data"))
-    tensors = {name: _tensor(name, entry) for name, entry in described.items() if _is_tensor(entry)}
-    if len(tensors) > MOST_TENSORS:
-        raise over_limit(f"the metadata lists more than {MOST_TENSORS:,} tensors")
+    tensors = _tensors(described)
     reader = _ChunkReader(files, places)
     found = []
     for state in find_states(_object(tensors, described, metadata.get("planner_data"))):
@@ -87,31 +90,40 @@ def read(files: Files) -> Contents:
         whole = {name: reader.whole(name, full, tensors[full]) for name, full in names.items()}
         prefix, stripped = strip_prefixes(whole)
         found.append(Candidate(stripped, state.path, prefix, state.average, {}, state.extras))
-    return Contents(tuple(found), interpreted.globals, interpreted.refused_opcodes)
+    total = sum(tensor.nbytes for candidate in found for tensor in candidate.tensors.values())
+    check_expansion("all tensors", total, files.size, TOTAL_FREE)
+    globals_ = dict.fromkeys((*interpreted.globals, *reader.globals))
+    refused = dict.fromkeys((*interpreted.refused_opcodes, *reader.refused_opcodes))
+    return Contents(tuple(found), tuple(globals_), tuple(refused))
 
 
 CONTAINER = Container("dcp", recognises, read)
 
 
 class _ChunkReader:
-    """Opens the files of chunks as they are asked for."""
+    """Opens the files of chunks as they are asked for, and keeps what their pickles name."""
 
-    def __init__(self, files: Files, places: dict[tuple[str, tuple[int, ...] | None], _Place]) -> None:
+    def __init__(self, files: Files, places: dict[tuple[str, str], _Place]) -> None:
         self.files = files
         self.places = places
+        self.globals: dict[str, None] = {}
+        self.refused_opcodes: dict[str, None] = {}
+        self._corners = _MOST_CORNERS
         self._read: dict[_Place, StridedTensor] = {}
 
     def whole(self, name: str, full_name: str, tensor: _Tensor) -> StoredTensor:
         """A tensor, by its chunks."""
         chunks = dict.fromkeys(tensor.chunks)
-        _check_tiling(full_name, tensor, list(chunks))
+        self._corners -= _check_tiling(full_name, tensor, list(chunks), self._corners)
         placed = tuple((offsets, self._chunk(full_name, offsets, sizes, tensor.dtype)) for offsets, sizes in chunks)
         if len(placed) == 1:
             return replace(placed[0][1], name=name)
         return ChunkedTensor(name, tensor.dtype, tensor.shape, placed)
 
     def _chunk(self, name: str, offsets: tuple[int, ...], sizes: tuple[int, ...], dtype: str) -> StridedTensor:
-        place = self.places.get((name, offsets)) or (self.places.get((name, None)) if not any(offsets) else None)
+        place = self.places.get((name, str(offsets)))
+        if place is None and not any(offsets):
+            place = self.places.get((name, _EVERYWHERE))
         if place is None:
             raise _malformed(f"the metadata does not say where a chunk of '{printable(name)}' is stored")
         file = self.files.beside(place.file)
@@ -139,6 +151,8 @@ class _ChunkReader:
             raise CheckpointError(
                 f"in the chunk of '{printable(name)}' in '{printable(place.file)}', {error}", rule=error.rule
             ) from None
+        self.globals.update(dict.fromkeys(saved.interpreted.globals))
+        self.refused_opcodes.update(dict.fromkeys(saved.interpreted.refused_opcodes))
         if not isinstance(saved.root, PickledTensor):
             raise _malformed(f"the chunk of '{printable(name)}' in '{printable(place.file)}' is no tensor")
         ranges = {key: (start + place.offset, end + place.offset) for key, (start, end) in saved.ranges.items()}
@@ -157,8 +171,9 @@ def _object(tensors: dict[str, _Tensor], described: dict[Any, Any], planned: Any
     root: dict[str, Any] = {}
     paths = planned if isinstance(planned, dict) else {}
     for name in described:
-        path = paths.get(name)
-        keys = [str(key) for key in path] if isinstance(path, tuple) and path else [str(name)]
+        if not isinstance(name, str):
+            raise _malformed("the metadata has an entry whose name is no text")
+        keys = _path(name, paths.get(name))
         leaf: Any = None
         if name in tensors:
             # A stand-in whose storage is called what the metadata calls the tensor.
@@ -172,6 +187,32 @@ def _object(tensors: dict[str, _Tensor], described: dict[Any, Any], planned: Any
             raise _malformed(f"the metadata puts '{printable(str(name))}' where it has something else already")
         inner[keys[-1]] = leaf
     return root
+
+
+def _path(name: str, path: Any) -> list[str]:
+    """The keys that lead to an entry in the object that was saved."""
+    if not isinstance(path, tuple) or not path:
+        return [name]
+    if len(path) > _LONGEST_PATH:
+        raise over_limit(f"the path of '{printable(name)}' in the metadata has more than {_LONGEST_PATH} keys")
+    if not all(isinstance(key, str | int) for key in path):
+        raise _malformed(f"the path of '{printable(name)}' in the metadata has other keys than texts and numbers")
+    return [str(key) for key in path]
+
+
+def _tensors(described: dict[Any, Any]) -> dict[str, _Tensor]:
+    """What the metadata says of tensors, by their names; of other entries it keeps bytes."""
+    tensors: dict[str, _Tensor] = {}
+    chunks = 0
+    for name, entry in described.items():
+        if _is_tensor(entry):
+            tensors[name] = _tensor(name, entry)
+            chunks += len(tensors[name].chunks)
+        if len(tensors) > MOST_TENSORS or chunks > _MOST_CHUNKS_IN_ALL:
+            raise over_limit(
+                f"the metadata lists more than {MOST_TENSORS:,} tensors or {_MOST_CHUNKS_IN_ALL:,} chunks of them"
+            )
+    return tensors
 
 
 def _tensor(name: Any, entry: Opaque) -> _Tensor:
@@ -194,8 +235,12 @@ def _tensor(name: Any, entry: Opaque) -> _Tensor:
     return found
 
 
-def _check_tiling(name: str, tensor: _Tensor, chunks: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
-    """Check that chunks lie within the whole, do not overlap, and leave nothing out."""
+def _check_tiling(name: str, tensor: _Tensor, chunks: list[tuple[tuple[int, ...], tuple[int, ...]]], most: int) -> int:
+    """Check that chunks lie within the whole, do not overlap, and leave nothing out.
+
+    Returns:
+        How many corners of chunks were looked at for that, of `most` that may be.
+    """
     covered = 0
     for offsets, sizes in chunks:
         if len(offsets) != len(tensor.shape) or len(sizes) != len(tensor.shape):
@@ -207,28 +252,44 @@ def _check_tiling(name: str, tensor: _Tensor, chunks: list[tuple[tuple[int, ...]
         raise _malformed(
             f"the chunks of '{printable(name)}' have {covered:,} elements where the whole has {_volume(tensor.shape):,}"
         )
-    filled = sorted(chunk for chunk in chunks if _volume(chunk[1]))
-    for index, first in enumerate(filled):
-        for second in filled[index + 1 :]:
-            if tensor.shape and second[0][0] >= first[0][0] + first[1][0]:
-                break  # sorted by where they begin in the first dimension
-            if _overlap(first, second):
-                raise _malformed(f"two chunks of '{printable(name)}' overlap")
+    filled = [chunk for chunk in chunks if _volume(chunk[1])]
+    axes = [axis for axis, length in enumerate(tensor.shape) if any(sizes[axis] != length for _, sizes in filled)]
+    corners = len(filled) << len(axes)
+    if corners > most:
+        raise over_limit(f"the chunks of '{printable(name)}' lie beside each other in too many ways")
+    if filled and any(_balance(tensor.shape, filled, axes).values()):
+        raise _malformed(f"two chunks of '{printable(name)}' overlap")
+    return corners
 
 
-def _overlap(first: tuple[tuple[int, ...], tuple[int, ...]], second: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
-    return all(
-        max(one, two) < min(one + length, two + other) for one, length, two, other in zip(*first, *second, strict=True)
-    )
+def _balance(
+    shape: tuple[int, ...], chunks: list[tuple[tuple[int, ...], tuple[int, ...]]], axes: list[int]
+) -> dict[str, int]:
+    """Corners of all chunks with alternating signs, less those of the whole.
+
+    These are where the mixed derivative of how often each element is covered is not zero; so all of them are zero
+    exactly if each element is covered once. Corners are told by their text: of tuples of numbers, a file can make all
+    hashes the same.
+    """
+    balance: dict[str, int] = {}
+    whole = ((0,) * len(shape), shape)
+    for weight, (offsets, sizes) in ((-1, whole), *((1, chunk) for chunk in chunks)):
+        for ends in product((0, 1), repeat=len(axes)):
+            corner = str([offsets[axis] + end * sizes[axis] for axis, end in zip(axes, ends, strict=True)])
+            balance[corner] = balance.get(corner, 0) + (-weight if sum(ends) % 2 else weight)
+    return balance
 
 
 def _volume(sizes: tuple[int, ...]) -> int:
     return math.prod(sizes)
 
 
-def _places(storage_data: dict[Any, Any]) -> dict[tuple[str, tuple[int, ...] | None], _Place]:
-    """Where each chunk is stored, by the tensor's name and where in the whole the chunk begins."""
-    places: dict[tuple[str, tuple[int, ...] | None], _Place] = {}
+def _places(storage_data: dict[Any, Any]) -> dict[tuple[str, str], _Place]:
+    """Where each chunk is stored, by the tensor's name and where in the whole the chunk begins.
+
+    The latter as text: of tuples of numbers, a file can make all hashes the same.
+    """
+    places: dict[tuple[str, str], _Place] = {}
     for key, info in storage_data.items():
         index = _attributes(key.value if isinstance(key, OddKey) else None, f"{_METADATA}.MetadataIndex")
         stored = _attributes(info, "torch.distributed.checkpoint.filesystem._StorageInfo")
@@ -241,7 +302,7 @@ def _places(storage_data: dict[Any, Any]) -> dict[tuple[str, tuple[int, ...] | N
                 f"'{printable(name)}' is stored by an extension, which cannot be read yet; save it without one.",
                 rule="F004",
             )
-        places[name, None if offset is None else _shape(offset, name)] = _Place(file, start, length)
+        places[name, _EVERYWHERE if offset is None else str(_shape(offset, name))] = _Place(file, start, length)
     return places
 
 

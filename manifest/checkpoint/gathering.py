@@ -122,6 +122,8 @@ def _gathered(mappings: Sequence[mmap], tensor: StoredTensor, region: _Region) -
     if isinstance(tensor, ChunkedTensor):
         whole = numpy.empty([stop - start for start, stop in region], dtype=f"V{tensor.itemsize}")
         for origin, chunk in tensor.chunks:
+            if not chunk.numel:
+                continue
             _paste(whole, region, origin, _array(mappings[chunk.file], chunk))
         return whole.reshape(-1).view(numpy.uint8).data
     assert isinstance(tensor, StridedTensor)
@@ -133,7 +135,10 @@ def _array(buffer: mmap | bytes, tensor: StridedTensor) -> numpy.ndarray:
     """A tensor's elements as opaque bytes, where they lie."""
     import numpy
 
-    strides = [step * tensor.itemsize for step in tensor.stride]
+    # The stride of a dimension of one is never taken, and may be any number.
+    strides = [
+        step * tensor.itemsize if size > 1 else 0 for size, step in zip(tensor.shape, tensor.stride, strict=True)
+    ]
     return numpy.ndarray(tensor.shape, f"V{tensor.itemsize}", buffer, tensor.offset, strides)
 
 
@@ -218,15 +223,27 @@ def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
             left -= len(data) - skipped
             if len(data) > skipped:
                 yield data[skipped:]
-        left += len(inflater.decompress(pending + mapping[position:end], 1))
+        whole = not left and not skip and _ends(inflater, pending, mapping, position, end)
     except zlib.error:
-        left = -1
-    if left or skip:
+        whole = False
+    if not whole:
         raise CheckpointError(
             f"tensor '{printable(tensor.name)}' does not inflate to the {tensor.nbytes:,} bytes that it claims; "
             "get the file again.",
             rule="F002",
         )
+
+
+def _ends(inflater: zlib._Decompress, pending: bytes, mapping: mmap, position: int, end: int) -> bool:
+    """Whether a stream that has given all it should gives nothing more, and ends where its record does."""
+    while not inflater.eof:
+        if not pending:
+            pending = mapping[position : min(position + _BLOCK, end)]
+            position += len(pending)
+        if not pending or inflater.decompress(pending, 1):
+            return False
+        pending = inflater.unconsumed_tail
+    return not inflater.unused_data and not pending and position == end
 
 
 def inflated_head(mapping: mmap | memoryview, start: int, end: int, count: int) -> bytes:
@@ -235,6 +252,8 @@ def inflated_head(mapping: mmap | memoryview, start: int, end: int, count: int) 
     Raises:
         CheckpointError: `F002` when it is no deflate stream.
     """
+    if not count:
+        return b""  # to zlib, a limit of 0 is none
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(mapping[start : min(end, start + count + _BLOCK)], count)
     except zlib.error:

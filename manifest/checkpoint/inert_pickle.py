@@ -24,6 +24,8 @@ MOST_NESTED = 100_000
 MOST_MEMO = 8_000_000
 MOST_INTEGER_BYTES = 255
 MOST_NAME_CHARACTERS = 1_000
+MOST_NUMBER_CHARACTERS = 1_000
+MOST_GLOBAL_CHARACTERS = 16 << 20
 
 Constructor = Callable[[tuple[Any, ...]], Any]
 """Gives the inert stand-in for a call with these arguments."""
@@ -55,10 +57,10 @@ class Opaque:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OddKey:
-    """A key of a dictionary that is no scalar.
+    """A key of a dictionary that is no text and no small number.
 
     It is told from others by identity: hashing what it stands for, such as a tuple nested in itself many times over,
-    could take for ever.
+    could take for ever, and Python's hash of numbers has no secret, so that a file can make all of them collide.
 
     Attributes:
         kind: The name of its class here.
@@ -67,6 +69,13 @@ class OddKey:
 
     kind: str
     value: Any
+
+
+def as_key(value: Any) -> Any:
+    """What stands for a value as the key of a dictionary."""
+    if isinstance(value, _TEXTS) or (isinstance(value, int) and 0 <= value < _MOST_PLAIN_KEY):
+        return value
+    return OddKey(type(value).__name__, value)
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,9 @@ def over_limit(found: str) -> CheckpointError:
 # What Python 2 called these modules; pickles of protocol 2 and below still do.
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
-_SCALARS = (str, int, float, bool, bytes, type(None))
+_TEXTS = (str, bytes, type(None))  # their hashes have a secret
+_MOST_PLAIN_KEY = 1_024
+_NOTHING = object()  # a place of the memo that nothing was put into
 
 
 class _Machine:
@@ -154,9 +165,11 @@ class _Machine:
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
+        self.remembered = 0
         self.containers = 0
         self.globals: dict[str, Global] = {}
+        self.global_characters = 0
         self.refused_opcodes: dict[str, None] = {}
 
     def run(self) -> Any:
@@ -204,6 +217,15 @@ class _Machine:
         self.position = end + 1
         return line
 
+    def digits(self) -> bytes:
+        """A line that is a number."""
+        line = self.line()
+        if len(line) > MOST_NUMBER_CHARACTERS:
+            raise over_limit(
+                f"the pickle has a number of {len(line):,} characters, over the limit of {MOST_NUMBER_CHARACTERS:,}"
+            )
+        return line
+
     # The stack
 
     def push(self, value: Any) -> None:
@@ -245,23 +267,30 @@ class _Machine:
     # The memo
 
     def remember(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-        if len(self.memo) > MOST_MEMO:
-            raise over_limit(f"the pickle remembers more than {MOST_MEMO:,} objects")
+        # A list, as in CPython: in a dictionary, numbers can be chosen such that each look-up goes through all others.
+        memo = self.memo
+        if index >= len(memo):
+            if index >= MOST_MEMO:
+                raise over_limit(f"the pickle remembers an object as number {index:,}, over the limit of {MOST_MEMO:,}")
+            memo += [_NOTHING] * (index + 1 - len(memo))
+        elif index < 0:
+            raise malformed(f"the pickle remembers an object as number {index}")
+        self.remembered += memo[index] is _NOTHING
+        memo[index] = self.stack[-1]
 
     def recall(self, index: int) -> None:
-        if index not in self.memo:
+        if not 0 <= index < len(self.memo) or self.memo[index] is _NOTHING:
             raise malformed(f"the pickle refers to object {index:,} before it exists, at byte {self.position:,}")
         self.stack.append(self.memo[index])
 
     # Text arguments of protocol 0
 
     def text_integer(self) -> None:
-        line = self.line()
+        line = self.digits()
         self.push(line == b"01" if line in (b"00", b"01") else int(line, 0))
 
     def text_long(self) -> None:
-        self.push(int(self.line().rstrip(b"L"), 0))
+        self.push(int(self.digits().rstrip(b"L"), 0))
 
     def text_string(self) -> None:
         line = self.line()
@@ -306,8 +335,7 @@ class _Machine:
         if not isinstance(target, dict):
             raise malformed(f"the pickle sets keys of a {type(target).__name__} before byte {self.position:,}")
         for index in range(0, len(items), 2):
-            key = items[index]
-            target[key if isinstance(key, _SCALARS) else OddKey(type(key).__name__, key)] = items[index + 1]
+            target[as_key(items[index])] = items[index + 1]
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
@@ -331,6 +359,9 @@ class _Machine:
         full_name = writable(f"{_PYTHON_2_MODULES.get(module, module)}.{name}")
         found = self.globals.get(full_name)
         if found is None:
+            self.global_characters += len(full_name)
+            if self.global_characters > MOST_GLOBAL_CHARACTERS:
+                raise over_limit(f"the pickle names more than {MOST_GLOBAL_CHARACTERS:,} characters of globals")
             found = self.globals[full_name] = Global(full_name)
         return found
 
@@ -473,7 +504,7 @@ _BY_OPCODE: dict[bytes, Callable[[_Machine], None]] = {
     b"G": _unpacked(">d"),
     b"I": _Machine.text_integer,
     b"L": _Machine.text_long,
-    b"F": lambda machine: machine.push(float(machine.line())),
+    b"F": lambda machine: machine.push(float(machine.digits())),
     b"\x8a": lambda machine: machine.long(machine.natural(1)),
     b"\x8b": lambda machine: machine.long(machine.natural(4)),
     b"S": _Machine.text_string,
@@ -506,11 +537,11 @@ _BY_OPCODE: dict[bytes, Callable[[_Machine], None]] = {
     b"\x90": lambda machine: machine.extend(machine.since_mark()),
     b"s": _Machine.set_item,
     b"u": lambda machine: machine.set_items(machine.since_mark()),
-    b"p": lambda machine: machine.remember(int(machine.line())),
+    b"p": lambda machine: machine.remember(int(machine.digits())),
     b"q": lambda machine: machine.remember(machine.natural(1)),
     b"r": lambda machine: machine.remember(machine.natural(4)),
-    b"\x94": lambda machine: machine.remember(len(machine.memo)),
-    b"g": lambda machine: machine.recall(int(machine.line())),
+    b"\x94": lambda machine: machine.remember(machine.remembered),
+    b"g": lambda machine: machine.recall(int(machine.digits())),
     b"h": lambda machine: machine.recall(machine.natural(1)),
     b"j": lambda machine: machine.recall(machine.natural(4)),
     b"c": _Machine.text_global,

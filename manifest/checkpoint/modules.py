@@ -14,8 +14,26 @@ from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor, U
 
 _SCRIPTED = "__torch__."
 _DEEPEST = 100
-_MOST_MODULES = 200_000
+_MOST_SPENT = 64 << 20
+_EACH = 16
 _TENSORS = PickledTensor | PickledComposite | UnlistedTensor
+
+
+class Walk:
+    """What may still be looked at, over all modules of an object: a few of them can hold each other in endless ways."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_SPENT
+
+    def step(self, depth: int, characters: int) -> None:
+        """Look at one more attribute, by a name of so many characters.
+
+        Raises:
+            CheckpointError: `F003` when it is one too many.
+        """
+        self._left -= _EACH + characters
+        if self._left < 0 or depth > _DEEPEST:
+            raise over_limit(f"the pickled module nests more than {_DEEPEST} deep, or in more ways than can be listed")
 
 
 def is_module(value: Opaque) -> bool:
@@ -26,7 +44,7 @@ def is_module(value: Opaque) -> bool:
 
 
 def named_tensors(
-    module: Opaque, persistent: Mapping[str, frozenset[str]] | None = None
+    module: Opaque, persistent: Mapping[str, frozenset[str]] | None = None, *, walk: Walk | None = None
 ) -> dict[str, PickledTensor | PickledComposite | UnlistedTensor]:
     """Parameters and persistent buffers by their dotted names.
 
@@ -34,20 +52,21 @@ def named_tensors(
         module: The module that holds all others.
         persistent: For modules of TorchScript, by class, which attributes its code calls parameters or buffers; all
             tensors count for a class that is not in it.
+        walk: Shared by all modules of one object.
 
     Raises:
         CheckpointError: `F003` when modules nest in one another without end.
     """
     found: dict[str, PickledTensor | PickledComposite | UnlistedTensor] = {}
     waiting: list[tuple[Opaque, str, int]] = [(module, "", 0)]
-    visited = 0
+    walk = walk or Walk()
     while waiting:
         owner, prefix, depth = waiting.pop()
-        visited += 1
-        if visited > _MOST_MODULES or depth > _DEEPEST:
-            raise over_limit(f"the pickled module nests more than {_DEEPEST} deep or {_MOST_MODULES:,} times")
+        walk.step(depth, 0)
         children = []
         for name, value in _attributes(owner, persistent or {}):
+            named = isinstance(value, _TENSORS | Opaque)
+            walk.step(depth, len(prefix) + len(name) if named else 0)
             if isinstance(value, _TENSORS):
                 found[prefix + name] = value
             elif isinstance(value, Opaque) and is_module(value):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from manifest.checkpoint.tensors import ITEM_SIZES, STORAGE_CLASSES
+from manifest.checkpoint.tensors import ITEM_SIZES, SCRIPTED_STORAGE_CLASSES, STORAGE_CLASSES
 
 
 class Effect(StrEnum):
@@ -252,6 +252,7 @@ _VALUES: Mapping[str, str] = {
     "makes an exception, without raising it": _EXCEPTIONS
     + " traceback.{StackSummary,FrameSummary}"
     + " huggingface_hub.errors.{EntryNotFoundError,RepositoryNotFoundError}",
+    "names the elements of a tensor of TorchScript": " ".join(f"torch.{name}" for name in SCRIPTED_STORAGE_CLASSES),
     "makes a plain number": "decimal.Decimal _decimal.Decimal _pydecimal.Decimal fractions.Fraction",
     "makes a date or time": "datetime.{date,datetime,time,timedelta,timezone,tzinfo}",
     "makes an identifier": "uuid.{UUID,SafeUUID}",

@@ -17,6 +17,7 @@ from manifest.checkpoint.placing import check_expansion
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.tensors import ITEM_SIZES, MOST_DIMENSIONS, StoredTensor, StridedTensor, row_major
+from manifest.checkpoint.torch_objects import is_natural
 from manifest.checkpoint.zip_records import Record, read_records
 from manifest.errors import CheckpointError
 
@@ -26,7 +27,8 @@ _MOST_HEADER = 10_000  # numpy's own limit
 _PREAMBLE = 12
 _HEADER = re.compile(
     r"\{'descr': (?:'([<>|=]?)([a-zA-Z?])(\d*)(\[\w+\])?'|(\[.*\])), 'fortran_order': (True|False), "
-    r"'shape': \(((?:\d{1,20}L?,? ?)*)\),? *\}\s*",
+    # A comma between numbers, or there would be endlessly many ways to read a row of digits.
+    r"'shape': \(((?:\d{1,20}L?, ?)*(?:\d{1,20}L?)?)\),? *\}\s*",
     re.DOTALL,
 )
 _DTYPES = {
@@ -104,8 +106,10 @@ def _array(mapping: mmap, name: str, record: Record) -> StridedTensor | str:
     if dtype is None:
         return f"an array of numbers that torch has no type for, {printable(f'{kind}{size}')}"
     shape = tuple(int(number) for number in re.findall(r"\d+", dimensions))
-    if len(shape) > MOST_DIMENSIONS:
-        raise _malformed(f"array '{printable(name)}' has {len(shape)} dimensions, more than {MOST_DIMENSIONS}")
+    if len(shape) > MOST_DIMENSIONS or not all(map(is_natural, shape)):
+        raise _malformed(
+            f"array '{printable(name)}' has more than {MOST_DIMENSIONS} dimensions, or sizes of 2^63 and more"
+        )
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
     held = (record.size if record.inflated is None else record.inflated) - end
     if held != nbytes:

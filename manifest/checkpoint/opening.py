@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,8 @@ CONTAINERS: tuple[Container, ...] = (
     dcp.CONTAINER,
 )
 
+_WORTH_REMEMBERING = 4_096  # bytes; below, digesting again costs less than remembering the digest
+
 
 class Checkpoint:
     """An open checkpoint; a context manager.
@@ -81,6 +83,7 @@ class Checkpoint:
         self._mappings = [file.mapping for file in files]
         self._hashing: threading.Thread | None = None
         self._blake3: list[str] | None = None
+        self._digests: dict[str, str] = {}
         self._take(contents.candidates[0])
 
     def _take(self, chosen: Candidate) -> None:
@@ -90,17 +93,20 @@ class Checkpoint:
         self.extras = chosen.extras
         self.unlisted = chosen.unlisted
 
-    def choose(self, path: str) -> None:
-        """Mean another of the candidates, by the keys that lead to it, joined with dots; empty for the root.
+    def choose(self, path: str | Sequence[str]) -> None:
+        """Mean another of the candidates, by the keys that lead to it, as they are or joined with dots.
 
         Raises:
             InputError: There is none under these keys.
         """
-        found = next((candidate for candidate in self.candidates if ".".join(candidate.path) == path), None)
+        wanted = path if isinstance(path, str) else tuple(path)
+        paths = [".".join(candidate.path) if isinstance(path, str) else candidate.path for candidate in self.candidates]
+        found = self.candidates[paths.index(wanted)] if wanted in paths else None
         if found is None:
+            shown = path if isinstance(path, str) else ".".join(path)
             known = printable_list(".".join(candidate.path) for candidate in self.candidates)
             raise InputError(
-                f"{printable(self.path.name)} has no weights under '{printable(path)}', only under {known}; "
+                f"{printable(self.path.name)} has no weights under '{printable(shown)}', only under {known}; "
                 "name one of these."
             )
         self._take(found)
@@ -108,7 +114,7 @@ class Checkpoint:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(map(len, self._mappings))
+        return self.files.size
 
     @property
     def mapping(self) -> mmap:
@@ -140,37 +146,42 @@ class Checkpoint:
         Raises:
             CheckpointError: It is sparse or quantized and has no plain values.
         """
-        return gathering.values(self._mappings, tensor)
+        try:
+            return gathering.values(self._mappings, tensor)
+        except CheckpointError as error:
+            raise _of_file(self.path, error) from None
 
     def blocks(self, tensor: StoredTensor) -> Iterator[memoryview]:
         """The same values in consecutive blocks of bounded size, or in one that is the mapping itself."""
-        return gathering.blocks(self._mappings, tensor)
+        try:
+            yield from gathering.blocks(self._mappings, tensor)
+        except CheckpointError as error:
+            raise _of_file(self.path, error) from None
 
     def digest(self, tensor: StoredTensor) -> str:
         """The tensor digest of its values, the same in every container; in bounded memory."""
         if isinstance(tensor, CompositeTensor):
             parts = [(role, self.digest(part)) for role, part in tensor.parts.items()]
             return composite_digest(tensor.layout, tensor.dtype, tensor.shape, tensor.facts, parts)
+        if not isinstance(tensor, StridedTensor) or tensor.nbytes < _WORTH_REMEMBERING:
+            return self._digest(tensor)
+        # A few bytes of a file can give one large tensor a million names.
+        place = tensor.place
+        if place not in self._digests:
+            self._digests[place] = self._digest(tensor)
+        return self._digests[place]
+
+    def _digest(self, tensor: StoredTensor) -> str:
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
 
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""
-        first: dict[tuple[object, ...], str] = {}
+        first: dict[str, str] = {}
         tied: dict[str, str] = {}
         for name, tensor in self.tensors.items():
             if not isinstance(tensor, StridedTensor) or not tensor.numel:
                 continue  # an empty tensor shares no value with any other
-            place = (
-                tensor.file,
-                tensor.storage,
-                tensor.offset,
-                tensor.shape,
-                tensor.stride,
-                tensor.dtype,
-                tensor.conjugated,
-                tensor.negated,
-            )
-            original = first.setdefault(place, name)
+            original = first.setdefault(tensor.place, name)
             if original != name:
                 tied[name] = original
         return tied
@@ -205,14 +216,26 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     files: Files | None = None
     try:
-        files = Files(directories.entry(path) if path.is_dir() else path)
+        files = Files(directories.entry(path) if _is_directory(path) else path)
         container = _identify(files[0].mapping)
         contents = container.read(files)
     except CheckpointError as error:
         if files is not None:
             files.close()
-        raise CheckpointError(f"{printable(path.name or str(path))}: {error}", rule=error.rule) from None
+        raise _of_file(path, error) from None
     return Checkpoint(path, contents.container or container.name, files, contents)
+
+
+def _of_file(path: Path, error: CheckpointError) -> CheckpointError:
+    """The error with the name of the checkpoint in front."""
+    return CheckpointError(f"{printable(path.name or str(path))}: {error}", rule=error.rule)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a parent that may not be looked into: opening it says so
+        return False
 
 
 def _identify(mapping: mmap) -> Container:

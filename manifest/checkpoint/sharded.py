@@ -15,6 +15,7 @@ from manifest.checkpoint import safetensors_file, torch_legacy, torch_zip
 from manifest.checkpoint.contents import Candidate, Container, Contents
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.files import Files
+from manifest.checkpoint.placing import TOTAL_FREE, check_expansion
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.strict_json import read_object
@@ -60,6 +61,7 @@ def read(files: Files) -> Contents:
         raise _malformed(f"its files are of different containers, {' and '.join(sorted(kinds))}")
     if missing := [name for name in shards if name not in stored]:
         raise _malformed(f"'{printable(missing[0])}' is not in '{printable(shards[missing[0]])}', as the index says")
+    check_expansion("all tensors", sum(tensor.nbytes for tensor in stored.values()), files.size, TOTAL_FREE)
     prefix, tensors = strip_prefixes(stored)
     return Contents(
         (Candidate(tensors, prefix=prefix, extras=_extras(parts)),),

@@ -8,13 +8,14 @@ optimizers are never counted as weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from manifest.checkpoint import modules
 from manifest.checkpoint.escaping import printable, printable_list, writable
 from manifest.checkpoint.inert_pickle import OddKey, Opaque, over_limit
+from manifest.checkpoint.tensors import MOST_TENSORS
 from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.errors import CheckpointError
 
@@ -38,6 +39,9 @@ _NO_WEIGHTS = re.compile(
 
 _DEEPEST = 4
 _MOST_STATES = 64
+_MOST_WRAPPERS = 100
+_MOST_EXTRAS = 1_000
+_MOST_KEY_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
 _Listed = PickledTensor | PickledComposite
@@ -60,7 +64,12 @@ def find_states(root: Any) -> list[FoundState]:
     Raises:
         CheckpointError: `F001` when it holds no weights, `F004` when they are in a form that cannot be listed.
     """
-    found = [_state(root, value, path) for value, path in _tensor_holders(root)]
+    found = []
+    beside: list[str] | None = None
+    for value, path in _tensor_holders(root):
+        if path and beside is None:
+            beside = [describe_key(key) for key in _entries(root, modules.Walk()) or ()]
+        found.append(_state(beside or [], value, path))
     if not found:
         raise _no_weights(root)
     found.sort(key=order)
@@ -93,13 +102,13 @@ def order(state: FoundState) -> tuple[Any, ...]:
 
 def as_state(entries: Mapping[str, Any], path: tuple[str, ...] = ()) -> FoundState:
     """A dictionary known to be the only set of weights there is."""
-    return _state({}, dict(entries), path)
+    return _state([], dict(entries), path)
 
 
 def strip_prefixes(tensors: Mapping[str, _Value]) -> tuple[str, dict[str, _Value]]:
     """The wrapper prefix that every name has, repeated ones joined, and the tensors by their names without it."""
     prefix = ""
-    while tensors:
+    for _ in range(_MOST_WRAPPERS if tensors else 0):
         found = next(
             (
                 candidate
@@ -119,24 +128,42 @@ def strip_prefixes(tensors: Mapping[str, _Value]) -> tuple[str, dict[str, _Value
 
 def describe_key(key: Any) -> str:
     """A key of a dictionary as text; those that are no strings by their `repr`."""
-    if isinstance(key, str):
-        return writable(key)
     if isinstance(key, OddKey):
-        return f"<{key.kind}>"
+        if not isinstance(key.value, int | float):
+            return f"<{key.kind}>"
+        key = key.value
     if isinstance(key, int) and key.bit_length() > 64:
         return "<int>"  # beyond some thousand digits Python refuses to write it out
-    return repr(key)
+    if not isinstance(key, str | bytes):
+        return repr(key)
+    # It may be repeated for everything that it leads to.
+    shown = key if len(key) <= _MOST_KEY_CHARACTERS else key[: _MOST_KEY_CHARACTERS - 1]
+    described = writable(shown) if isinstance(shown, str) else repr(shown)
+    return described if shown is key else described + "…"
 
 
-def _entries(value: Any) -> dict[Any, Any] | None:
+def first_extras(keys: Sequence[Any], path: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What else an object holds, as far as anyone reads on: a file can have many keys beside many sets of weights.
+
+    Args:
+        keys: Texts, and others.
+        path: What leads to them.
+    """
+    shown = tuple(".".join((*path, describe_key(key))) for key in keys[:_MOST_EXTRAS])
+    return shown if len(shown) == len(keys) else (*shown, f"… and {len(keys) - len(shown):,} more")
+
+
+def _entries(value: Any, walk: modules.Walk) -> dict[Any, Any] | None:
     """What a value holds by key, if anything: a dictionary, one of an unknown class, a list, or a module."""
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
+        if len(value) > MOST_TENSORS:
+            return None
         return {str(index): item for index, item in enumerate(value)}
     if isinstance(value, Opaque):
         if modules.is_module(value):
-            return modules.named_tensors(value)
+            return modules.named_tensors(value, walk=walk)
         return value.entries
     return None
 
@@ -146,14 +173,12 @@ def _tensor_holders(root: Any) -> Iterator[tuple[dict[Any, Any], tuple[str, ...]
     if isinstance(root, _Listed | UnlistedTensor):
         yield {BARE: root}, ()
         return
-    seen: set[int] = set()
+    seen = {id(root)}
     waiting: list[tuple[Any, tuple[str, ...]]] = [(root, ())]
+    walk = modules.Walk()
     states = 0
     for value, path in waiting:
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        entries = _entries(value)
+        entries = _entries(value, walk)
         if entries is None or {"state", "param_groups"} <= entries.keys():
             continue
         if _names_tensors(entries):
@@ -162,13 +187,15 @@ def _tensor_holders(root: Any) -> Iterator[tuple[dict[Any, Any], tuple[str, ...]
                 raise over_limit(f"it holds more than {_MOST_STATES} sets of tensors")
             yield entries, path
         if len(path) < _DEEPEST and not (isinstance(value, Opaque) and modules.is_module(value)):
-            waiting += [
-                (inner, (*path, describe_key(key)))
-                for key, inner in entries.items()
-                if isinstance(inner, dict | list | tuple | Opaque)
-                and inner
-                and not (isinstance(key, str) and _NO_WEIGHTS.search(key))
-            ]
+            for key, inner in entries.items():
+                if (
+                    isinstance(inner, dict | list | tuple | Opaque)
+                    and inner
+                    and id(inner) not in seen
+                    and not (isinstance(key, str) and _NO_WEIGHTS.search(key))
+                ):
+                    seen.add(id(inner))
+                    waiting.append((inner, (*path, describe_key(key))))
 
 
 def _names_tensors(entries: dict[Any, Any]) -> bool:
@@ -177,10 +204,11 @@ def _names_tensors(entries: dict[Any, Any]) -> bool:
     return bool(keys) and all(isinstance(key, str) for key in keys)
 
 
-def _state(root: Any, entries: dict[Any, Any], path: tuple[str, ...]) -> FoundState:
+def _state(beside: Iterable[str], entries: dict[Any, Any], path: tuple[str, ...]) -> FoundState:
+    """A set of weights under some keys, and what else is in it and beside it."""
     tensors: dict[str, _Listed] = {}
     unlisted: dict[str, str] = {}
-    others: list[str] = []
+    others: list[Any] = []
     for key, value in entries.items():
         if isinstance(value, _Listed | UnlistedTensor) and writable(key) != key:
             raise CheckpointError(
@@ -192,9 +220,12 @@ def _state(root: Any, entries: dict[Any, Any], path: tuple[str, ...]) -> FoundSt
         elif isinstance(value, _Listed):
             tensors[key] = value
         else:
-            others.append(".".join((*path, describe_key(key))))
-    beside = [key for key in map(describe_key, _entries(root) or ()) if key != path[0]] if path else []
-    return FoundState(tensors, path, any(map(_AVERAGE.search, path)), unlisted, (*beside, *others))
+            others.append(key)
+    if len(tensors) + len(unlisted) > MOST_TENSORS:
+        raise over_limit(f"it holds more than {MOST_TENSORS:,} tensors by name")
+    outside = [key for key in beside if key != path[0]] if path else []
+    extras = (*first_extras(outside), *first_extras(others, path))
+    return FoundState(tensors, path, any(map(_AVERAGE.search, path)), unlisted, extras)
 
 
 def _no_weights(root: Any) -> CheckpointError:

@@ -79,6 +79,19 @@ STORAGE_CLASSES: dict[str, str] = {
     "ComplexDoubleStorage": "complex128",
 }
 
+SCRIPTED_STORAGE_CLASSES: dict[str, str] = {
+    "ComplexHalfStorage": "complex32",
+    "UInt16Storage": "uint16",
+    "UInt32Storage": "uint32",
+    "UInt64Storage": "uint64",
+    "Float8_e4m3fnStorage": "float8_e4m3fn",
+    "Float8_e4m3fnuzStorage": "float8_e4m3fnuz",
+    "Float8_e5m2Storage": "float8_e5m2",
+    "Float8_e5m2fnuzStorage": "float8_e5m2fnuz",
+    "Float8_e8m0fnuStorage": "float8_e8m0fnu",
+}
+"""Classes that only TorchScript writes, by the rule of `c10/core/ScalarType.h`: Python has none of them."""
+
 MOST_DIMENSIONS = 64
 """More than any torch build allows."""
 
@@ -149,6 +162,12 @@ class StridedTensor(StoredTensor):
                 return False
             expected *= size
         return True
+
+    @property
+    def place(self) -> str:
+        """Where and how its values are stored; that of no other values. Text, whose hash no file can foresee."""
+        bits = f"{self.conjugated} {self.negated}"
+        return f"{self.file} {self.storage} {self.offset} {self.shape} {self.stride} {self.dtype} {bits}"
 
     @property
     def plain(self) -> bool:

@@ -136,9 +136,10 @@ def _tensor(archive: Archive, name: str, entry: Any) -> PickledTensor | str:
 
 def _numbers(name: str, values: Any) -> tuple[int, ...]:
     """Sizes as the schema writes them, `{"as_int": 3}` each."""
-    numbers = [value.get("as_int") if isinstance(value, dict) else None for value in values or ()]
+    entries = values if isinstance(values, list) and len(values) <= MOST_DIMENSIONS else [None]
+    numbers = [value.get("as_int") if isinstance(value, dict) else None for value in entries]
     natural = tuple(number for number in numbers if is_natural(number))
-    if not isinstance(values, list) or len(natural) != len(values) or len(natural) > MOST_DIMENSIONS:
+    if len(natural) != len(entries):
         raise malformed(f"weight '{printable(name)}' has sizes, strides or an offset that are no natural numbers")
     return natural
 

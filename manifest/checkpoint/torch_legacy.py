@@ -59,7 +59,13 @@ def _no_persistent_id(identifier: Any) -> NoReturn:  # noqa: ARG001
 def _plain_pickle(mapping: mmap, position: int, limit: int) -> Interpreted:
     """One of the pickles around the object, which hold plain values only."""
     _check_more(mapping, position)
-    return interpret(mapping, {}, _no_persistent_id, start=position, limit=limit)
+    interpreted = interpret(mapping, {}, _no_persistent_id, start=position, limit=limit)
+    if interpreted.globals:
+        raise malformed(
+            f"a pickle around the object names a global, '{printable(interpreted.globals[0])}', "
+            "where torch.save writes plain values"
+        )
+    return interpreted
 
 
 def _check_more(mapping: mmap, position: int) -> None:

@@ -13,8 +13,22 @@ from typing import Any, TypeGuard
 
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import can_conjugate, can_negate
-from manifest.checkpoint.inert_pickle import Constructor, Global, Opaque, malformed, over_limit
-from manifest.checkpoint.tensors import ITEM_SIZES, MOST_DIMENSIONS, MOST_TENSORS, STORAGE_CLASSES
+from manifest.checkpoint.inert_pickle import (
+    MOST_PICKLE_BYTES,
+    Constructor,
+    Global,
+    Opaque,
+    as_key,
+    malformed,
+    over_limit,
+)
+from manifest.checkpoint.tensors import (
+    ITEM_SIZES,
+    MOST_DIMENSIONS,
+    MOST_TENSORS,
+    SCRIPTED_STORAGE_CLASSES,
+    STORAGE_CLASSES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +237,9 @@ def _storage_type(storage_class: Any) -> tuple[str | None, int]:
     if module in ("torch", "torch.cuda") and short in STORAGE_CLASSES:
         dtype = STORAGE_CLASSES[short]
         return dtype, ITEM_SIZES[dtype]
+    if module == "torch" and short in SCRIPTED_STORAGE_CLASSES:
+        dtype = SCRIPTED_STORAGE_CLASSES[short]
+        return dtype, ITEM_SIZES[dtype]
     if module == "torch" and short in _QUANTIZED_STORAGES:
         return _QUANTIZED_STORAGES[short]
     raise malformed(f"the pickle has a storage of the unknown class '{printable(name)}'")
@@ -287,7 +304,7 @@ def _dictionary(arguments: tuple[Any, ...]) -> Any:
     for pair in items if isinstance(items, list | tuple) else ():
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | int):
             return Opaque("collections.OrderedDict")
-        result[pair[0]] = pair[1]
+        result[as_key(pair[0])] = pair[1]
     return result
 
 
@@ -310,6 +327,18 @@ def _inert(name: str) -> Constructor:
 
 def _unlisted(kind: str) -> Constructor:
     return lambda _: UnlistedTensor(kind)
+
+
+def _buffer(made: Any) -> Constructor:
+    """What a real unpickler would make room for, as long as a number says, without a byte of it in the file."""
+
+    def checked(arguments: tuple[Any, ...]) -> Any:
+        for count in arguments:
+            if isinstance(count, int) and count > MOST_PICKLE_BYTES:
+                raise over_limit(f"the pickle makes a buffer of {count:,} bytes or elements out of nothing")
+        return made
+
+    return checked
 
 
 _QUANTIZED_STORAGES: dict[str, tuple[str | None, int]] = {
@@ -371,8 +400,6 @@ _NAMES_ONLY = (
     "torch.per_channel_symmetric",
     "_codecs.encode",
     "builtins.bool",
-    "builtins.bytearray",
-    "builtins.bytes",
     "builtins.complex",
     "builtins.float",
     "builtins.int",
@@ -392,7 +419,8 @@ _NAMES_ONLY = (
 
 _INERT_CONSTRUCTORS: dict[str, Constructor] = {
     **{name: _inert(name) for name in _NAMES_ONLY},
-    **{name: _unlisted("a tensor in torch's oldest form") for name in _OLD_TENSORS},
+    **{name: _buffer(UnlistedTensor("a tensor in torch's oldest form")) for name in _OLD_TENSORS},
+    **{name: _buffer(Opaque(name)) for name in ("builtins.bytearray", "builtins.bytes")},
     "builtins.dict": _dictionary,
     "builtins.frozenset": _sequence,
     "builtins.list": _sequence,

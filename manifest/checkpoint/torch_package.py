@@ -10,9 +10,10 @@ from dataclasses import replace
 from mmap import mmap
 
 from manifest.checkpoint.contents import Container, Contents, alone
+from manifest.checkpoint.inert_pickle import over_limit
 from manifest.checkpoint.placing import candidates, check_tensors
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import FoundState, find_states, order
+from manifest.checkpoint.state_dicts import FoundState, find_states, first_extras, order
 from manifest.checkpoint.torch_archive import BOOKKEEPING, read_archive, storage_ranges
 from manifest.checkpoint.torch_objects import TorchObjects
 from manifest.checkpoint.torch_zip import read_pickle
@@ -23,6 +24,7 @@ _HIDDEN = ".data/"
 _STORAGE = ".storage"
 _PICKLE = ".pkl"
 _MOST_PICKLES = 1_000
+_MOST_STATES = 1_000
 
 
 def recognises(sniffed: Sniffed) -> bool:
@@ -37,7 +39,9 @@ def read(mapping: mmap) -> Contents:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when no pickle holds weights.
     """
     archive = read_archive(
-        mapping, lambda name: not name.startswith(_HIDDEN) or name.endswith(_STORAGE), lambda name: name.endswith(".py")
+        mapping,
+        lambda name: name.endswith(_STORAGE) or (not name.startswith(_HIDDEN) and not name.endswith(_PICKLE)),
+        lambda name: name.endswith(".py"),
     )
     pickles = [name for name in archive.records if name.endswith(_PICKLE) and not name.startswith(_HIDDEN)]
     if len(pickles) > _MOST_PICKLES:
@@ -57,6 +61,8 @@ def read(mapping: mmap) -> Contents:
         except CheckpointError as error:
             if error.rule not in ("F001", "F004"):
                 raise
+        if len(states) > _MOST_STATES:
+            raise over_limit(f"it holds more than {_MOST_STATES:,} sets of tensors")
     if not states:
         raise CheckpointError(
             f"it is a torch.package whose {len(pickles)} pickles hold no weights; pass one that does.", rule="F001"
@@ -69,7 +75,7 @@ def read(mapping: mmap) -> Contents:
         if not name.startswith(_HIDDEN) and not name.endswith(".py") and name not in BOOKKEEPING
     )
     states = [
-        replace(state, extras=tuple(name for name in beside if name != state.path[0]))
+        replace(state, extras=first_extras([name for name in beside if name != state.path[0]]))
         for state in sorted(states, key=order)
     ]
     code = tuple(name for name in archive.records if name.endswith(".py"))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from mmap import mmap
 
 from manifest.checkpoint.contents import Container, Contents, alone
+from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.inert_pickle import Opaque
 from manifest.checkpoint.modules import is_module, named_tensors
@@ -24,8 +26,9 @@ from manifest.errors import CheckpointError
 
 _CODE = "code/"
 _VALUES = (STORAGES, "constants/", "extra/")
-_MOST_SOURCE_BYTES = 64 << 20
+_MOST_SOURCE_BYTES = 16 << 20
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  __\w+__ = .*\n)*)", re.MULTILINE)
+_NAME = re.compile(r'"([^"]*)"')
 _MEMBERS = re.compile(r"__(?:parameters|buffers)__ = \[(.*)\]")
 
 
@@ -51,7 +54,7 @@ def read(mapping: mmap) -> Contents:
     module = interpreted.root
     if not isinstance(module, Opaque) or not is_module(module):
         raise malformed("the object of the TorchScript program is no module")
-    tensors = named_tensors(module, _persistent(archive))
+    tensors = named_tensors(module, _persistent(archive, interpreted.globals))
     if not tensors:
         raise CheckpointError(
             "it is a TorchScript program without parameters or buffers, so it holds no weights; pass one that does.",
@@ -65,8 +68,11 @@ def read(mapping: mmap) -> Contents:
 CONTAINER = Container("torchscript", recognises, alone(read))
 
 
-def _persistent(archive: Archive) -> dict[str, frozenset[str]]:
-    """By class, which attributes its source calls parameters or buffers."""
+def _persistent(archive: Archive, wanted: Iterable[str]) -> dict[str, frozenset[str]]:
+    """By class, which attributes its source calls parameters or buffers; of those classes that the pickle names."""
+    classes: dict[str, set[str]] = {}
+    for name in wanted:
+        classes.setdefault(name.rpartition(".")[0], set()).add(name.rpartition(".")[2])
     members: dict[str, frozenset[str]] = {}
     left = _MOST_SOURCE_BYTES
     for name, record in archive.records.items():
@@ -81,11 +87,15 @@ def _persistent(archive: Archive) -> dict[str, frozenset[str]]:
             )
         source = _source(archive, record.start, record.end, size, deflated=record.inflated is not None)
         if zlib.crc32(source) != record.crc and record.crc:
-            raise malformed(f"record '{name}' does not have its checksum, so its bytes have changed")
+            raise malformed(f"record '{printable(name)}' does not have its checksum, so its bytes have changed")
         module = name[len(_CODE) :].removesuffix(".py").replace("/", ".")
+        if module not in classes:
+            continue
         for found in _CLASS.finditer(source.decode("utf-8", "replace")):
-            listed = [re.findall(r'"([^"]*)"', line) for line in _MEMBERS.findall(found[2])]
-            members[f"{module}.{found[1]}"] = frozenset(name for names in listed for name in names)
+            if found[1] in classes[module]:
+                members[f"{module}.{found[1]}"] = frozenset(
+                    name[1] for line in _MEMBERS.finditer(found[2]) for name in _NAME.finditer(line[1])
+                )
     return members
 
 

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from mmap import mmap
 
 from manifest.checkpoint.escaping import printable
@@ -153,7 +154,7 @@ def _directory(mapping: Bytes) -> tuple[list[_Entry], int]:
             "do not load this file unless you know who made it.",
             rule="F003",
         )
-    entries = list(_entries(mapping, start, start + size))
+    entries = list(islice(_entries(mapping, start, start + size), MOST_RECORDS + 1))
     if len(entries) != count:
         raise _malformed(f"the zip directory has {len(entries):,} records where its end says {count:,}")
     return entries, start

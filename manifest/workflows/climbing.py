@@ -59,7 +59,7 @@ class Subject:
         """With the weights chosen that the manifest describes, where they are still there."""
         path = self.manifest.checkpoint.state.path
         if any(candidate.path == tuple(path) for candidate in stored.candidates):
-            stored.choose(".".join(path))
+            stored.choose(path)
         return stored
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def convert(
     signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
     recorded = read_manifest(source) if has_manifest(source) else None
     with open_checkpoint(source) as stored, staging(target) as staged:
-        chosen = state if state is not None or recorded is None else ".".join(recorded.checkpoint.state.path)
+        chosen = state if state is not None or recorded is None else recorded.checkpoint.state.path
         if chosen is not None:
             stored.choose(chosen)
         try:

@@ -156,6 +156,11 @@ def forge(tmp_path: Path) -> Forge:
     return Forge(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def forge_class() -> type[Forge]:
+    return Forge
+
+
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
     """torch.save into a new file."""

@@ -273,6 +273,14 @@ def test_keys_when_there_are_many_then_the_message_stays_short(save, refusal):
     assert len(str(error)) < 800
 
 
+def test_extras_when_there_are_thousands_then_the_rest_is_counted(save, model):
+    saved = {"model": {**model.state_dict(), **{f"n{index}": index for index in range(1_500)}}, "x" * 500: 1}
+    with open_checkpoint(save(saved)) as checkpoint:
+        assert checkpoint.extras[0] == "x" * 199 + "…"
+        assert checkpoint.extras[1] == "model.n0"
+        assert checkpoint.extras[-1] == "… and 500 more"
+
+
 def test_tensor_when_it_has_no_values_then_is_named_beside_the_others(save):
     with open_checkpoint(save({"w": torch.ones(2), "odd": torch.empty(3, device="meta")})) as checkpoint:
         assert list(checkpoint.tensors) == ["w"]
