@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 
-from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.escaping import printable, writable
 from manifest.errors import CheckpointError, InputError
 
 MOST_FILES = 10_000
@@ -127,7 +127,7 @@ def map_file(path: Path) -> mmap:
 
 def _plain_name(name: str) -> str:
     """The name, when it is one of a file in the same directory and of nothing else on any system."""
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0"):
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0") or writable(name) != name:
         raise CheckpointError(
             f"it names '{printable(name)}', where the name of a file beside it was expected; "
             "do not load it unless you know who made it.",
