@@ -218,9 +218,9 @@ def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
             if not pending:
                 pending = mapping[position : min(position + _BLOCK, end)]
                 position += len(pending)
-            if not pending or inflater.eof:
-                break
             data = inflater.decompress(pending, min(_BLOCK, skip + left))
+            if not data and (not pending or inflater.eof):
+                break  # without input there can still be output: the inflater holds some back
             pending = inflater.unconsumed_tail
             skipped = min(skip, len(data))
             skip -= skipped
@@ -228,6 +228,8 @@ def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
             if len(data) > skipped:
                 yield data[skipped:]
         left += len(inflater.decompress(pending + mapping[position:end], 1))
+        if not inflater.eof or inflater.unused_data:
+            left = -1
     except zlib.error:
         left = -1
     if left or skip:
