@@ -79,7 +79,7 @@ def read(mapping: mmap) -> Contents:
         for state in sorted(states, key=order)
     ]
     code = tuple(name for name in archive.records if name.endswith(".py"))
-    found = candidates(states, ranges, swapped=archive.swapped)
+    found = candidates(states, ranges)
     return Contents(found, tuple(globals_), tuple(refused), code)
 
 
