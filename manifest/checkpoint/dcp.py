@@ -206,11 +206,16 @@ def _check_tiling(name: str, tensor: _Tensor, chunks: list[tuple[tuple[int, ...]
         raise _malformed(
             f"the chunks of '{printable(name)}' have {covered:,} elements where the whole has {_volume(tensor.shape):,}"
         )
-    filled = sorted(chunk for chunk in chunks if _volume(chunk[1]))
+    filled = [chunk for chunk in chunks if _volume(chunk[1])]
+    # Swept along the dimension that most chunks begin apart in, so that few of them are compared.
+    axis = max(range(len(tensor.shape)), key=lambda axis: len({offsets[axis] for offsets, _ in filled}), default=None)
+    if axis is None:
+        return  # a scalar, of one chunk
+    filled.sort(key=lambda chunk: chunk[0][axis])
     for index, first in enumerate(filled):
         for second in filled[index + 1 :]:
-            if tensor.shape and second[0][0] >= first[0][0] + first[1][0]:
-                break  # sorted by where they begin in the first dimension
+            if second[0][axis] >= first[0][axis] + first[1][axis]:
+                break
             if _overlap(first, second):
                 raise _malformed(f"two chunks of '{printable(name)}' overlap")
 

@@ -292,3 +292,11 @@ def test_chunks_when_they_do_not_make_up_the_whole_then_are_refused(case, save_a
     error = refusal(folder)
     assert found in str(error)
     assert error.rule in ("F002", "F003")
+
+
+def test_chunks_when_thousands_of_columns_then_are_checked_soon(save_alone, refusal):
+    folder = save_alone({"v": torch.ones(4, 4, dtype=torch.float64)})
+    columns = [piece((0, column), (2, 1)) for column in range(1, 4097)]
+    replanned(size=torch.Size((2, 4097)), chunks=[*columns[:-1], piece((0, 0), (2, 2))])(folder)
+    # Comparing each with each takes half a minute; there is nothing to measure.
+    assert "two chunks of 'v' overlap" in str(refusal(folder))
