@@ -122,13 +122,12 @@ def _gathered(mappings: Sequence[mmap], tensor: StoredTensor, region: _Region) -
     if isinstance(tensor, ChunkedTensor):
         whole = numpy.empty([stop - start for start, stop in region], dtype=f"V{tensor.itemsize}")
         for origin, chunk in tensor.chunks:
-            if not chunk.numel:
-                continue
-            _paste(whole, region, origin, _array(mappings[chunk.file], chunk))
-        return whole.reshape(-1).view(numpy.uint8).data
+            if chunk.numel:
+                _paste(whole, region, origin, mappings[chunk.file], chunk)
+        return _raw(whole).data
     assert isinstance(tensor, StridedTensor)
     part = _array(mappings[tensor.file], tensor)[tuple(slice(*limits) for limits in region)]
-    return _settled(numpy.array(part, order="C", copy=True).reshape(-1).view(numpy.uint8), tensor).data
+    return _raw(_settled(part, tensor)).data
 
 
 def _array(buffer: mmap | bytes, tensor: StridedTensor) -> numpy.ndarray:
@@ -142,7 +141,7 @@ def _array(buffer: mmap | bytes, tensor: StridedTensor) -> numpy.ndarray:
     return numpy.ndarray(tensor.shape, f"V{tensor.itemsize}", buffer, tensor.offset, strides)
 
 
-def _paste(whole: numpy.ndarray, region: _Region, origin: tuple[int, ...], chunk: numpy.ndarray) -> None:
+def _paste(whole: numpy.ndarray, region: _Region, origin: tuple[int, ...], mapping: mmap, chunk: StridedTensor) -> None:
     """Copy what a chunk, which begins at `origin`, has of a region."""
     into, out_of = [], []
     for (start, stop), begin, size in zip(region, origin, chunk.shape, strict=True):
@@ -151,20 +150,32 @@ def _paste(whole: numpy.ndarray, region: _Region, origin: tuple[int, ...], chunk
             return
         into.append(slice(low - start, high - start))
         out_of.append(slice(low - begin, high - begin))
-    whole[tuple(into)] = chunk[tuple(out_of)]
+    part = _array(mapping, chunk)[tuple(out_of)]
+    as_it_is = not (chunk.swapped or chunk.conjugated or chunk.negated)
+    whole[tuple(into)] = part if as_it_is else _settled(part, chunk)
 
 
-def _settled(elements: _Bytes, tensor: StridedTensor) -> _Bytes:
-    """Contiguous elements in little-endian order with the signs that the conj and neg bits ask for."""
+def _settled(elements: numpy.ndarray, tensor: StridedTensor) -> numpy.ndarray:
+    """A contiguous copy of elements, little-endian and with the signs that the conj and neg bits ask for."""
+    import numpy
+
+    settled = numpy.array(elements, order="C", copy=True)
+    raw = _raw(settled)
     if tensor.swapped:
-        part = _numbers_of(tensor)
-        elements = elements.reshape(-1, part)[:, ::-1].reshape(-1).copy()
+        raw[:] = raw.reshape(-1, _number_size(tensor))[:, ::-1].reshape(-1)
     if tensor.conjugated or tensor.negated:
-        _flip_signs(elements, tensor)
-    return elements
+        _flip_signs(raw, tensor)
+    return settled
 
 
-def _numbers_of(tensor: StridedTensor) -> int:
+def _raw(elements: numpy.ndarray) -> _Bytes:
+    """The bytes of contiguous elements, not copied."""
+    import numpy
+
+    return elements.reshape(-1).view(numpy.uint8)
+
+
+def _number_size(tensor: StridedTensor) -> int:
     """Bytes of one number: an element, or half of a complex one."""
     return tensor.itemsize // 2 if "complex" in tensor.dtype else tensor.itemsize
 
@@ -197,10 +208,7 @@ def _inflated(mapping: mmap, tensor: StridedTensor) -> Iterator[memoryview]:
         return
     whole = b"".join(stream)
     unpacked = _squeezed(replace(tensor, deflated=False, offset=0))
-    import numpy
-
-    elements = numpy.array(_array(whole, unpacked), order="C", copy=True).reshape(-1).view(numpy.uint8)
-    yield _settled(elements, tensor).data
+    yield _raw(_settled(_array(whole, unpacked), tensor)).data
 
 
 def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
@@ -214,9 +222,9 @@ def _inflate(mapping: mmap, tensor: StridedTensor) -> Iterator[bytes]:
             if not pending:
                 pending = mapping[position : min(position + _BLOCK, end)]
                 position += len(pending)
-            if not pending or inflater.eof:
-                break
             data = inflater.decompress(pending, min(_BLOCK, skip + left))
+            if not data and (not pending or inflater.eof):
+                break  # without input there can still be output: the inflater holds some back
             pending = inflater.unconsumed_tail
             skipped = min(skip, len(data))
             skip -= skipped

@@ -62,7 +62,7 @@ def read(mapping: mmap) -> Contents:
     """
     stored: dict[str, StoredTensor] = {}
     unlisted: dict[str, str] = {}
-    for record in read_records(mapping, lambda _: True).values():
+    for record in read_records(mapping, lambda _: True, case_matters=True).values():
         name = record.name.removesuffix(_SUFFIX)
         if not name or writable(name) != name:
             raise _malformed(f"the archive has the name '{printable(record.name)}', which is none of an array")

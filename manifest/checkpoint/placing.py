@@ -53,7 +53,18 @@ def candidates(
 def strided(
     name: str, tensor: PickledTensor, ranges: Mapping[str, tuple[int, int]], *, swapped: bool = False
 ) -> StridedTensor:
-    """A pickled tensor, by the byte range in the file of the record that its storage is in."""
+    """A pickled tensor, by the byte range in the file of the record that its storage is in.
+
+    Raises:
+        CheckpointError: `F004` when it is big-endian in a storage of bytes, which torch does not turn around.
+    """
+    wide = ITEM_SIZES[tensor.dtype] > 1
+    if swapped and wide and tensor.storage.dtype is None:
+        raise CheckpointError(
+            f"tensor '{printable(name)}' of {tensor.dtype} is big-endian, and torch would read it wrongly on most "
+            "machines; save the weights again on a little-endian one.",
+            rule="F004",
+        )
     storage = ranges[tensor.storage.key]
     start = storage[0] + tensor.storage.start
     return StridedTensor(
@@ -65,7 +76,7 @@ def strided(
         storage,
         tensor.conjugated,
         tensor.negated,
-        swapped=swapped and ITEM_SIZES[tensor.dtype] > 1,
+        swapped=swapped and wide,
     )
 
 

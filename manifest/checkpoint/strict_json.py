@@ -6,6 +6,7 @@ A key given twice, `NaN`, text that is not Unicode and nesting without end are r
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from manifest.checkpoint.escaping import printable
 from manifest.errors import CheckpointError
 
 _MOST_STRUCTURE = 16_000_000  # lists of nothing would take thirty times their bytes in memory
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that may be half of a character; UTF-8 itself cannot hold such a half."""
 
 
 def read_object(raw: bytes, what: str, malformed: Callable[[str], CheckpointError]) -> dict[str, Any]:
@@ -41,23 +44,20 @@ def read_object(raw: bytes, what: str, malformed: Callable[[str], CheckpointErro
         if len(result) != len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise malformed(f"{what} has the key '{printable(twice)}' twice")
-        for text in (*result, *(value for value in result.values() if isinstance(value, str))):
-            check_unicode(text)
         return result
 
     def no_constant(constant: str) -> NoReturn:
         raise malformed(f"{what} has {constant}, which is not JSON")
 
-    def check_unicode(text: str) -> None:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise malformed(f"{what} has the text '{printable(text)}', which is not Unicode") from None
-
     try:
         value = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=no_constant)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode()
     except CheckpointError:
         raise
+    except UnicodeEncodeError as error:
+        found = printable(error.object[error.start : error.end])
+        raise malformed(f"{what} has '{found}' in a text, which is not Unicode") from None
     except RecursionError:
         raise malformed(f"{what} nests deeper than any does") from None
     except ValueError as error:

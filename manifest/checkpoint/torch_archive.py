@@ -54,7 +54,11 @@ class Archive:
 
 
 def read_archive(
-    mapping: Bytes, is_storage: Callable[[str], bool], compressible: Callable[[str], bool] = nothing
+    mapping: Bytes,
+    is_storage: Callable[[str], bool],
+    compressible: Callable[[str], bool] = nothing,
+    *,
+    either_order: bool = False,
 ) -> Archive:
     """Check the records of an archive, and the checksum of all but the storages.
 
@@ -62,9 +66,11 @@ def read_archive(
         mapping: The archive.
         is_storage: Whether a record, by its name inside the root folder, holds values only.
         compressible: Whether such a record may be compressed, as code is.
+        either_order: Whether torch minds the byte order of such an archive.
 
     Raises:
-        CheckpointError: `F002` when malformed, `F003` when over a limit, `F004` for a form newer than torch's.
+        CheckpointError: `F002` when malformed, `F003` when over a limit, `F004` for a form newer than torch's, and for
+            one whose bytes torch would take for numbers of the other byte order.
     """
     records = _without_root(read_records(mapping, lambda name: compressible(name.partition("/")[2])))
     archive = Archive(mapping, records, swapped=False)
@@ -75,7 +81,14 @@ def read_archive(
                 archive.small(name)
                 check_crc(mapping, record)
     _check_version(archive)
-    return Archive(mapping, records, _is_big_endian(archive))
+    swapped = _is_big_endian(archive)
+    if swapped and not either_order:
+        raise CheckpointError(
+            "its numbers are big-endian, and torch would read them wrongly on most machines; "
+            "save the weights with torch.save instead.",
+            rule="F004",
+        )
+    return Archive(mapping, records, swapped)
 
 
 def storage_ranges(

@@ -106,9 +106,7 @@ def _weights(archive: Archive, config: str, *, several: bool) -> Candidate:
     ranges = storage_ranges(
         (tensor.storage for tensor in tensors.values()), archive.records, lambda key: _WEIGHTS + key
     )
-    placed: dict[str, StoredTensor] = {
-        name: strided(name, tensor, ranges, swapped=archive.swapped) for name, tensor in tensors.items()
-    }
+    placed: dict[str, StoredTensor] = {name: strided(name, tensor, ranges) for name, tensor in tensors.items()}
     prefix, stripped = strip_prefixes(placed)
     return Candidate(stripped, (model,) if several else (), prefix, unlisted=unlisted)
 

@@ -23,6 +23,7 @@ _MARK = ".data/extern_modules"
 _HIDDEN = ".data/"
 _STORAGE = ".storage"
 _PICKLE = ".pkl"
+_COMPRESSED = (".py", ".debug_pkl")  # the code of TorchScript programs in it, with what debuggers need
 _MOST_PICKLES = 1_000
 _MOST_STATES = 1_000
 
@@ -41,7 +42,7 @@ def read(mapping: mmap) -> Contents:
     archive = read_archive(
         mapping,
         lambda name: name.endswith(_STORAGE) or (not name.startswith(_HIDDEN) and not name.endswith(_PICKLE)),
-        lambda name: name.endswith(".py"),
+        lambda name: name.endswith(_COMPRESSED),
     )
     pickles = [name for name in archive.records if name.endswith(_PICKLE) and not name.startswith(_HIDDEN)]
     if len(pickles) > _MOST_PICKLES:
@@ -57,7 +58,10 @@ def read(mapping: mmap) -> Contents:
         globals_.update(dict.fromkeys(interpreted.globals))
         refused.update(dict.fromkeys(interpreted.refused_opcodes))
         try:
-            states += [replace(state, path=(name, *state.path)) for state in find_states(interpreted.root)]
+            states += [
+                replace(state, path=(name, *state.path), extras=tuple(f"{name}.{extra}" for extra in state.extras))
+                for state in find_states(interpreted.root)
+            ]
         except CheckpointError as error:
             if error.rule not in ("F001", "F004"):
                 raise
@@ -75,11 +79,11 @@ def read(mapping: mmap) -> Contents:
         if not name.startswith(_HIDDEN) and not name.endswith(".py") and name not in BOOKKEEPING
     )
     states = [
-        replace(state, extras=first_extras([name for name in beside if name != state.path[0]]))
+        replace(state, extras=first_extras([*state.extras, *(name for name in beside if name != state.path[0])]))
         for state in sorted(states, key=order)
     ]
     code = tuple(name for name in archive.records if name.endswith(".py"))
-    found = candidates(states, ranges, swapped=archive.swapped)
+    found = candidates(states, ranges)
     return Contents(found, tuple(globals_), tuple(refused), code)
 
 

@@ -6,6 +6,7 @@ torch itself does not check is checked here, so that a file which passes reads t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
@@ -17,7 +18,7 @@ from manifest.checkpoint.placing import candidates, check_tensors
 from manifest.checkpoint.sniffing import Sniffed, foreign_zip
 from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.torch_archive import BOOKKEEPING, Archive, malformed, read_archive, storage_ranges
-from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
 from manifest.checkpoint.zip_records import Bytes, is_zip
 
 PICKLE = "data.pkl"
@@ -63,7 +64,7 @@ CONTAINER = Container("torch-zip", recognises, alone(read))
 
 def read_saved(mapping: Bytes) -> Saved:
     """The object in an archive of `torch.save`, which may be a part of a file, and the places of its storages in it."""
-    archive = read_archive(mapping, lambda name: name.startswith(STORAGES))
+    archive = read_archive(mapping, lambda name: name.startswith(STORAGES), either_order=True)
     if PICKLE not in archive.records:
         raise malformed(f"the zip archive has no '{PICKLE}', which every file of torch.save has")
     for name in archive.records:
@@ -75,8 +76,18 @@ def read_saved(mapping: Bytes) -> Saved:
     for name in archive.records:
         if name.startswith(STORAGES) and name.removeprefix(STORAGES) not in ranges:
             raise malformed(f"record '{printable(name)}' is of no storage that the pickle refers to")
+    if archive.swapped:
+        _check_one_type(objects.storages())
     check_tensors(objects.tensors, len(mapping))
     return Saved(interpreted.root, interpreted, ranges, archive.swapped)
+
+
+def _check_one_type(storages: Iterable[PickledStorage]) -> None:
+    """Refuse a big-endian storage of two types: torch turns its bytes around once, by the type that it meets first."""
+    types: dict[str, str | None] = {}
+    for storage in storages:
+        if types.setdefault(storage.key, storage.dtype) != storage.dtype:
+            raise malformed(f"the pickle gives the big-endian storage '{printable(storage.key)}' two types")
 
 
 def read_pickle(archive: Archive, name: str, objects: TorchObjects) -> Interpreted:

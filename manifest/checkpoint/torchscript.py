@@ -61,7 +61,7 @@ def read(mapping: mmap) -> Contents:
             rule="F001",
         )
     code = tuple(name for name in archive.records if name.startswith(_CODE) and name.endswith(".py"))
-    found = candidates([as_state(tensors)], ranges, swapped=archive.swapped)
+    found = candidates([as_state(tensors)], ranges)
     return Contents(found, interpreted.globals, interpreted.refused_opcodes, code)
 
 

@@ -109,18 +109,21 @@ def nothing(name: str) -> bool:  # noqa: ARG001
     return False
 
 
-def read_records(mapping: Bytes, compressible: Callable[[str], bool] = nothing) -> dict[str, Record]:
+def read_records(
+    mapping: Bytes, compressible: Callable[[str], bool] = nothing, *, case_matters: bool = False
+) -> dict[str, Record]:
     """Every record by name, in the order of the file, of an archive without ambiguity.
 
     Args:
         mapping: The archive.
         compressible: Whether the record of a name may be compressed; nothing is inflated here.
+        case_matters: Whether names may differ in case only, because no reader of this container ignores it.
 
     Raises:
         CheckpointError: `F002` for anything that two readers could see in two ways, `F003` when over a limit.
     """
     entries, directory_start = _directory(mapping)
-    _check_names(entries)
+    _check_names(entries, case_matters=case_matters)
     records: dict[str, Record] = {}
     position = 0
     for entry in sorted(entries, key=lambda entry: entry.header):
@@ -246,16 +249,16 @@ def _extra_fields(raw_name: bytes, extra: bytes) -> dict[int, bytes]:
     return fields
 
 
-def _check_names(entries: list[_Entry]) -> None:
+def _check_names(entries: list[_Entry], *, case_matters: bool) -> None:
     """Refuse names that two readers could take for one another: torch ignores case when it looks one up."""
     seen: dict[str, bytes] = {}
     for entry in entries:
         if b"\0" in entry.raw_name or not entry.raw_name:
             raise _malformed(f"the zip archive has a record with the impossible name '{_shown(entry.raw_name)}'")
-        other = seen.setdefault(entry.name.casefold(), entry.raw_name)
+        other = seen.setdefault(entry.name if case_matters else entry.name.casefold(), entry.raw_name)
         if other is not entry.raw_name:
             raise _malformed(
-                f"the zip archive has both '{_shown(other)}' and '{_shown(entry.raw_name)}', one name to torch"
+                f"the zip archive has both '{_shown(other)}' and '{_shown(entry.raw_name)}', one name to some readers"
             )
 
 

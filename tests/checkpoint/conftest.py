@@ -14,6 +14,7 @@ import torch
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.digests import tensor_digest
 from manifest.errors import CheckpointError
 
 
@@ -21,6 +22,11 @@ def live_values(tensor: torch.Tensor) -> bytes:
     """The bytes that the tensor's values have in memory once contiguous."""
     plain = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return bytes(plain.untyped_storage())[: plain.numel() * plain.element_size()]
+
+
+def live_digest(tensor: torch.Tensor) -> str:
+    """The tensor digest of the values that a tensor has in memory."""
+    return tensor_digest(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), live_values(tensor))
 
 
 class Forge:
@@ -200,3 +206,15 @@ def strangers() -> Callable[[Checkpoint], tuple[str, ...]]:
 @pytest.fixture(scope="session")
 def values() -> Callable[[torch.Tensor], bytes]:
     return live_values
+
+
+@pytest.fixture(scope="session")
+def check_weights() -> Callable[[Checkpoint, Mapping[str, torch.Tensor]], None]:
+    """Holds the weights of a checkpoint to being exactly those of a live state dict, in whatever order."""
+
+    def check(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> None:
+        found = {name: checkpoint.digest(tensor) for name, tensor in checkpoint.tensors.items()}
+        assert found == {name: live_digest(tensor) for name, tensor in state.items()}
+        assert checkpoint.unlisted == {}
+
+    return check

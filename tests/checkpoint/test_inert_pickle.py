@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import pickle
+import pickletools
+import re
 import struct
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 import torch._weights_only_unpickler as weights_only
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint import inert_pickle, open_checkpoint
 from manifest.checkpoint.inert_pickle import Global, Interpreted, Opaque, interpret
 from manifest.checkpoint.torch_objects import TorchObjects
 from manifest.errors import CheckpointError
@@ -277,3 +281,42 @@ def test_object_when_built_by_an_unknown_class_then_keeps_its_name():
     made = run(b"ca\nB\n)\x81}b.").root
     assert isinstance(made, Opaque)
     assert made.name == "a.B"
+
+
+def test_opcodes_when_of_the_protocol_of_torch_then_none_is_refused(save):
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        with open_checkpoint(save({"w": torch.ones(2), "epoch": 3, "name": "run"}, **options)) as checkpoint:
+            assert checkpoint.refused_opcodes == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
+def test_opcodes_when_of_a_later_protocol_then_are_named_once_and_torch_refuses_them(save, options):
+    path = save({"w": torch.ones(2), "v": torch.ones(3)}, pickle_protocol=4, **options)
+    with open_checkpoint(path) as checkpoint:
+        assert set(checkpoint.refused_opcodes) == {"FRAME", "SHORT_BINUNICODE", "MEMOIZE", "STACK_GLOBAL"}
+        assert len(checkpoint.refused_opcodes) == 4
+    with pytest.warns(UserWarning, match="pickle protocol 4"), pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+def test_opcodes_when_forged_into_a_pickle_then_are_named(forge):
+    odd = b"(" + forge.text("id") + b"ios\nsystem\n"
+    with open_checkpoint(forge.archive(forge.state(w=forge.tensor(), x=odd + b"20"), {"0": VALUES})) as checkpoint:
+        assert checkpoint.refused_opcodes == ("INST", "DUP", "POP")
+
+
+def test_refused_opcodes_when_compared_with_torch_then_are_those_that_it_does_not_handle():
+    source = inspect.getsource(weights_only.Unpickler.load)
+    compared = re.findall(r"key\[0\] (?:==|in) (.*):\n", source)
+    handled = {name for text in compared for name in re.findall(r"([A-Z][A-Z0-9_]*)\[0\]", text)}
+    refused = {opcode.name for opcode in pickletools.opcodes} - handled
+    assert handled
+    assert {opcode.decode("latin-1"): name for opcode, name in inert_pickle._REFUSED_BY_TORCH.items()} == {
+        opcode.code: opcode.name for opcode in pickletools.opcodes if opcode.name in refused
+    }
+
+
+def test_opcodes_when_python_has_them_then_all_are_known():
+    assert {bytes([code]) for code, handler in enumerate(inert_pickle._HANDLERS) if handler} == {
+        opcode.code.encode("latin-1") for opcode in pickletools.opcodes if opcode.name != "STOP"
+    }

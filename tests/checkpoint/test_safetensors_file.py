@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Callable[[Any], Path], str, str]] = {
         "F002",
         "key 'shape' twice",
     ),
-    "a name that is not Unicode": (raw('{"\\ud800": 1}'), "F002", r"'\ud800', which is not Unicode"),
+    "a name that is not Unicode": (raw('{"\\ud800": 1}'), "F002", r"'\ud800' in a text, which is not Unicode"),
     "no tensor": (raw('{"__metadata__": {"a": "b"}}', b""), "F001", "lists no tensor"),
     "metadata that is no object": (raw('{"__metadata__": 3}'), "F002", "is not an object of strings"),
     "metadata that is no text": (raw('{"__metadata__": {"a": 3}}'), "F002", "has no string under 'a'"),

@@ -345,7 +345,7 @@ def test_second_pickle_when_by_the_same_name_then_is_refused(forge, refusal):
         archive.writestr("forged/data.pkl", b"\x80\x02}.")
     error = refusal(path)
     assert error.rule == "F002"
-    assert "one name to torch" in str(error)
+    assert "one name to some readers" in str(error)
 
 
 def test_unicode_path_when_in_the_extra_field_then_is_refused(forge, refusal):

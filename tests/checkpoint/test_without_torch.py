@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
-from torch.distributed import checkpoint as dcp
+from torch.package import PackageExporter
 
 READ = """
 import sys
@@ -50,15 +52,37 @@ def blocked(script: str, *arguments: object) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_files_when_torch_cannot_be_imported_then_are_read_alike(tmp_path: Path) -> None:
-    saved = {"state_dict": STATE, "args": argparse.Namespace(lr=1)}
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_every_container_when_torch_cannot_be_imported_then_is_read(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 2)
+    state = dict(model.state_dict())
+    saved = {"state_dict": state, "args": argparse.Namespace(lr=1)}
     torch.save(saved, tmp_path / "model.pt")
     torch.save(saved, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    save_file(STATE, tmp_path / "model.safetensors")
-    finished = blocked(READ, *(tmp_path / name for name in ("model.pt", "old.pt", "model.safetensors")))
+    save_file(state, tmp_path / "model.safetensors")
+    save_torch_state_dict(state, tmp_path, max_shard_size=16, filename_pattern="shard{suffix}.safetensors")
+    dcp.save(state, checkpoint_id=tmp_path / "distributed")
+    torch.jit.save(torch.jit.script(model), tmp_path / "program.pt")
+    with PackageExporter(tmp_path / "package.pt") as exporter:
+        exporter.save_pickle("weights", "model.pkl", state)
+    torch.export.save(torch.export.export(model, (torch.randn(1, 4),)), tmp_path / "program.pt2")
+    numpy.savez_compressed(tmp_path / "model.npz", **{name: tensor.numpy() for name, tensor in state.items()})
+    expected = {
+        "model.pt": "torch-zip",
+        "old.pt": "torch-legacy",
+        "model.safetensors": "safetensors",
+        "shard.safetensors.index.json": "safetensors",
+        "distributed": "dcp",
+        "program.pt": "torchscript",
+        "package.pt": "torch-package",
+        "program.pt2": "torch-export",
+        "model.npz": "npz",
+    }
+    paths = [tmp_path / name for name in expected]
+    finished = blocked(READ, *paths)
     assert finished.returncode == 0, finished.stderr
     containers, digests = zip(*(line.split(maxsplit=1) for line in finished.stdout.splitlines()), strict=True)
-    assert containers == ("torch-zip", "torch-legacy", "safetensors")
+    assert list(containers) == list(expected.values())
     assert len(set(digests)) == 1
 
 
@@ -73,7 +97,7 @@ def sharded(path: Path) -> None:
 
 
 def packaged(path: Path) -> None:
-    with torch.package.PackageExporter(path) as exporter:
+    with PackageExporter(path) as exporter:
         exporter.extern("torch.**")
         exporter.save_pickle("weights", "state.pkl", STATE)
 
