@@ -1,6 +1,9 @@
-"""What is measured inside a fresh process, after its imports: loading and saving. Prints its result as the last line.
+"""What is measured inside a fresh process, after its imports. Prints its result as the last line.
 
 python benchmarks/inside.py hash CKPT
+python benchmarks/inside.py names CKPT
+python benchmarks/inside.py torch_names CKPT
+python benchmarks/inside.py digests CKPT
 python benchmarks/inside.py load CKPT full|fast|none
 python benchmarks/inside.py open_clip NAME CKPT
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
@@ -22,6 +25,31 @@ def hash_file(checkpoint: str) -> float:
     from manifest.checkpoint import open_checkpoint
 
     return _timed(lambda: open_checkpoint(checkpoint).blake3())
+
+
+def names(checkpoint: str) -> float:
+    """Seconds to list a checkpoint's tensors."""
+    from manifest.checkpoint import open_checkpoint
+
+    return _timed(lambda: open_checkpoint(checkpoint).tensors)
+
+
+def torch_names(checkpoint: str) -> float:
+    """Seconds for torch to list them, without their values."""
+    import torch
+
+    return _timed(lambda: torch.load(checkpoint, map_location="meta", weights_only=True))
+
+
+def digests(checkpoint: str) -> float:
+    """Seconds to open a checkpoint and digest each of its tensors."""
+    from manifest.checkpoint import open_checkpoint
+
+    def digest_all() -> list[str]:
+        opened = open_checkpoint(checkpoint)
+        return [opened.digest(tensor) for tensor in opened.tensors.values()]
+
+    return _timed(digest_all)
 
 
 def load(checkpoint: str, verify: Any) -> float:
@@ -83,6 +111,16 @@ def _timed(call: Callable[[], object]) -> float:
     return seconds
 
 
+_MEASURES: dict[str, Callable[..., float | str]] = {
+    "hash": hash_file,
+    "names": names,
+    "torch_names": torch_names,
+    "digests": digests,
+    "load": load,
+    "open_clip": open_clip,
+    "save": save,
+}
+
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    print({"hash": hash_file, "load": load, "open_clip": open_clip, "save": save}[what](*arguments))
+    print(_MEASURES[what](*arguments))

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MANIFEST = [sys.executable, "-m", "manifest"]
+INSIDE = [sys.executable, Path(__file__).with_name("inside.py")]
 _BETWEEN_LOOKS = 0.002  # seconds
 
 

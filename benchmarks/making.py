@@ -1,0 +1,42 @@
+"""Makes the files to measure on, in a process of its own since that takes torch.
+
+The weights are random: they weigh as much as trained ones.
+
+python benchmarks/making.py model NAME PRECISION PATH [KEY]
+python benchmarks/making.py experts PATH zip|legacy
+"""
+
+from __future__ import annotations
+
+import sys
+
+_LAYERS, _EXPERTS = 40, 64
+_OF_LAYER = (
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    *(f"self_attn.{which}_proj.weight" for which in "qkvo"),
+    "mlp.gate.weight",
+    "mlp.gate.e_score_correction_bias",
+    *(f"mlp.experts.{expert}.{which}_proj.weight" for expert in range(_EXPERTS) for which in ("gate", "up", "down")),
+)
+
+
+def model(name: str, precision: str, path: str, key: str | None = None) -> None:
+    """A model with its manifest, signed where there is a key."""
+    import manifest
+
+    manifest.save(manifest.create_model(name, precision=precision), path, key=key, golden=False)
+
+
+def experts(path: str, form: str) -> None:
+    """8,000 tensors with the names of a mixture of experts, small, since only their names are read."""
+    import torch
+
+    names = [f"model.layers.{layer}.{name}" for layer in range(_LAYERS) for name in _OF_LAYER]
+    state = {name: torch.randn(8, 8) for name in names}
+    torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    {"model": model, "experts": experts}[what](*arguments)

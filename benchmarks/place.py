@@ -1,0 +1,104 @@
+"""The files to measure on, each made when it is first asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from measuring import MANIFEST, run
+
+_MAKING = [sys.executable, Path(__file__).with_name("making.py")]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is large here.
+
+    Attributes:
+        large: The model that stands for a large file.
+        large_precision: Its precision.
+        common: The model that stands for one that people load.
+        hollow: Bytes of the file that only claims to hold values.
+    """
+
+    large: str
+    large_precision: str
+    common: str
+    hollow: int
+
+
+FULL = Sizes("ViT-H-14", "fp16", "ViT-L-14", 10 * 10**9)  # 2.07 GB and 1.71 GB
+QUICK = Sizes("ViT-B-32", "fp32", "ViT-B-32", 2 * 10**9)  # 0.6 GB
+
+
+class Place:
+    """A directory with the files to measure on."""
+
+    def __init__(self, directory: Path, sizes: Sizes) -> None:
+        self.directory = directory
+        self.sizes = sizes
+
+    @cached_property
+    def keys(self) -> tuple[Path, Path]:
+        """A private key and its public one."""
+        run([*MANIFEST, "keygen", self.directory / "release"])
+        return self.directory / "release.key", self.directory / "release.pub"
+
+    @cached_property
+    def signed(self) -> Path:
+        """The large file, alone with its signed manifest in a directory."""
+        path = self.directory / "signed" / "large.safetensors"
+        path.parent.mkdir()
+        return _made(path, "model", self.sizes.large, self.sizes.large_precision, path, self.keys[0])
+
+    @cached_property
+    def common(self) -> dict[str, Path]:
+        """The model that people load, by suffix."""
+        paths = {suffix: self.directory / f"common{suffix}" for suffix in (".pt", ".safetensors")}
+        return {suffix: _made(path, "model", self.sizes.common, "fp32", path) for suffix, path in paths.items()}
+
+    @cached_property
+    def experts(self) -> dict[str, Path]:
+        """8,000 small tensors, by the form of `torch.save`."""
+        paths = {form: self.directory / f"experts.{form}.pt" for form in ("zip", "legacy")}
+        return {form: _made(path, "experts", path, form) for form, path in paths.items()}
+
+    @cached_property
+    def hollow(self) -> Path:
+        """A safetensors file of ten tensors whose values are one hole, which takes no room on the disk."""
+        each, columns = self.sizes.hollow // 10, 1000
+        entries = {
+            f"layers.{index}.weight": {
+                "dtype": "F16",
+                "shape": [each // columns // 2, columns],
+                "data_offsets": [index * each, (index + 1) * each],
+            }
+            for index in range(10)
+        }
+        header = json.dumps(entries).encode()
+        path = self.directory / "hollow.safetensors"
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(file.tell() + self.sizes.hollow)
+        return path
+
+    @cached_property
+    def saves(self) -> Path:
+        """An empty directory to save into."""
+        path = self.directory / "saves"
+        path.mkdir()
+        return path
+
+
+def gigabytes(path: Path) -> str:
+    """The size of a file, in words."""
+    return f"{path.stat().st_size / 1e9:.2f} GB"
+
+
+def _made(path: Path, *arguments: str | Path) -> Path:
+    run([*_MAKING, *arguments])
+    path.read_bytes()  # into the page cache: what is measured is this program, not the disk
+    return path

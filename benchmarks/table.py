@@ -1,0 +1,70 @@
+"""Lines of the table: what was measured, and whether it keeps its contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from measuring import Pair, Ran
+
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: What is measured, and against what.
+        ours: Its measure, as text.
+        theirs: The other side's.
+        found: What the contract is about: a ratio, or the measure itself.
+        contract: What was promised; empty where nothing was.
+        kept: Whether the promise is kept; None where nothing was promised or nothing could be measured.
+    """
+
+    what: str
+    ours: str
+    theirs: str
+    found: str
+    contract: str = ""
+    kept: bool | None = None
+
+
+def faster(what: str, pair: Pair, times: float | None = None) -> Row:
+    """So many times faster than the other, and at least `times` where that was promised."""
+    found = 1 / pair.ratio
+    promise = (f"≥ {times:g}× faster", found >= times) if times is not None else ()
+    return Row(what, *_seconds(pair), f"{found:.1f}× faster", *promise)
+
+
+def within(what: str, pair: Pair, times: float | None = None) -> Row:
+    """So many times the other's time, and at most `times` where that was promised."""
+    promise = (f"≤ {times:g}×", pair.ratio <= times) if times is not None else ()
+    return Row(what, *_seconds(pair), f"{pair.ratio:.2f}×", *promise)
+
+
+def in_memory(what: str, seen: Ran, limit: float) -> Row:
+    """Anonymous memory of a process, under a limit in bytes."""
+    found = _megabytes(seen.anonymous)
+    whole = f"{_megabytes(seen.peak)} with the file"
+    return Row(what, found, whole, found, f"< {_megabytes(limit)}", seen.anonymous < limit)
+
+
+def in_less_memory(what: str, ours: Ran, theirs: Ran, times: float | None = None) -> Row:
+    """Anonymous memory of two processes, and at most `times` the other's where that was promised."""
+    ratio = ours.anonymous / theirs.anonymous
+    promise = (f"≤ {times:.2f}×", ratio <= times) if times is not None else ()
+    return Row(what, _megabytes(ours.anonymous), _megabytes(theirs.anonymous), f"{ratio:.2f}×", *promise)
+
+
+def skipped(what: str, reason: str) -> Row:
+    """What could not be measured here."""
+    return Row(what, "", "", f"skipped: {reason}")
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / _MB:,.0f} MB"
+
+
+def _seconds(pair: Pair) -> tuple[str, str]:
+    return f"{pair.ours:.2f} s", f"{pair.theirs:.2f} s"
