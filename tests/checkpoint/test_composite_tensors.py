@@ -147,7 +147,7 @@ def test_values_when_of_a_composite_tensor_then_are_refused_in_one_sentence(kind
         ) as caught:
             checkpoint.values(checkpoint.tensors["w"])
         assert caught.value.rule == "F004"
-        assert re.fullmatch(r"[^.]*\.", str(caught.value))
+        assert re.fullmatch(r"model.pt: [^.]*\.", str(caught.value))
 
 
 def test_composite_tensors_when_saved_twice_then_are_no_aliases(save):
