@@ -11,7 +11,7 @@ demo: $(READY)
 	$(RUN) fixtures/demo.py
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

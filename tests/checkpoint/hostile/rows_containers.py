@@ -358,7 +358,7 @@ ARRAYS = [
         "two arrays by one name",
         numpy(lambda _: archive([Entry(b"w.npy", GOOD_ARRAY), Entry(b"W.npy", GOOD_ARRAY)])),
         "F002",
-        "one name to torch",
+        "one name to some readers",
     ),
 ]
 

@@ -5,7 +5,11 @@ What they are is in the tables beside this file, and what is watched for is in `
 
 from __future__ import annotations
 
+import pytest
+
 from manifest.checkpoint.escaping import printable
+
+pytestmark = pytest.mark.xdist_group("hostile")  # each table is opened once, not once a worker
 
 MOST_GROWTH = 300 << 20
 SECONDS = 20
