@@ -12,6 +12,7 @@ from mmap import mmap
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.tensors import StoredTensor
+from manifest.checkpoint.zip_records import Record
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Contents:
         globals: `module.name` of every global that a real unpickler would import, as the file spells it.
         refused_opcodes: Opcodes of its pickle that `torch.load(weights_only=True)` does not accept.
         code: Names of records that are programs, none of which is ever run.
+        records: The records of a zip archive, whose checksums have not all been compared.
         metadata: The `__metadata__` of safetensors.
         container: What its files are, when an index led to them; empty when they are what was recognised.
     """
@@ -52,6 +54,7 @@ class Contents:
     globals: tuple[str, ...] = ()
     refused_opcodes: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    records: tuple[Record, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     container: str = ""
 

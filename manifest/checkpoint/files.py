@@ -78,7 +78,7 @@ class Files:
                 f"it names more than {MOST_FILES:,} files; do not load it unless you know who made it.", rule="F003"
             )
         path = self._directory / _plain_name(name)
-        if not _stays_home(path):
+        if not stays_home(path):
             raise CheckpointError(
                 f"it names '{printable(name)}', a link that leads out of its directory; "
                 "do not load it unless you know who made it, and copy the file itself there if you do.",
@@ -143,7 +143,7 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _stays_home(path: Path) -> bool:
+def stays_home(path: Path) -> bool:
     """Whether a file, links followed, is in its directory, or where a hub's cache keeps the files of a snapshot."""
     target = Path(os.path.realpath(path))
     home = Path(os.path.realpath(path.parent))

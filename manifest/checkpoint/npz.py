@@ -62,7 +62,8 @@ def read(mapping: mmap) -> Contents:
     """
     stored: dict[str, StoredTensor] = {}
     unlisted: dict[str, str] = {}
-    for record in read_records(mapping, lambda _: True, case_matters=True).values():
+    records = tuple(read_records(mapping, lambda _: True, case_matters=True).values())
+    for record in records:
         name = record.name.removesuffix(_SUFFIX)
         if not name or writable(name) != name:
             raise _malformed(f"the archive has the name '{printable(record.name)}', which is none of an array")
@@ -76,7 +77,7 @@ def read(mapping: mmap) -> Contents:
         raise CheckpointError(f"'{printable(name)}' is {kind}, and no array of numbers is there.", rule="F001")
     check_expansion("all arrays", sum(tensor.nbytes for tensor in stored.values()), len(mapping), 1 << 30)
     prefix, tensors = strip_prefixes(stored)
-    return Contents((Candidate(tensors, prefix=prefix, unlisted=unlisted),))
+    return Contents((Candidate(tensors, prefix=prefix, unlisted=unlisted),), records=records)
 
 
 CONTAINER = Container("npz", recognises, alone(read))

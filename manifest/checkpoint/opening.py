@@ -29,8 +29,9 @@ from manifest.checkpoint import (
 )
 from manifest.checkpoint.contents import Candidate, Container, Contents
 from manifest.checkpoint.escaping import printable, printable_list
-from manifest.checkpoint.files import Files
+from manifest.checkpoint.files import Files, stays_home
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
+from manifest.checkpoint.zip_records import wrong_checksum
 from manifest.digests import bytes_digest, composite_digest, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 
@@ -80,6 +81,7 @@ class Checkpoint:
         self.refused_opcodes = contents.refused_opcodes
         self.code = contents.code
         self.metadata = contents.metadata
+        self._records = contents.records
         self._mappings = [file.mapping for file in files]
         self._hashing: threading.Thread | None = None
         self._blake3: list[str] | None = None
@@ -174,6 +176,16 @@ class Checkpoint:
     def _digest(self, tensor: StoredTensor) -> str:
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
 
+    def damaged_records(self) -> list[str]:
+        """Names of zip records whose values do not have their checksum; a pass over all bytes.
+
+        Opening compares the checksums of descriptions only, and no reader of torch's compares any. A file that was
+        written without checksums has none to compare.
+        """
+        if not any(record.crc for record in self._records):
+            return []
+        return [record.name for record in self._records if wrong_checksum(self.mapping, record)]
+
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""
         first: dict[str, str] = {}
@@ -216,7 +228,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     files: Files | None = None
     try:
-        files = Files(directories.entry(path) if _is_directory(path) else path)
+        files = Files(_entry(path) if _is_directory(path) else path)
         container = _identify(files[0].mapping)
         contents = container.read(files)
     except CheckpointError as error:
@@ -224,6 +236,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             files.close()
         raise _of_file(path, error) from None
     return Checkpoint(path, contents.container or container.name, files, contents)
+
+
+def _entry(directory: Path) -> Path:
+    """The file of a directory that leads to its checkpoint; it must lie there, as all the others must."""
+    path = directories.entry(directory)
+    if not stays_home(path):
+        raise CheckpointError(
+            f"its '{printable(path.name)}' is a link that leads out of it; "
+            "do not load it unless you know who made it, and pass the file itself if you do.",
+            rule="F007",
+        )
+    return path
 
 
 def _of_file(path: Path, error: CheckpointError) -> CheckpointError:
@@ -236,6 +260,17 @@ def _is_directory(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # a name that is too long, or a parent that may not be looked into: opening it says so
         return False
+
+
+def require_undamaged(checkpoint: Checkpoint) -> None:
+    """Refuse a file whose values do not have their checksums, before anything vouches for them.
+
+    Raises:
+        CheckpointError: `F002`, by the first of the records.
+    """
+    if damaged := checkpoint.damaged_records():
+        found = f"record '{printable(damaged[0])}' does not have its checksum, so its bytes have changed"
+        raise _of_file(checkpoint.path, CheckpointError(f"{found}; get the file again.", rule="F002"))
 
 
 def _identify(mapping: mmap) -> Container:

@@ -81,7 +81,8 @@ def read(mapping: mmap) -> Contents:
             rule="F004",
         )
     code = tuple(name for name in archive.records if name.endswith(_LIBRARIES))
-    return Contents(tuple(sorted(found, key=lambda candidate: -len(candidate.tensors))), code=code)
+    found.sort(key=lambda candidate: -len(candidate.tensors))
+    return Contents(tuple(found), code=code, records=tuple(records.values()))
 
 
 CONTAINER = Container("torch-export", recognises, alone(read))
@@ -152,4 +153,6 @@ def _read_old(mapping: mmap) -> Contents:
     saved = torch_zip.read_saved(memoryview(mapping)[start:end])
     ranges = {key: (begin + start, finish + start) for key, (begin, finish) in saved.ranges.items()}
     found = candidates(find_states(saved.root), ranges, swapped=saved.swapped)
-    return Contents(found, saved.interpreted.globals, saved.interpreted.refused_opcodes)
+    return Contents(
+        found, saved.interpreted.globals, saved.interpreted.refused_opcodes, records=tuple(records.values())
+    )

@@ -84,7 +84,7 @@ def read(mapping: mmap) -> Contents:
     ]
     code = tuple(name for name in archive.records if name.endswith(".py"))
     found = candidates(states, ranges)
-    return Contents(found, tuple(globals_), tuple(refused), code)
+    return Contents(found, tuple(globals_), tuple(refused), code, tuple(archive.records.values()))
 
 
 CONTAINER = Container("torch-package", recognises, alone(read))

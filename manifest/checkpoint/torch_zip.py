@@ -19,7 +19,7 @@ from manifest.checkpoint.sniffing import Sniffed, foreign_zip
 from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.torch_archive import BOOKKEEPING, Archive, malformed, read_archive, storage_ranges
 from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
-from manifest.checkpoint.zip_records import Bytes, is_zip
+from manifest.checkpoint.zip_records import Bytes, Record, is_zip
 
 PICKLE = "data.pkl"
 STORAGES = "data/"
@@ -34,12 +34,14 @@ class Saved:
         interpreted: What else its pickle says.
         ranges: The byte range of each storage, by its key.
         swapped: Whether the storages are big-endian.
+        records: Everything in the archive.
     """
 
     root: Any
     interpreted: Interpreted
     ranges: dict[str, tuple[int, int]]
     swapped: bool
+    records: tuple[Record, ...]
 
 
 def recognises(sniffed: Sniffed) -> bool:
@@ -56,7 +58,7 @@ def read(mapping: mmap) -> Contents:
     """
     saved = read_saved(mapping)
     found = candidates(find_states(saved.root), saved.ranges, swapped=saved.swapped)
-    return Contents(found, saved.interpreted.globals, saved.interpreted.refused_opcodes)
+    return Contents(found, saved.interpreted.globals, saved.interpreted.refused_opcodes, records=saved.records)
 
 
 CONTAINER = Container("torch-zip", recognises, alone(read))
@@ -79,7 +81,7 @@ def read_saved(mapping: Bytes) -> Saved:
     if archive.swapped:
         _check_one_type(objects.storages())
     check_tensors(objects.tensors, len(mapping))
-    return Saved(interpreted.root, interpreted, ranges, archive.swapped)
+    return Saved(interpreted.root, interpreted, ranges, archive.swapped, tuple(archive.records.values()))
 
 
 def _check_one_type(storages: Iterable[PickledStorage]) -> None:

@@ -62,7 +62,7 @@ def read(mapping: mmap) -> Contents:
         )
     code = tuple(name for name in archive.records if name.startswith(_CODE) and name.endswith(".py"))
     found = candidates([as_state(tensors)], ranges)
-    return Contents(found, interpreted.globals, interpreted.refused_opcodes, code)
+    return Contents(found, interpreted.globals, interpreted.refused_opcodes, code, tuple(archive.records.values()))
 
 
 CONTAINER = Container("torchscript", recognises, alone(read))

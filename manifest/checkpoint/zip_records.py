@@ -42,6 +42,7 @@ _IN_EXTRA_32 = 0xFFFFFFFF
 _IN_EXTRA_16 = 0xFFFF
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _HAS_DESCRIPTOR = 0x0008
+_BLOCK = 16 << 20
 _METHODS = (0, 8)  # stored, deflated
 
 
@@ -146,6 +147,31 @@ def check_crc(mapping: Bytes, record: Record) -> None:
         found = zlib.crc32(data)
     if found != record.crc:
         raise _malformed(f"record '{printable(record.name)}' does not have its checksum, so its bytes have changed")
+
+
+def wrong_checksum(mapping: Bytes, record: Record) -> bool:
+    """Whether the values of a record are not those that were written; the values of a compressed one are inflated."""
+    position, found, produced = record.start, 0, 0
+    inflater = None if record.inflated is None else zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        while position < record.end:
+            with memoryview(mapping)[position : min(position + _BLOCK, record.end)] as data:
+                position += len(data)
+                pending: bytes | memoryview = data
+                while inflater is not None and pending:
+                    inflated = inflater.decompress(pending, _BLOCK)
+                    produced += len(inflated)
+                    if record.inflated is None or produced > record.inflated:
+                        return True
+                    found = zlib.crc32(inflated, found)
+                    pending = inflater.unconsumed_tail
+                if inflater is None:
+                    found = zlib.crc32(data, found)
+        if inflater is not None:
+            found = zlib.crc32(inflater.flush(), found)
+    except zlib.error:
+        return True
+    return found != record.crc
 
 
 def _directory(mapping: Bytes) -> tuple[list[_Entry], int]:

@@ -27,7 +27,7 @@ def audit(path: str | os.PathLike[str]) -> Report:
     try:
         with open_checkpoint(path) as stored:
             report = Report(subject=path.name, safety=safety_of(stored))
-            findings = [*_unlisted(stored), *safety_findings(stored)]
+            findings = [*_damaged(stored), *_unlisted(stored), *safety_findings(stored)]
             reason = f"well-formed {stored.container}, read without running any of it: {_weights(stored)}"
     except CheckpointError as error:
         report = Report(subject=path.name, safety=Safety.UNREADABLE)
@@ -45,6 +45,15 @@ def _weights(stored: Checkpoint) -> str:
     others.remove(".".join(stored.state_path) or "the top")
     also = f", also {printable(', '.join(others), 120)}" if others else ""
     return f"{len(stored.tensors):,} tensors{place}{also}"
+
+
+def _damaged(stored: Checkpoint) -> list[Finding]:
+    names = stored.damaged_records()
+    if not names:
+        return []
+    more = f" and {len(names) - 1} more do" if len(names) > 1 else " does"
+    message = f"Record {printable(names[0])}{more} not have the checksum it was written with: its bytes have changed."
+    return [finding("F002", message, where=printable(names[0]), records=[printable(name) for name in names[:50]])]
 
 
 def _unlisted(stored: Checkpoint) -> list[Finding]:

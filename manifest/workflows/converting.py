@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
 from manifest.digests import file_digests, weights_digest
 from manifest.document import CheckpointRecord, File, Manifest
@@ -67,6 +67,7 @@ def convert(
             check_writable(stored)
         except CheckpointError as error:
             raise CheckpointError(f"{source.name}: {error}", rule=error.rule) from None
+        require_undamaged(stored)
         digest = _digest(stored)
         if recorded is not None and recorded.weights.digest != digest:
             raise StorageError(

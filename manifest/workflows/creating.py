@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint import open_checkpoint, require_undamaged
 from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.families import Creation
@@ -62,6 +62,7 @@ def create(
     with open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
         if state is not None:
             stored.choose(state)
+        require_undamaged(stored)
         architecture = adapter.describe(creation)
         manifest = describe(
             stored,

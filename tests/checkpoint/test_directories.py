@@ -78,3 +78,13 @@ def test_name_in_a_directory_when_hostile_then_is_shown_escaped(directory):
 def test_directory_when_it_cannot_be_listed_then_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"^Cannot list "):
         entry(tmp_path / "missing")
+
+
+def test_entry_when_it_is_a_link_out_of_the_directory_then_is_refused(tmp_path, refusal):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"of somebody else")
+    (folder / "model.safetensors").symlink_to(tmp_path / "secret")
+    error = refusal(folder)
+    assert error.rule == "F007"
+    assert "'model.safetensors' is a link that leads out of it" in str(error)
