@@ -4,8 +4,9 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 WORKERS ?= 2
+SECONDS ?= 60
 
-.PHONY: demo test lint bench schemas fixtures packages clean
+.PHONY: demo test lint bench fuzz schemas fixtures packages clean
 
 demo: $(READY)
 	$(RUN) fixtures/demo.py
@@ -21,6 +22,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(RUN) benchmarks/run.py
+
+# Of each target; FUZZ="zip npz" chooses some, and "--seeds DIR" among them adds files to begin with.
+fuzz: $(READY)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[fuzz]"
+	$(RUN) fuzz/run.py --seconds $(SECONDS) $(FUZZ)
 
 schemas: $(READY)
 	$(RUN) -m manifest schema manifest > schemas/manifest.v1.json

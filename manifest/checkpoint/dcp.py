@@ -116,7 +116,7 @@ class _ChunkReader:
         chunks = dict.fromkeys(tensor.chunks)
         self._corners -= _check_tiling(full_name, tensor, list(chunks), self._corners)
         placed = tuple((offsets, self._chunk(full_name, offsets, sizes, tensor.dtype)) for offsets, sizes in chunks)
-        if len(placed) == 1:
+        if len(placed) == 1 and placed[0][1].shape == tensor.shape:
             return replace(placed[0][1], name=name)
         return ChunkedTensor(name, tensor.dtype, tensor.shape, placed)
 

@@ -27,7 +27,8 @@ from manifest.errors import CheckpointError
 _CODE = "code/"
 _VALUES = (STORAGES, "constants/", "extra/")
 _MOST_SOURCE_BYTES = 16 << 20
-_CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  __\w+__ = .*\n)*)", re.MULTILINE)
+# Possessive, since a search that may go back keeps hundreds of bytes for each line.
+_CLASS = re.compile(r"^class (\w++)\(Module\):\n((?:  __\w++ = .*+\n)*+)", re.MULTILINE)
 _NAME = re.compile(r'"([^"]*)"')
 _MEMBERS = re.compile(r"__(?:parameters|buffers)__ = \[(.*)\]")
 

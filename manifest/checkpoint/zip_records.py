@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from mmap import mmap
 
-from manifest.checkpoint.escaping import printable
+from manifest.checkpoint.escaping import printable, writable
 from manifest.errors import CheckpointError
 
 MOST_RECORDS = 1_100_000
@@ -279,7 +279,7 @@ def _check_names(entries: list[_Entry], *, case_matters: bool) -> None:
     """Refuse names that two readers could take for one another: torch ignores case when it looks one up."""
     seen: dict[str, bytes] = {}
     for entry in entries:
-        if b"\0" in entry.raw_name or not entry.raw_name:
+        if b"\0" in entry.raw_name or not entry.raw_name or writable(entry.name) != entry.name:
             raise _malformed(f"the zip archive has a record with the impossible name '{_shown(entry.raw_name)}'")
         other = seen.setdefault(entry.name if case_matters else entry.name.casefold(), entry.raw_name)
         if other is not entry.raw_name:
