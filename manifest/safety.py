@@ -32,11 +32,14 @@ def safety_of(stored: Checkpoint) -> Safety:
     return Safety.UNSAFE if runs or _foreign_code(stored) else Safety.SAFE
 
 
-def safety_findings(stored: Checkpoint, *, unknown: Severity = Severity.ERROR) -> list[Finding]:
+def safety_findings(
+    stored: Checkpoint, *, known: Severity = Severity.ERROR, unknown: Severity = Severity.ERROR
+) -> list[Finding]:
     """What would run or be refused, alike things together.
 
     Args:
         stored: The open checkpoint.
+        known: How severe code is that would run: less so where nothing is going to unpickle the file.
         unknown: How severe globals are that the catalogue does not know: less so where somebody vouches for the file.
     """
     findings = []
@@ -48,7 +51,7 @@ def safety_findings(stored: Checkpoint, *, unknown: Severity = Severity.ERROR) -
     for (effect, does), names in groups.items():
         if effect in (Effect.CODE, Effect.UNKNOWN):
             message = f"The pickle names {_shown(names)}, {'which' if len(names) == 1 else 'each of which'} {does}."
-            severity = Severity.ERROR if effect is Effect.CODE else unknown
+            severity = known if effect is Effect.CODE else unknown
             findings.append(
                 finding("F010", message, where=printable(names[0]), severity=severity, globals=_evidence(names))
             )
@@ -63,7 +66,7 @@ def safety_findings(stored: Checkpoint, *, unknown: Severity = Severity.ERROR) -
     if stored.code:
         foreign = _foreign_code(stored)
         message = f"The file holds {len(stored.code)} programs, {_shown(list(foreign or stored.code))}; none was run."
-        severity = Severity.ERROR if foreign else Severity.NOTE
+        severity = known if foreign else Severity.NOTE
         findings.append(finding("F012", message, where=printable(stored.code[0]), severity=severity))
     return findings
 

@@ -219,20 +219,24 @@ _TAKEN_BY_TORCH: Mapping[str, str] = {
     """,
     "makes a plain container": "collections.{OrderedDict,Counter} builtins.set",
     "makes plain bytes or a number": "_codecs.encode builtins.{bytearray,complex}",
+    "makes an exception, without raising it": " ".join(
+        f"builtins.{name}"
+        for name, kind in vars(builtins).items()
+        # Old names, as IOError is one of OSError, are not taken.
+        if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name
+    )
+    + " traceback.{StackSummary,FrameSummary}",
+    "describes how a tensor is spread over machines": "torch.distributed._mesh_layout.{_FlatLayout,_MeshLayout}",
+    "makes a nested tensor": "torch.nested._internal.nested_tensor.{NestedTensor,_rebuild_njt}",
 }
-
-_EXCEPTIONS = " ".join(
-    f"builtins.{name}"
-    for name, kind in vars(builtins).items()
-    if isinstance(kind, type) and issubclass(kind, BaseException)
-)
+"""What `import torch` allows, by its list of names or by registering them."""
 
 _VALUES: Mapping[str, str] = {
     "makes a plain value": """
         builtins.{bool,bytes,float,int,object,range,slice,str,Ellipsis,NotImplemented,None,True,False}
         builtins.{abs,all,any,ascii,bin,callable,chr,divmod,format,hash,hex,id,isinstance,issubclass,len,memoryview}
         builtins.{oct,ord,pow,repr,round,sum} types.{NoneType,EllipsisType,GenericAlias,UnionType} string.Template
-        re._compile
+        re._compile signal.{Signals,Handlers,Sigmasks}
     """,
     "makes a plain container": """
         builtins.{dict,frozenset,list,tuple,enumerate,reversed,zip}
@@ -249,9 +253,10 @@ _VALUES: Mapping[str, str] = {
         {pytorch_lightning,lightning.pytorch}.utilities.parsing.AttributeDict
         {lightning_fabric,lightning.fabric}.utilities.data.AttributeDict
     """,
-    "makes an exception, without raising it": _EXCEPTIONS
-    + " traceback.{StackSummary,FrameSummary}"
-    + " huggingface_hub.errors.{EntryNotFoundError,RepositoryNotFoundError}",
+    "makes an exception that torch does not take, without raising it": """
+        builtins.{EnvironmentError,IOError} huggingface_hub.errors.{EntryNotFoundError,RepositoryNotFoundError}
+    """,
+    "binds values to something that is named beside it": "functools.partial",
     "names the elements of a tensor of TorchScript": " ".join(f"torch.{name}" for name in SCRIPTED_STORAGE_CLASSES),
     "makes a plain number": "decimal.Decimal _decimal.Decimal _pydecimal.Decimal fractions.Fraction",
     "makes a date or time": "datetime.{date,datetime,time,timedelta,timezone,tzinfo}",
@@ -363,7 +368,7 @@ _VALUES: Mapping[str, str] = {
         torch.distributed.checkpoint.storage.WriteResult
     """,
     "describes how a tensor is spread over machines": """
-        torch.distributed.device_mesh.DeviceMesh torch.distributed._mesh_layout.{_FlatLayout,_MeshLayout}
+        torch.distributed.device_mesh.DeviceMesh
         torch.distributed.{_tensor,tensor}.{DTensor,_api.DTensor,api.DTensor}
         torch.distributed.{_tensor,tensor}._dtensor_spec.{DTensorSpec,ShardOrderEntry,TensorMeta}
         torch.distributed.{_tensor,tensor}.placement_types.{Partial,Replicate,Shard,_Partial,_StridedShard}
@@ -375,7 +380,7 @@ _VALUES: Mapping[str, str] = {
         torch.distributed._shard.sharding_spec.api.EnumerableShardingSpec
         torch.distributed._shard.sharding_spec.chunk_sharding_spec.ChunkShardingSpec
         torch.distributed.fsdp.api.{BackwardPrefetch,CPUOffload,MixedPrecision,ShardingStrategy,StateDictType}
-        torch.nested._internal.nested_tensor.{NestedTensor,_rebuild_njt} torch._dynamo.decorators._DimRange
+        torch._dynamo.decorators._DimRange
     """,
     "makes a list of the TorchScript program in the file": """
         torch.jit._pickle.build_{boollist,doublelist,intlist,tensor_from_id,tensorlist}
@@ -418,7 +423,7 @@ _RUNNING: Mapping[str, str] = {
         builtins.{eval,exec,execfile} code.* codeop.* timeit.* doctest.* runpy.* idlelib.* lib2to3.* IPython.*
         ipykernel.* rlcompleter.* new.{classobj,code,function,instance,instancemethod,module}
         code.{InteractiveConsole,InteractiveInterpreter} timeit.{timeit,repeat,Timer} gettext.c2py
-        typing.{_eval_type,get_type_hints} typing.ForwardRef._evaluate numpy.testing.*
+        typing.{_eval_type,get_type_hints,ForwardRef,ForwardRef._evaluate} numpy.testing.*
         numpy.{test,_pytesttester.PytestTester} numpy.lib.utils.safe_eval sympy.{sympify,lambdify}
         sympy.core.sympify.* sympy.parsing.* sympy.utilities.lambdify.* numexpr.* asteval.* pandas.eval
         pandas.core.computation.* pandas.{DataFrame,core.frame.DataFrame}.{eval,query} PIL.ImageMath.* jinja2.* mako.*
@@ -440,7 +445,8 @@ _RUNNING: Mapping[str, str] = {
     "compiles and runs machine code": """
         ctypes.* _ctypes.* cffi.* _cffi_backend.* numba.* llvmlite.* triton.* cupy.* pyximport.* Cython.*
         numpy.ctypeslib.* numpy.f2py.* numpy.distutils.* torch.utils.{cpp_extension,hipify,_cpp_extension_versioner}.*
-        torch.cuda.{_compile_kernel,jiterator} torch.cuda.{jiterator,tunable,_utils}.* torch._native.*
+        torch.cuda.{_compile_kernel,jiterator} torch.cuda.{jiterator,tunable,_utils,memory}.*
+        torch._native.*
         tensorflow.{load_library,load_op_library,py_function,numpy_function}
     """,
     "traces, compiles or runs a program": """
@@ -475,7 +481,8 @@ _REACHING: Mapping[str, str] = {
     """,
     "reads, sets or deletes any attribute": """
         builtins.{getattr,setattr,delattr,hasattr,super,property,classmethod,staticmethod}
-        operator.{attrgetter,itemgetter,delitem,setitem}
+        operator.{attrgetter,itemgetter,delitem,setitem} builtins.str.{format,format_map} string.Formatter.*
+        string.Formatter
     """,
     "takes apart, changes or calls what it is given": "operator.* _operator.*",
     "makes functions, classes or modules": """
@@ -485,7 +492,8 @@ _REACHING: Mapping[str, str] = {
     """,
     "calls what it is given": """
         builtins.{map,filter,iter,next,apply,min,max,sorted} operator.{call,methodcaller}
-        functools.{partial,partialmethod,reduce} functools.* _functools.*
+        functools.{partialmethod,reduce} functools.* _functools.* copy.{copy,deepcopy,_reconstruct}
+        heapq.{merge,nlargest,nsmallest} abc.ABCMeta.register
         itertools.{starmap,accumulate,takewhile,dropwhile,filterfalse,groupby,tee,zip_longest} contextlib.*
         codecs.{register,register_error,lookup} copyreg.{pickle,constructor,add_extension}
         numpy.{apply_along_axis,apply_over_axes,fromfunction,frompyfunc,fromiter,piecewise,vectorize}
@@ -496,7 +504,7 @@ _REACHING: Mapping[str, str] = {
         torch.utils.checkpoint.* torch.utils._pytree.* torch.utils._cxx_pytree.* torch.overrides.*
         torch.cuda.{_lazy_call,_lazy_init}
     """,
-    "ends the process": "builtins.{exit,quit}",
+    "ends or stops the process": "builtins.{exit,quit} time.sleep",
     "waits for input": """
         builtins.{input,raw_input} getpass.* readline.* cmd.* curses.* tkinter.* _tkinter.* turtle.* turtledemo.*
     """,

@@ -11,7 +11,7 @@ import re
 from mmap import mmap
 
 from manifest.checkpoint.contents import Candidate, Container, Contents, alone
-from manifest.checkpoint.escaping import printable, writable
+from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.placing import check_expansion
 from manifest.checkpoint.sniffing import Sniffed
@@ -65,7 +65,7 @@ def read(mapping: mmap) -> Contents:
     records = tuple(read_records(mapping, lambda _: True, case_matters=True).values())
     for record in records:
         name = record.name.removesuffix(_SUFFIX)
-        if not name or writable(name) != name:
+        if not name:
             raise _malformed(f"the archive has the name '{printable(record.name)}', which is none of an array")
         array = _array(mapping, name, record)
         if isinstance(array, StridedTensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 import manifest
 from manifest.errors import ArchitectureError, InputError
+from manifest.findings import Severity
 from manifest.sidecars import Sidecars, read_manifest
 
 
@@ -194,3 +196,23 @@ def test_load_rebuilds_exactly_however_much_is_verified(verify: Any, digits_mode
     assert torch.equal(loaded.visual.proj, digits_model.visual.proj)
     assert torch.equal(loaded.attn_mask, digits_model.attn_mask)
     assert read_manifest(tmp_path / "x.pt").architecture.activations["visual"] == {"QuickGELU": 4}
+
+
+class _Trap:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.fspath(self.file),)
+
+
+def test_checkpoint_with_code_beside_its_weights_fails_verify_and_still_loads_without_running_it(
+    digits_model: Any, tmp_path: Path
+) -> None:
+    path, sprung = tmp_path / "x.pt", tmp_path / "sprung"
+    manifest.save(digits_model, path, extras={"callback": _Trap(sprung)})
+    report = manifest.verify(path, fast=True)
+    assert [item.rule for item in report.findings() if item.severity is Severity.ERROR] == ["F010"]
+    loaded = manifest.load(path)
+    assert not sprung.exists()
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in digits_model.state_dict().items())

@@ -352,11 +352,17 @@ ARRAYS = [
         "an array by a name that is no text",
         numpy(lambda _: archive([Entry(b"\xff.npy", GOOD_ARRAY)])),
         "F002",
+        "impossible name",
+    ),
+    Row(
+        "an array without a name",
+        numpy(lambda _: archive([Entry(b".npy", GOOD_ARRAY)])),
+        "F002",
         "which is none of an array",
     ),
     Row(
         "two arrays by one name",
-        numpy(lambda _: archive([Entry(b"w.npy", GOOD_ARRAY), Entry(b"W.npy", GOOD_ARRAY)])),
+        numpy(lambda _: archive([Entry(b"w.npy", GOOD_ARRAY), Entry(b"w.npy", GOOD_ARRAY)])),
         "F002",
         "one name to some readers",
     ),

@@ -254,7 +254,7 @@ CODE = [
         "functools.partial",
         odd(lambda f: named("functools.partial") + named("os.system") + text(shell(f)) + b"\x86R" + b")R"),
         "unsafe",
-        "functools.partial, os.system",
+        "os.system",
     ),
     Row("a call that is dropped", first(call), "unsafe", "os.system"),
     Row("a call as the key of a dictionary", odd(lambda f: b"}" + call(f) + b"Ns"), "unsafe", "os.system"),
