@@ -6,13 +6,17 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 SECONDS ?= 60
 
-.PHONY: demo test lint bench fuzz schemas fixtures packages clean
+.PHONY: demo test sweep lint bench fuzz schemas fixtures packages clean
 
 demo: $(READY)
 	$(RUN) fixtures/demo.py
 
 test: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+
+# Every model of every library, and the largest at full size; an ordinary `make test` does a sample.
+sweep: $(READY)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup tests/sweep --whole
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

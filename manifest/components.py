@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from manifest.checkpoint import Checkpoint, StoredTensor
 from manifest.digests import weights_digest
-from manifest.document import Component, Status, Training, component_tensors
+from manifest.document import Component, Status, Training, component_tensors, prefixes
 from manifest.findings import Finding, Severity, finding
 
 _FEWEST_NORMS = 2
@@ -47,7 +47,7 @@ def assess(
         components.append(
             Component(
                 role=role,
-                prefixes=prefixes(names, roles),
+                prefixes=prefixes(names, [name for name in roles if roles[name] != role]),
                 expected=len(names),
                 present=len(present),
                 missing=missing if status is Status.PARTIAL else [],
@@ -112,21 +112,6 @@ def shortened(names: Sequence[str], limit: int = 3) -> str:
     """Some names and how many more there are, for a message."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")
-
-
-def prefixes(names: Sequence[str], roles: Mapping[str, str]) -> list[str]:
-    """The fewest prefixes that cover a component's names and no other component's.
-
-    A prefix that ends in a dot stands for all names below it; any other is a name.
-    """
-    role = roles[names[0]]
-    others = [name for name in roles if roles[name] != role]
-    taken = {other[: i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
-    covering = dict.fromkeys(
-        next((name[: i + 1] for i, letter in enumerate(name) if letter == "." and name[: i + 1] not in taken), name)
-        for name in names
-    )
-    return sorted(covering)
 
 
 def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:

@@ -32,6 +32,10 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class _Part(BaseModel):
     """Unknown fields are kept, so that a later minor version survives a round trip; `strict` reading refuses them."""
 
@@ -82,6 +86,8 @@ class Weights(_Part):
 
 
 class Preprocess(_Part):
+    """How a photograph becomes a tensor; `size` is (height, width) of what the model sees."""
+
     size: list[int]
     mode: str = "RGB"
     mean: list[float]
@@ -89,6 +95,14 @@ class Preprocess(_Part):
     interpolation: str
     resize_mode: str
     fill_color: int = 0
+    crop_pct: float | None = Field(
+        default=None, exclude_if=_is_none, description="Share of the resized image that the crop keeps."
+    )
+    crop_mode: str | None = Field(default=None, exclude_if=_is_none)
+    resize: list[int] | None = Field(
+        default=None, exclude_if=_is_none, description="Size before cropping: the short side, or both."
+    )
+    antialias: bool | None = Field(default=None, exclude_if=_is_none)
 
 
 class Tokenizer(_Part):
@@ -102,8 +116,23 @@ class Tokenizer(_Part):
 
 
 class Operators(_Part):
+    """The ATen operators of one forward pass, views left out."""
+
     digest: Digest
     counts: dict[str, int]
+    random: list[str] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="Those that draw random numbers, in eval mode: none in a sound model.",
+    )
+
+
+class ModuleRecord(_Part):
+    """Modules of one class and one set of hyper-parameters, whose paths differ in numbers only."""
+
+    path: str = Field(description="Such as `transformer.resblocks.{0..11}.mlp.gelu`; `.` for the model itself.")
+    class_name: str = Field(alias="class")
+    settings: dict[str, str] = Field(default_factory=dict, description="Hyper-parameters as text.")
 
 
 class Mode(StrEnum):
@@ -123,12 +152,27 @@ class Architecture(_Part):
     arguments: dict[str, Any] = Field(default_factory=dict, description="As given at creation, defaults left out.")
     config: dict[str, Any] = Field(description="Resolved: what the model class was constructed with.")
     activations: dict[str, dict[str, int]] = Field(description="By tower: activation class and how many.")
-    preprocess: Preprocess
-    tokenizer: Tokenizer
+    preprocess: Preprocess | None = Field(
+        default=None, description="Null where it is no part of the model, or part of the module itself."
+    )
+    tokenizer: Tokenizer | None = None
     precision: str
+    frozen: list[str] | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="Parameters that take no gradient, or how their names begin when ending in a dot; "
+        "null where the family's builder decides.",
+    )
     mode: Mode = Field(description="Mode the model was in when it was saved.")
     structure: Digest
-    operators: Operators
+    modules: list[ModuleRecord] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="What `structure` is the digest of, like modules together.",
+    )
+    operators: Operators | None = Field(
+        default=None, description="Null where a forward pass cannot be traced without weights."
+    )
 
 
 class Status(StrEnum):
@@ -203,6 +247,14 @@ class Parent(_Part):
 
 class Provenance(_Part):
     pretrained: str | None = Field(default=None, description="Tag, or file name, that the weights started from.")
+    categories: list[str] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="Names of the classes that those weights tell apart, in order.",
+    )
+    conversions: list[str] = Field(
+        default_factory=list, exclude_if=_is_empty, description="What was done to weights to make them fit, as asked."
+    )
     parents: list[Parent] = Field(default_factory=list)
     git_commit: str | None = None
 
@@ -246,6 +298,17 @@ def component_tensors(prefixes: Iterable[str], names: Iterable[str]) -> list[str
     exact = {prefix for prefix in prefixes if not prefix.endswith(".")}
     starts = tuple(prefix for prefix in prefixes if prefix.endswith("."))
     return [name for name in names if name in exact or (starts and name.startswith(starts))]
+
+
+def prefixes(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """The fewest prefixes by which `component_tensors` finds these names and no others."""
+    taken = {other[: i + 1] for other in others for i, letter in enumerate(other) if letter == "."}
+    return sorted(
+        {
+            next((name[: i + 1] for i, letter in enumerate(name) if letter == "." and name[: i + 1] not in taken), name)
+            for name in names
+        }
+    )
 
 
 def activation_words(activations: Mapping[str, Mapping[str, int]]) -> str:

@@ -358,6 +358,13 @@ RULES: dict[str, Rule] = {
             "Set the flags that the manifest records before comparing outputs.",
         ),
         Rule(
+            "E003",
+            "library-builds-otherwise",
+            _N,
+            "Another version of a library describes or computes the same model by other steps.",
+            "Nothing, as long as the golden outputs agree; if they do not, install the recorded versions.",
+        ),
+        Rule(
             "G001",
             "outputs-differ",
             _E,

@@ -12,6 +12,7 @@ from torch import nn
 from manifest.checkpoint import Checkpoint, StoredTensor
 from manifest.components import shortened
 from manifest.errors import ArchitectureError
+from manifest.structure import ties
 
 
 def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
             f"The weights of {checkpoint.path.name} do not fit the architecture ({'; '.join(problems)}); "
             "name the architecture that they were trained in."
         )
-    tied = _ties(module)
+    tied = ties(module)
     values = {}
     for name, slot in module.state_dict().items():
         if name in checkpoint.tensors:
@@ -74,14 +75,3 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
     for name, first in tied.items():
         path, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(path), attribute, module.get_parameter(first))
-
-
-def _ties(module: nn.Module) -> dict[str, str]:
-    """Parameters that are the very object of an earlier one: name → the first name."""
-    first: dict[int, str] = {}
-    tied = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        original = first.setdefault(id(parameter), name)
-        if original != name:
-            tied[name] = original
-    return tied

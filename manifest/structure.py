@@ -1,14 +1,19 @@
 """Fingerprints of a module without regard to its weights: what it is made of, and what it runs.
 
-The structure is a line a module: path, class, hyper-parameters; it is readable, and two of them can be compared line by
-line. The operators are the ATen calls of one forward pass on the meta device: no weights, no arithmetic.
+The structure is a line a module: path, class, hyper-parameters; it is readable, and two of them can be compared module
+by module. The operators are the ATen calls of one forward pass on the meta device: no weights, no arithmetic. Views are
+left out and in-place forms counted as plain ones, since versions of torch differ in these while computing the same.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -17,7 +22,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifest.digests import text_digest
-from manifest.document import Operators
+from manifest.document import ModuleRecord, Operators
+from manifest.errors import ArchitectureError
 
 _NOT_STRUCTURE = frozenset(
     {
@@ -37,44 +43,207 @@ _NOT_STRUCTURE = frozenset(
 )
 
 
-def structure(module: nn.Module) -> list[str]:
-    """The module tree as text: `path: Class(hyper-parameter=value, …)`, one line a module, in order of definition.
+@dataclass(frozen=True)
+class Part:
+    """One module of a tree.
 
-    Hyper-parameters are the plain public attributes of each module (numbers, strings, flags, tuples and dicts of them,
-    and names of functions and classes), so custom modules need no `extra_repr`.
+    Attributes:
+        path: Attributes that lead to it, joined with dots; `.` for the tree itself.
+        class_name: Name of its class, without the class's module, which moves between versions of a library.
+        settings: Its hyper-parameters as text.
+    """
+
+    path: str
+    class_name: str
+    settings: Mapping[str, str]
+
+    @property
+    def description(self) -> str:
+        """`Class(name=value, …)`."""
+        return f"{self.class_name}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.description}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One module in which two trees differ; None where a tree has no such module."""
+
+    before: Part | None
+    after: Part | None
+
+    @property
+    def path(self) -> str:
+        return (self.before or self.after).path  # type: ignore[union-attr]
+
+    @property
+    def words(self) -> str:
+        """What differs: whole descriptions where the class does, else the hyper-parameters that do."""
+        if self.before is None or self.after is None:
+            part, verb = (self.before, "missing") if self.after is None else (self.after, "added")
+            return f"{part.description} ({verb})"  # type: ignore[union-attr]
+        if self.before.class_name != self.after.class_name:
+            return f"{self.before.description} → {self.after.description}"
+        then, now = self.before.settings, self.after.settings
+        return ", ".join(
+            f"{name} {then.get(name, 'unset')} → {now.get(name, 'unset')}"
+            for name in sorted(then.keys() | now.keys())
+            if then.get(name) != now.get(name)
+        )
+
+    @property
+    def is_of_vocabulary(self) -> bool:
+        """Whether only the sets of hyper-parameters differ, as they do when a library learns a new one."""
+        if self.before is None or self.after is None or self.before.class_name != self.after.class_name:
+            return False
+        common = self.before.settings.keys() & self.after.settings.keys()
+        return all(self.before.settings[name] == self.after.settings[name] for name in common)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.words}"
+
+
+_IN_PLACE = re.compile(r"(?<=[a-z0-9])_(\.|$)")
+_ONLY_COPIES = frozenset(
+    {"aten.empty.memory_format"}
+    | {
+        f"aten.{name}.default"
+        for name in (
+            *("_unsafe_view", "_reshape_alias", "clone", "contiguous", "detach", "lift_fresh"),
+            *("empty_like", "empty_strided", "new_empty", "new_empty_strided"),
+        )
+    }
+)
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_RANGE = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}")
+_MOST_MODULES = 200_000
+
+
+def structure(module: nn.Module) -> list[Part]:
+    """The module tree, one part a module, in order of definition.
+
+    Hyper-parameters are the plain public attributes of each module (numbers, strings, flags, tuples, lists and dicts of
+    them, and names of functions and classes), so custom modules need no `extra_repr`.
     """
     return [
-        f"{path or '.'}: {type(child).__name__}({_hyperparameters(child)})" for path, child in module.named_modules()
+        Part(path or ".", type(child).__name__, _hyperparameters(child))
+        for path, child in module.named_modules(remove_duplicate=False)
     ]
 
 
-def structure_digest(lines: Sequence[str]) -> str:
-    """Digest of the lines of `structure`."""
-    return text_digest(lines)
+def structure_digest(parts: Sequence[Part]) -> str:
+    """Digest of a tree's lines."""
+    return text_digest(map(str, parts))
 
 
-def first_difference(expected: Sequence[str], found: Sequence[str]) -> str | None:
-    """The first line in which two structures differ, as `path: this → that`; None when they are equal."""
-    for one, other in zip(expected, found, strict=False):
-        if one != other:
-            path, _, description = one.partition(": ")
-            other_path, _, other_description = other.partition(": ")
-            return f"{path}: {description} → {other_description}" if path == other_path else f"{one} → {other}"
-    if len(expected) != len(found):
-        longer, verb = (expected, "missing") if len(expected) > len(found) else (found, "added")
-        return f"{longer[min(len(expected), len(found))]} ({verb})"
-    return None
+def changes(expected: Sequence[Part], found: Sequence[Part]) -> list[Change]:
+    """The modules in which two trees differ, in the order of the first, then of the second."""
+    then, now = ({part.path: part for part in parts} for parts in (expected, found))
+    return [Change(then.get(path), now.get(path)) for path in {**then, **now} if _differ(then.get(path), now.get(path))]
+
+
+def grouped(differences: Sequence[Change], limit: int = 3) -> str:
+    """Changes for a message, like ones together: `…resblocks.{0..11}.mlp.gelu: GELU() → QuickGELU()`."""
+    alike: dict[str, list[str]] = {}
+    for change in differences:
+        alike.setdefault(change.words, []).append(change.path)
+    lines = [f"{path}: {words}" for words, paths in alike.items() for path in fold(paths)]
+    more = f" and {len(lines) - limit} more" if len(lines) > limit else ""
+    return "; ".join(lines[:limit]) + more
+
+
+def outline(parts: Sequence[Part]) -> list[ModuleRecord]:
+    """A tree in few words: modules that differ in the numbers of their paths only share a record."""
+    alike: dict[tuple[str, ...], list[Part]] = {}
+    for part in parts:
+        template = _NUMBER.sub("*", part.path)
+        alike.setdefault((template, part.description), []).append(part)
+    return [
+        ModuleRecord.model_validate({"path": path, "class": same[0].class_name, "settings": same[0].settings})
+        for same in alike.values()
+        for path in fold([part.path for part in same])
+    ]
+
+
+def unfold(records: Iterable[ModuleRecord]) -> list[Part]:
+    """The parts of an outline.
+
+    Raises:
+        ArchitectureError: It stands for more modules than any model has.
+    """
+    parts: list[Part] = []
+    for record in records:
+        ranges = [range(int(first), int(last) + 1) for first, last in _RANGE.findall(record.path)]
+        if len(parts) + math.prod(map(len, ranges)) > _MOST_MODULES:
+            raise ArchitectureError(
+                f"The manifest lists more than {_MOST_MODULES:,} modules; get it from a source you trust."
+            )
+        between = _RANGE.sub("\0", record.path).split("\0")
+        parts += [
+            Part(_interleaved(between, map(str, numbers)), record.class_name, record.settings)
+            for numbers in itertools.product(*ranges)
+        ]
+    return parts
+
+
+def fold(paths: Sequence[str]) -> list[str]:
+    """Paths with runs of numbers in them written as ranges: `blocks.0.mlp`, `blocks.1.mlp` → `blocks.{0..1}.mlp`."""
+    alike: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for path in paths:
+        alike.setdefault(tuple(_NUMBER.split(path)), []).append(tuple(map(int, _NUMBER.findall(path))))
+    return [_interleaved(between, numbers) for between, found in alike.items() for numbers in _runs(sorted(found))]
+
+
+def _interleaved(between: Sequence[str], numbers: Iterable[str]) -> str:
+    return "".join(itertools.chain.from_iterable(itertools.zip_longest(between, numbers, fillvalue="")))
+
+
+def _runs(numbers: Sequence[tuple[int, ...]]) -> list[tuple[str, ...]]:
+    """Tuples of numbers as tuples of ranges that cover them and nothing else."""
+    if not numbers or not numbers[0]:
+        return [()]
+    tails: dict[int, list[tuple[int, ...]]] = {}
+    for first, *rest in numbers:
+        tails.setdefault(first, []).append(tuple(rest))
+    runs: list[tuple[int, int]] = []
+    for first, tail in tails.items():
+        if runs and runs[-1][1] == first - 1 and tails[first - 1] == tail:
+            runs[-1] = (runs[-1][0], first)
+        else:
+            runs.append((first, first))
+    return [
+        (str(first) if first == last else f"{{{first}..{last}}}", *others)
+        for first, last in runs
+        for others in _runs(tails[first])
+    ]
+
+
+def _differ(one: Part | None, other: Part | None) -> bool:
+    return one is None or other is None or one.description != other.description
+
+
+def ties(module: nn.Module) -> dict[str, str]:
+    """Parameters that are the very object of an earlier one: name → the first name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        original = first.setdefault(id(parameter), name)
+        if original != name:
+            tied[name] = original
+    return tied
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The operators of one forward pass, in order."""
+    """The operators of one forward pass, in order, and which of them draw random numbers."""
 
     operators: tuple[str, ...]
+    random: frozenset[str] = frozenset()
 
     def record(self) -> Operators:
         counts = dict(sorted(Counter(self.operators).items()))
-        return Operators(digest=text_digest(self.operators), counts=counts)
+        return Operators(digest=text_digest(self.operators), counts=counts, random=sorted(self.random))
 
 
 def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
@@ -88,19 +257,24 @@ def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
     ghost = _on_meta(module).eval()
     with torch.no_grad(), recorder:
         forward(ghost)
-    return Trace(tuple(recorder.operators))
+    return Trace(tuple(recorder.operators), frozenset(recorder.random))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[str] = []
+        self.random: set[str] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         del types
-        self.operators.append(str(func))
+        name = _IN_PLACE.sub(r"\1", str(func))
+        if not (func.is_view or name in _ONLY_COPIES):
+            self.operators.append(name)
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self.random.add(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -113,14 +287,14 @@ def _on_meta(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _hyperparameters(module: nn.Module) -> str:
+def _hyperparameters(module: nn.Module) -> dict[str, str]:
     attributes = {
         name: value
         for name, value in vars(module).items()
         if not name.startswith("_") and name not in _NOT_STRUCTURE and not isinstance(value, torch.Tensor)
     }
     shown = {name: _plain(value) for name, value in attributes.items()}
-    return ", ".join(f"{name}={value}" for name, value in sorted(shown.items()) if value is not None)
+    return {name: value for name, value in sorted(shown.items()) if value is not None}
 
 
 def _plain(value: object) -> str | None:
@@ -135,11 +309,14 @@ def _plain(value: object) -> str | None:
         return _plain({field.name: getattr(value, field.name) for field in fields(value)})
     if isinstance(value, list | tuple):
         items = [_plain(item) for item in value]
-        return None if None in items else f"({', '.join(map(str, items))})"
+        opening, closing = "()" if isinstance(value, tuple) else "[]"
+        return None if None in items else f"{opening}{', '.join(map(str, items))}{closing}"
     if isinstance(value, dict):
         pairs = {str(key): _plain(item) for key, item in value.items()}
         return f"{{{', '.join(f'{key}: {item}' for key, item in sorted(pairs.items()) if item is not None)}}}"
     if isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
-        function = getattr(value, "func", value)  # a functools.partial is named for what it calls
-        return getattr(function, "__name__", type(function).__name__)
+        if isinstance(value, functools.partial):
+            bound = "".join(f", {name}={_plain(item)}" for name, item in sorted(value.keywords.items()))
+            return f"partial({_plain(value.func)}{bound})"
+        return getattr(value, "__name__", type(value).__name__)
     return None

@@ -6,6 +6,7 @@ A family is added by one file and one line in `_BUILT_IN`, or, from outside this
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,11 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from manifest.document import Architecture, Operators
+from manifest.document import Architecture, Operators, Reading
 from manifest.errors import ArchitectureError
 from manifest.golden.probe import Inputs
 
-_BUILT_IN = {"open_clip": "manifest.families.open_clip:FAMILY"}
+_BUILT_IN = {"open_clip": "open_clip"}
+"""Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
 
 
@@ -35,6 +37,7 @@ class Creation:
         pretrained: Tag or path of the weights it started from.
         parents: Checkpoints with manifests it started from: file name and weights digest.
         architecture: What it was built from, when that is known already.
+        family: Which family made it, where only the call can tell.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Creation:
     pretrained: str | None = None
     parents: tuple[tuple[str, str | None], ...] = ()
     architecture: Architecture | None = None
+    family: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,13 @@ class Difference:
 
 
 class Family(Protocol):
-    """What this package needs to know of a model library."""
+    """What this package needs to know of a model library; `families.adapter.Adapter` does most of it."""
 
     name: str
+    float32: frozenset[str]
+    """Its names of precisions whose weights are float32."""
+    rows: Mapping[str, str]
+    """Outputs with a row for each sample: name of the output → which of the inputs the samples are."""
 
     def recognises(self, module: nn.Module) -> bool:
         """Whether this family made the module."""
@@ -90,6 +98,9 @@ class Family(Protocol):
         Raises:
             InputError: It is not a config of this library.
         """
+
+    def create(self, creation: Creation) -> nn.Module:
+        """What the library's own builder makes of a call, weights and all."""
 
     def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
         """The architecture of a live module, proved by rebuilding it.
@@ -111,8 +122,8 @@ class Family(Protocol):
     def activations(self, module: nn.Module) -> dict[str, dict[str, int]]:
         """Activation modules by tower: class name (with GELU's approximation) and how many."""
 
-    def operators(self, module: nn.Module) -> Operators:
-        """The operator fingerprint of answering one small question."""
+    def operators(self, module: nn.Module) -> Operators | None:
+        """The operator fingerprint of answering one small question; None where that needs values."""
 
     def roles(self, names: Iterable[str]) -> dict[str, str]:
         """The component role of each tensor name."""
@@ -120,11 +131,11 @@ class Family(Protocol):
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         """Preprocessing (a PIL image → tensor) and tokenizer (prompts → token ids) as recorded.
 
-        The tokenizer is None where its vocabulary is not at hand.
+        None for what the model has not, or whose vocabulary is not at hand.
         """
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs:
-        """A probe through the recorded preprocessing and tokenizer.
+    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs | None:
+        """A probe through the recorded preprocessing and tokenizer, None where the family has none for this model.
 
         Args:
             architecture: Of the model that is asked.
@@ -132,11 +143,13 @@ class Family(Protocol):
                 tokenizer, another one comes back, with its own name.
         """
 
-    def outputs(self, module: nn.Module, images: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the module says to images and prompts, by the name of the output."""
+    def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """What the module says to a probe, by the name of the output."""
 
-    def probabilities(self, module: nn.Module, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """What a person reads off the outputs: (images, prompts) probabilities."""
+    def readings(
+        self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
+    ) -> list[Reading]:
+        """What a person reads off the outputs: for each photograph, probabilities by prompt or category."""
 
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         """Architectures that the same weights fit and that give other outputs."""
@@ -153,15 +166,14 @@ def family(name: str) -> Family:
         ArchitectureError: There is none; the message lists those there are.
     """
     if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        found: Family = getattr(import_module(module), attribute)
+        found: Family = import_module(f"manifest.families.{name}").FAMILY
         return found
     for entry in entry_points(group="manifest.families", name=name):
         loaded: Family = entry.load()
         return loaded
-    known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families"))})
     raise ArchitectureError(
-        f"No family is called {name!r}, expected one of {', '.join(known)}; install the package that adds it."
+        f"No family is called {name!r}, expected one of {', '.join(sorted(_names()))}; "
+        "install the package that adds it."
     )
 
 
@@ -171,14 +183,20 @@ def family_of(module: nn.Module) -> Family:
     Raises:
         ArchitectureError: None did.
     """
-    names = [*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families"))]
-    for name in names:
-        if family(name).recognises(module):
+    creation = creation_of(module)
+    if creation is not None and creation.family is not None:
+        return family(creation.family)
+    for name in _names():
+        if _BUILT_IN.get(name, "torch") in sys.modules and family(name).recognises(module):
             return family(name)
     raise ArchitectureError(
         f"A {type(module).__module__}.{type(module).__name__} is of no known family, "
-        f"expected a model of {', '.join(names)}; save the model itself, not a wrapper of your own."
+        f"expected a model of {', '.join(_names())}; save the model itself, not a wrapper of your own."
     )
+
+
+def _names() -> list[str]:
+    return [*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families"))]
 
 
 def unwrap(module: nn.Module) -> nn.Module:

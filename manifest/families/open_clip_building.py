@@ -1,7 +1,7 @@
-"""From an open_clip creation call, or a recorded architecture, to a module without weights.
+"""From an open_clip creation call to a draft, and from a draft to a module.
 
 `resolve` follows the steps of `open_clip.create_model` 3.3 in their order, up to the point where it would construct the
-model; `construct` does that, on the meta device. Sizes are checked first, since a record may come from anyone.
+model; `construct` does that. Sizes are checked first, since a record may come from anyone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -18,11 +18,10 @@ from open_clip import factory
 from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
 from torch import nn
 
-from manifest.document import Architecture
 from manifest.errors import ArchitectureError, UnknownModelError
 from manifest.families import Creation
-from manifest.families.empty_build import without_weights
-from manifest.structure import first_difference, structure
+from manifest.families.adapter import Draft
+from manifest.families.values import as_data, from_data
 
 CLASSES: dict[str, type[nn.Module]] = {
     "CLIP": CLIP,
@@ -31,33 +30,14 @@ CLASSES: dict[str, type[nn.Module]] = {
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16", "amp", "amp_bf16", "amp_bfloat16")
 """open_clip builds float32 for any other name, without a word."""
+_WHERE_NOT_WHAT = frozenset({"pretrained", "device", "cache_dir", "load_weights", "jit", "require_pretrained"})
+"""Arguments of `create_model` that say where weights come from or go, not what the model is."""
+_PATHS = frozenset({"pretrained_image_path", "pretrained_text_path"})
 _LARGEST = {"context_length": 1 << 13, "layers": 1 << 10, "image_size": 1 << 13, "attn_pooler_queries": 1 << 14}
 _LARGEST_OTHERWISE = 1 << 21
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """What an architecture might be, before it is proved."""
-
-    name: str | None
-    class_name: str
-    config: dict[str, Any]
-    precision: str
-    image_size: Any = None
-
-
-def proposal_of(architecture: Architecture) -> Proposal:
-    """A recorded architecture as a proposal."""
-    return Proposal(
-        name=architecture.name,
-        class_name=architecture.class_name,
-        config=architecture.config,
-        precision=architecture.precision,
-        image_size=architecture.arguments.get("force_image_size"),
-    )
-
-
-def resolve(creation: Creation) -> Proposal:
+def resolve(creation: Creation) -> Draft:
     """What `open_clip.create_model` would construct for a call.
 
     Raises:
@@ -94,27 +74,23 @@ def resolve(creation: Creation) -> Proposal:
         config["output_dict"] = True
     precision = arguments.get("precision")
     precision = precision if precision in PRECISIONS else "fp32"
-    return Proposal(name, class_name, config, precision, arguments.get("force_image_size"))
+    return Draft(name, class_name, as_data(config, "config"), _recorded(arguments), precision)
 
 
-def construct(proposal: Proposal) -> nn.Module:
-    """The module of a proposal: parameters on the meta device, buffers for real.
+def construct(draft: Draft) -> nn.Module:
+    """The module of a draft.
 
     Raises:
         ArchitectureError: A size is beyond what any model has.
     """
-    config = deepcopy(proposal.config)
+    config = from_data(draft.config)
     _require_sane(config)
-    for tower in ("vision_cfg", "text_cfg"):
-        if isinstance(config[tower].get("image_size"), list):  # JSON has no tuples, and open_clip asks for one
-            config[tower]["image_size"] = tuple(config[tower]["image_size"])
     timm = "timm_model_name" in config["vision_cfg"]
-    with without_weights():
-        module = CLASSES[proposal.class_name](**config, cast_dtype=get_cast_dtype(proposal.precision))
-        factory._set_model_device_and_precision(module, None, proposal.precision, timm)
-        if timm and proposal.image_size is not None:
-            size = proposal.image_size
-            module.visual.set_input_size(tuple(size) if isinstance(size, list) else size)  # type: ignore[operator, union-attr]
+    size = from_data(draft.arguments.get("force_image_size"))
+    module = CLASSES[draft.class_name](**config, cast_dtype=get_cast_dtype(draft.precision))
+    factory._set_model_device_and_precision(module, None, draft.precision, timm)
+    if timm and size is not None:
+        module.visual.set_input_size(size)  # type: ignore[operator, union-attr]
     return module
 
 
@@ -124,21 +100,13 @@ def creation_signature() -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
-def first_departure(built: nn.Module, live: nn.Module) -> str | None:
-    """The first way in which a rebuilt module is not the live one."""
-    if difference := first_difference(structure(live), structure(built)):
-        return difference
-    mine, yours = _signature(live), _signature(built)
-    for name in sorted(mine.keys() | yours.keys()):
-        if mine.get(name) != yours.get(name):
-            return f"{name}: {mine.get(name, 'absent')} → {yours.get(name, 'absent')}"
-    return None
-
-
-def _signature(module: nn.Module) -> dict[str, str]:
+def _recorded(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that are not defaults and say what the model is, without directories."""
+    defaults = creation_signature()
     return {
-        name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-        for name, tensor in module.state_dict().items()
+        key: Path(value).name if key in _PATHS else as_data(value, key)
+        for key, value in arguments.items()
+        if key not in _WHERE_NOT_WHAT and not (key in defaults and value == defaults[key])
     }
 
 

@@ -18,9 +18,10 @@ from torch import nn
 
 from manifest.digests import text_digest
 from manifest.document import Preprocess, Tokenizer
-from manifest.errors import ArchitectureError, InputError
+from manifest.errors import ArchitectureError
 from manifest.families import Creation
-from manifest.families.open_clip_building import Proposal
+from manifest.families.adapter import Draft
+from manifest.families.values import as_data
 
 _TOKENIZER_ARGUMENTS = frozenset(
     {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language", "tokenizer_mode"}
@@ -29,9 +30,7 @@ _LARGEST_SIDE = 1 << 13  # pixels
 _LONGEST_CONTEXT = 1 << 13  # token ids a prompt
 
 
-def preprocess_of(
-    proposal: Proposal, built: nn.Module, live: nn.Module | None, creation: Creation | None
-) -> Preprocess:
+def preprocess_of(draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Preprocess:
     """The preprocessing that a live module carries, or that a creation call would give it."""
     if live is not None:
         cfg = getattr(live.visual, "preprocess_cfg", None)
@@ -43,8 +42,8 @@ def preprocess_of(
         return _preprocess_record(cfg)
     arguments = creation.arguments if creation else {}
     cfg = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), {})
-    if creation is not None and creation.pretrained and proposal.name and ":" not in proposal.name:
-        tag = registry_entry(proposal.name, creation.pretrained)
+    if creation is not None and creation.pretrained and draft.name and ":" not in draft.name:
+        tag = registry_entry(draft.name, creation.pretrained)
         cfg = open_clip.transform.merge_preprocess_dict(cfg, tag or {})
     elif creation is not None and ":" in creation.name:
         cfg = open_clip.transform.merge_preprocess_dict(cfg, _schema_preprocess(creation.name))
@@ -97,17 +96,17 @@ def preprocess_cfg(record: Preprocess) -> dict[str, Any]:
     }
 
 
-def tokenizer_of(proposal: Proposal, built: nn.Module) -> Tokenizer:
+def tokenizer_of(draft: Draft, built: nn.Module) -> Tokenizer:
     """The tokenizer that `open_clip.get_tokenizer` would choose, with its vocabulary's digest when it is at hand."""
-    text = proposal.config["text_cfg"]
+    text = draft.config["text_cfg"]
     length = context_length(built)
     arguments = as_data(text.get("tokenizer_kwargs") or {}, "tokenizer_kwargs")
     if text.get("hf_tokenizer_name"):
         if text.get("tokenizer_mode"):
             arguments["tokenizer_mode"] = text["tokenizer_mode"]
         record = _tokenizer_record("HFTokenizer", text["hf_tokenizer_name"], arguments, length)
-    elif "siglip" in (proposal.name or "").lower():
-        lowered = (proposal.name or "").lower()
+    elif "siglip" in (draft.name or "").lower():
+        lowered = (draft.name or "").lower()
         variant = "gemma" if "siglip2" in lowered else "mc4" if "i18n" in lowered else "c4-en"
         record = _tokenizer_record("SigLipTokenizer", variant, {}, length)
     elif text.get("vocab_size", 49408) >= 49408:
@@ -182,22 +181,3 @@ def context_length(module: Any) -> int:
 def pair(size: Any) -> tuple[int, int]:
     """A size as (height, width)."""
     return (int(size[0]), int(size[1])) if isinstance(size, Sequence) else (int(size), int(size))
-
-
-def as_data(value: Any, name: str) -> Any:
-    """A value as JSON would give it back."""
-    try:
-        return json.loads(json.dumps(value, default=_dataclass_or_fail))
-    except (TypeError, ValueError):
-        raise InputError(
-            f"Argument {name!r} is {value!r:.80}, which is no JSON value and cannot be recorded; "
-            "use numbers, strings, lists and dicts."
-        ) from None
-
-
-def _dataclass_or_fail(value: Any) -> Any:
-    from dataclasses import asdict, is_dataclass
-
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    raise TypeError

@@ -235,5 +235,5 @@ def _precision(model: nn.Module) -> str:
 def _square(size: Any) -> Any:
     """A size as configs write it: one number when both sides are equal."""
     if isinstance(size, list | tuple):
-        return int(size[0]) if size[0] == size[1] else [int(side) for side in size]
+        return int(size[0]) if size[0] == size[1] else tuple(int(side) for side in size)
     return int(size)

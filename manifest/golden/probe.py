@@ -1,12 +1,13 @@
 """Probes: the fixed inputs that golden outputs are answers to.
 
 `photos-and-prompts/1` is four photographs that ship with this package and eight prompts. Where a model's tokenizer
-lives on a hub and is not at hand, `photos-and-tokens/1` asks with token ids that need no vocabulary.
+lives on a hub and is not at hand, `photos-and-tokens/1` asks with token ids that need no vocabulary. `photos/1` is the
+photographs alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -19,6 +20,7 @@ from manifest.digests import tensor_digest, text_digest
 
 WITH_TOKENIZER = "photos-and-prompts/1"
 WITHOUT_TOKENIZER = "photos-and-tokens/1"
+PHOTOGRAPHS_ALONE = "photos/1"
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 PROMPTS = (
     "a photo of an astronaut",
@@ -38,17 +40,25 @@ class Inputs:
 
     Attributes:
         probe: Name of the probe, with its version.
-        images: Preprocessed photographs, float32 of shape (images, 3, height, width).
-        tokens: Prompts as token ids, int64 of shape (prompts, context length).
-        image_names: A name for each photograph.
-        prompts: The prompts, or a name for each row of tokens where no tokenizer is at hand.
+        tensors: By kind: `images`, float32 of shape (images, 3, height, width); `tokens`, int64 of shape (prompts,
+            context length).
+        names: A name for each row of each kind: of the photograph, the prompt, or the row of tokens where no tokenizer
+            is at hand.
     """
 
     probe: str
-    images: torch.Tensor
-    tokens: torch.Tensor
-    image_names: tuple[str, ...]
-    prompts: tuple[str, ...]
+    tensors: Mapping[str, torch.Tensor]
+    names: Mapping[str, tuple[str, ...]]
+
+    def one_by_one(self) -> Iterator[Inputs]:
+        """Every sample in a batch of its own; a kind that has fewer begins again."""
+        for index in range(max(map(len, self.tensors.values()))):
+            rows = {kind: index % len(tensor) for kind, tensor in self.tensors.items()}
+            yield Inputs(
+                self.probe,
+                {kind: tensor[rows[kind]][None] for kind, tensor in self.tensors.items()},
+                {kind: (names[rows[kind]],) for kind, names in self.names.items()},
+            )
 
 
 def photographs() -> dict[str, Image.Image]:
@@ -77,17 +87,24 @@ def photographs_and_prompts(
     """
     images = torch.stack([preprocess(photograph) for photograph in photographs().values()])
     if tokenizer is not None:
-        return Inputs(WITH_TOKENIZER, images, tokenizer(list(PROMPTS)), PHOTOGRAPHS, PROMPTS)
+        tokens = tokenizer(list(PROMPTS))
+        return Inputs(WITH_TOKENIZER, {"images": images, "tokens": tokens}, {"images": PHOTOGRAPHS, "tokens": PROMPTS})
     tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in PROMPTS])
     names = tuple(f"tokens {index}" for index in range(len(PROMPTS)))
-    return Inputs(WITHOUT_TOKENIZER, images, tokens, PHOTOGRAPHS, names)
+    return Inputs(WITHOUT_TOKENIZER, {"images": images, "tokens": tokens}, {"images": PHOTOGRAPHS, "tokens": names})
+
+
+def photographs_alone(preprocess: Callable[[Image.Image], torch.Tensor]) -> Inputs:
+    """The photographs through a model's own preprocessing, for models that see and do not read."""
+    images = torch.stack([preprocess(photograph) for photograph in photographs().values()])
+    return Inputs(PHOTOGRAPHS_ALONE, {"images": images}, {"images": PHOTOGRAPHS})
 
 
 def inputs_digest(inputs: Inputs) -> str:
     """Digest of what reaches the model, after preprocessing and tokenizing."""
     digests = [
         tensor_digest(str(tensor.dtype).removeprefix("torch."), tensor.shape, tensor.contiguous().view(-1).numpy().data)
-        for tensor in (inputs.images, inputs.tokens)
+        for tensor in inputs.tensors.values()
     ]
     return text_digest([inputs.probe, *digests])
 

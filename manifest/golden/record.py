@@ -31,29 +31,22 @@ class Answers:
 
     inputs: Inputs
     outputs: Outputs
-    probabilities: torch.Tensor
+    readings: list[Reading]
     threads: int
 
     def record(self) -> dict[str, Output]:
         """Each output as it is written down: shape, digest, norm, sketch."""
         return {name: _output(self.inputs.probe, name, tensor) for name, tensor in self.outputs.items()}
 
-    def readings(self) -> list[Reading]:
-        """Per photograph the probability of each prompt, to four digits."""
-        return [
-            Reading(
-                image=image,
-                prompts={prompt: round(float(p), 4) for prompt, p in zip(self.inputs.prompts, row, strict=True)},
-            )
-            for image, row in zip(self.inputs.image_names, self.probabilities, strict=True)
-        ]
 
-
-def ask(family: Family, module: nn.Module, inputs: Inputs, *, threads: int | None = None) -> Answers:
+def ask(
+    family: Family, architecture: Architecture, module: nn.Module, inputs: Inputs, *, threads: int | None = None
+) -> Answers:
     """Run the probe through a module as it is, in eval mode.
 
     Args:
         family: The module's family.
+        architecture: What the module was built from.
         module: A float32 module on the CPU; its modes are restored.
         inputs: The probe.
         threads: Threads to compute on; as many as now when None.
@@ -63,16 +56,16 @@ def ask(family: Family, module: nn.Module, inputs: Inputs, *, threads: int | Non
     """
     with _as_before(module), _threads(threads), _arithmetic():
         try:
-            outputs = family.outputs(module, inputs.images, inputs.tokens)
+            outputs = family.outputs(module, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ArchitectureError(
                 f"The model fails on the probe {inputs.probe} ({one_line(error)}); "
                 "save it with `golden=False`, or correct it."
             ) from error
-        probabilities = family.probabilities(module, outputs)
+        readings = family.readings(architecture, module, inputs, outputs)
         used = torch.get_num_threads()
     outputs = {name: tensor.detach().contiguous() for name, tensor in outputs.items()}
-    return Answers(inputs, outputs, probabilities, used)
+    return Answers(inputs, outputs, readings, used)
 
 
 def record(
@@ -96,25 +89,28 @@ def record(
     inputs = answers.inputs
 
     def relative(outputs: Outputs) -> float:
-        return max(_relative(rebuilt.outputs[name], tensor) for name, tensor in outputs.items())
+        return max((_relative(rebuilt.outputs[name], tensor) for name, tensor in outputs.items()), default=0.0)
+
+    def again(threads: int | None = None) -> Outputs:
+        return ask(family, architecture, module, inputs, threads=threads).outputs
 
     other_threads = 1 if answers.threads > 1 else 2
     floor = {
-        "repeat": relative(ask(family, module, inputs).outputs),
-        "batch": relative(_one_by_one(family, module, inputs)),
-        "threads": relative(ask(family, module, inputs, threads=other_threads).outputs),
+        "repeat": relative(again()),
+        "batch": relative(_one_by_one(family, architecture, module, inputs)),
+        "threads": relative(again(other_threads)),
     }
     mkldnn: Any = torch.backends.mkldnn
     if mkldnn.is_available():
         with _without_onednn():
-            floor["kernels"] = relative(ask(family, module, inputs).outputs)
+            floor["kernels"] = relative(again())
     contrast = {
-        wrong.name: relative(ask(family, variant(wrong.architecture), inputs).outputs)
+        wrong.name: relative(ask(family, wrong.architecture, variant(wrong.architecture), inputs).outputs)
         for wrong in family.variants(architecture)
     }
     return Golden(
         probe=inputs.probe,
-        batch=len(inputs.images),
+        batch=len(next(iter(inputs.tensors.values()))),
         device="cpu",
         precision="fp32",
         threads=answers.threads,
@@ -122,7 +118,7 @@ def record(
         outputs=answers.record(),
         floor={name: _significant(value) for name, value in floor.items()},
         contrast={name: _significant(value) for name, value in contrast.items()},
-        reading=answers.readings(),
+        reading=answers.readings,
     )
 
 
@@ -131,16 +127,13 @@ def finite(outputs: Mapping[str, torch.Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values())
 
 
-def _one_by_one(family: Family, module: nn.Module, inputs: Inputs) -> Outputs:
-    """The outputs when every photograph and every prompt comes in a batch of its own."""
-    rows: list[Outputs] = []
-    for index in range(max(len(inputs.images), len(inputs.tokens))):
-        image = inputs.images[index % len(inputs.images)][None]
-        tokens = inputs.tokens[index % len(inputs.tokens)][None]
-        rows.append(ask(family, module, Inputs(inputs.probe, image, tokens, ("one",), ("one",))).outputs)
+def _one_by_one(family: Family, architecture: Architecture, module: nn.Module, inputs: Inputs) -> Outputs:
+    """The outputs with a row for each sample, when every sample comes in a batch of its own."""
+    alone = [ask(family, architecture, module, one).outputs for one in inputs.one_by_one()]
     return {
-        "image_features": torch.cat([row["image_features"] for row in rows[: len(inputs.images)]]),
-        "text_features": torch.cat([row["text_features"] for row in rows[: len(inputs.tokens)]]),
+        name: torch.cat([outputs[name] for outputs in alone[: len(inputs.tensors[kind])]])
+        for name, kind in family.rows.items()
+        if name in alone[0]
     }
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.checkpoint.escaping import printable
-from manifest.document import Manifest, Training, activation_words
+from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words
 from manifest.findings import Finding, Outcome, Report, Severity
 
 _OUTCOMES = {
@@ -48,12 +48,8 @@ def show(manifest: Manifest) -> RenderableType:
         "activations": activation_words(architecture.activations)
         + (f"  (quick_gelu: {quick})" if quick is not None else ""),
         "arguments": ", ".join(f"{name}={value!r}" for name, value in architecture.arguments.items()) or "defaults",
-        "preprocess": f"{'×'.join(map(str, architecture.preprocess.size))}, {architecture.preprocess.resize_mode}, "
-        f"{architecture.preprocess.interpolation}, mean {_numbers(architecture.preprocess.mean)}, "
-        f"std {_numbers(architecture.preprocess.std)}",
-        "tokenizer": f"{architecture.tokenizer.class_name} {architecture.tokenizer.name or ''}".strip()
-        + f", {architecture.tokenizer.context_length} tokens"
-        + ("" if architecture.tokenizer.digest else ", vocabulary not at hand when saved"),
+        "preprocess": _preprocess_words(architecture.preprocess),
+        "tokenizer": _tokenizer_words(architecture.tokenizer),
         "weights": f"{weights.parameters:,} parameters in {len(weights.tensors)} tensors "
         f"({', '.join(f'{count} {dtype}' for dtype, count in weights.dtypes.items())})",
         "digest": weights.digest,
@@ -134,6 +130,24 @@ def _golden(manifest: Manifest) -> list[RenderableType]:
             words = ", ".join(f"{prompt} {probability:.4f}" for prompt, probability in best)
             parts.append(Text(f"  {printable(reading.image)}: {printable(words, 300)}"))
     return [Text(), *parts] if parts else []
+
+
+def _preprocess_words(record: Preprocess | None) -> str:
+    if record is None:
+        return "none"
+    size = "×".join(map(str, record.size))
+    crop = f", crop {record.crop_pct:.3g}" if record.crop_pct else ""
+    return (
+        f"{size}, {record.resize_mode}{crop}, {record.interpolation}, "
+        f"mean {_numbers(record.mean)}, std {_numbers(record.std)}"
+    )
+
+
+def _tokenizer_words(record: Tokenizer | None) -> str:
+    if record is None:
+        return "none"
+    missing = "" if record.digest else ", vocabulary not at hand when saved"
+    return f"{record.class_name} {record.name or ''}".strip() + f", {record.context_length} tokens{missing}"
 
 
 def _numbers(values: list[float]) -> str:

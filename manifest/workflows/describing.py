@@ -43,9 +43,6 @@ from manifest.golden.record import Answers, ask, finite, record
 from manifest.mapped_weights import assign, misfits
 from manifest.version import __version__
 
-_FLOAT32 = frozenset({"fp32", "amp", "amp_bf16", "amp_bfloat16"})
-"""open_clip's precisions whose weights are float32."""
-
 
 def describe(
     checkpoint: Checkpoint,
@@ -102,7 +99,7 @@ def describe(
             "architecture": architecture,
             "components": components,
             "environment": surroundings(),
-            "golden": [_golden(checkpoint, family, architecture, module, live)] if golden else [],
+            "golden": _golden(checkpoint, family, architecture, module, live) if golden else [],
             "provenance": _provenance(creation),
         }
     )
@@ -129,11 +126,6 @@ def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoin
     missing = frozenset(name for name in roles if name not in checkpoint.tensors)
     assign(module, checkpoint, absent=missing)
     return module.eval()
-
-
-def is_float32(architecture: Architecture) -> bool:
-    """Whether a model of this architecture can answer the probe as it is."""
-    return architecture.precision in _FLOAT32
 
 
 def absent_by_design(components: Sequence[Component], roles: dict[str, str]) -> frozenset[str]:
@@ -207,14 +199,17 @@ def _require_whole(components: Sequence[Component], file_name: str) -> None:
 
 def _golden(
     checkpoint: Checkpoint, family: Family, architecture: Architecture, module: nn.Module, live: nn.Module | None
-) -> Golden:
-    roles = family.roles(module.state_dict())
-    if not is_float32(architecture):
-        module = in_float32(family, architecture, checkpoint, roles)
+) -> list[Golden]:
     inputs = family.inputs(architecture)
-    rebuilt = ask(family, module, inputs)
-    witness = live if live is not None and is_float32(architecture) and _on_cpu(live) else None
-    answers = rebuilt if witness is None else ask(family, witness, inputs)
+    if inputs is None:
+        return []
+    roles = family.roles(module.state_dict())
+    as_it_is = architecture.precision in family.float32
+    if not as_it_is:
+        module = in_float32(family, architecture, checkpoint, roles)
+    rebuilt = ask(family, architecture, module, inputs)
+    witness = live if live is not None and as_it_is and _on_cpu(live) else None
+    answers = rebuilt if witness is None else ask(family, architecture, witness, inputs)
     if not finite(answers.outputs):
         raise ArchitectureError(
             "The model answers its probe with NaN or infinity, so it has no golden outputs; "
@@ -224,7 +219,7 @@ def _golden(
         family, architecture, module, answers, rebuilt, lambda wrong: in_float32(family, wrong, checkpoint, roles)
     )
     _require_same(golden, rebuilt)
-    return golden
+    return [golden]
 
 
 def _require_same(golden: Golden, rebuilt: Answers) -> None:

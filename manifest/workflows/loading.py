@@ -71,7 +71,7 @@ def load_transforms(path: str | os.PathLike[str]) -> Transforms:
     """
     architecture = read_manifest(require_checkpoint(path)).architecture
     preprocess, tokenizer = family(architecture.family).transforms(architecture)
-    if tokenizer is None:
+    if tokenizer is None and architecture.tokenizer is not None:
         name = architecture.tokenizer.name or architecture.tokenizer.class_name
         raise ArchitectureError(
             f"The tokenizer {name!r} is not on this machine; install `transformers` and fetch it once with "

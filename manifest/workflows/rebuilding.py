@@ -18,9 +18,9 @@ from manifest.golden.compare import Comparison, Grade, compare
 from manifest.golden.probe import Inputs, inputs_digest
 from manifest.golden.record import Answers, ask, finite
 from manifest.mapped_weights import assign, misfits
-from manifest.structure import structure, structure_digest
+from manifest.structure import changes, grouped, structure, structure_digest, unfold
 from manifest.workflows.climbing import Check, Climbed, Subject
-from manifest.workflows.describing import absent_by_design, in_float32, is_float32
+from manifest.workflows.describing import absent_by_design, in_float32
 
 _ENVIRONMENT_FLAGS = (
     "mkldnn.enabled",
@@ -33,6 +33,7 @@ _ENVIRONMENT_FLAGS = (
 """Flags that move results on the machine that verifies; thread counts are pinned instead."""
 
 
+_BUILDING_LIBRARIES = frozenset({"torch", "torchvision", "open_clip_torch", "timm", "transformers"})
 _INPUT_LIBRARIES = frozenset({"torch", "torchvision", "pillow", "open_clip_torch", "ftfy", "transformers"})
 
 
@@ -69,13 +70,12 @@ class Rebuilder:
         except ArchitectureError as error:
             return Climbed("cannot be built", [finding("A005", str(error), where="architecture")])
         findings = _activation_findings(recorded, _family(subject), module)
-        if structure_digest(structure(module)) != recorded.structure and not findings:
-            message = f"The rebuilt {recorded.name or recorded.class_name} has another structure than was recorded."
-            findings.append(finding("A002", message, where="architecture.structure"))
+        if not findings:
+            findings += _structure_findings(recorded, module, _moved(subject))
         if isinstance(subject.stored, Checkpoint):
             findings += _fit_findings(subject, module)
         if not findings:
-            findings = _operator_findings(recorded, _family(subject), module)
+            findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
         return Climbed("not rebuilt as recorded" if findings else reason, findings)
@@ -102,16 +102,16 @@ class Rebuilder:
     def _compare(self, subject: Subject, stored: Checkpoint, golden: Golden) -> Climbed:
         adapter, architecture = _family(subject), subject.manifest.architecture
         inputs = _inputs(adapter, architecture, golden.probe)
-        if inputs.probe != golden.probe:
+        if inputs is None or inputs.probe != golden.probe:
             message = f"The probe {golden.probe} cannot be made here, for want of the recorded tokenizer."
             remedy = "Install the extra `transformers` and fetch the tokenizer once, then verify again."
             return Climbed("the probe cannot be made here", [finding("G002", message, remedy=remedy)])
         model = self.model(subject)
         roles = adapter.roles(model.state_dict())
-        if not is_float32(architecture):
+        if architecture.precision not in adapter.float32:
             model = in_float32(adapter, architecture, stored, roles)
         threads = min(golden.threads, torch.get_num_threads())
-        answers = ask(adapter, model, inputs, threads=threads)
+        answers = ask(adapter, architecture, model, inputs, threads=threads)
         if not finite(answers.outputs):
             return Climbed("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
         comparisons = compare(golden, answers.record())
@@ -124,7 +124,7 @@ class Rebuilder:
         reproduced = _reproduced_by(
             adapter.variants(architecture),
             golden,
-            lambda wrong: ask(adapter, in_float32(adapter, wrong, stored, roles), inputs, threads=threads),
+            lambda wrong: ask(adapter, wrong, in_float32(adapter, wrong, stored, roles), inputs, threads=threads),
         )
         return Climbed("different", [_difference_finding(golden, answers, worst, reproduced)])
 
@@ -196,6 +196,26 @@ def _activation_findings(recorded: Architecture, adapter: Family, module: nn.Mod
     return [finding("A001", message, where="architecture.config", remedy=remedy)]
 
 
+def _structure_findings(recorded: Architecture, module: nn.Module, moved: Sequence[str]) -> list[Finding]:
+    found = structure(module)
+    if structure_digest(found) == recorded.structure:
+        return []
+    name = recorded.name or recorded.class_name
+    different = changes(unfold(recorded.modules), found) if recorded.modules else []
+    where = f": {grouped(different)}" if different else ", the same modules in another order" * bool(recorded.modules)
+    if moved and different and all(change.is_of_vocabulary for change in different):
+        message = f"The classes of {name} have other hyper-parameters in these libraries{where}."
+        return [finding("E003", message, where="architecture.structure", libraries=list(moved))]
+    message = f"The rebuilt {name} has another structure than was recorded{where}."
+    return [finding("A002", message, where=different[0].path if different else "architecture.structure")]
+
+
+def _moved(subject: Subject) -> list[str]:
+    """Libraries that build and run models, of other versions here than at save time."""
+    differences = environment.library_differences(subject.manifest.environment.libraries)
+    return [name for name in differences if name in _BUILDING_LIBRARIES]
+
+
 def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
     adapter, stored = _family(subject), _stored(subject)
     roles = adapter.roles(module.state_dict())
@@ -204,20 +224,26 @@ def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
     return [finding("A003", f"{problem[0].upper()}{problem[1:]}.", where="weights") for problem in problems]
 
 
-def _operator_findings(recorded: Architecture, adapter: Family, module: nn.Module) -> list[Finding]:
+def _operator_findings(
+    recorded: Architecture, adapter: Family, module: nn.Module, moved: Sequence[str]
+) -> list[Finding]:
     found = adapter.operators(module)
-    if found.digest == recorded.operators.digest:
+    if recorded.operators is None or found is None or found.digest == recorded.operators.digest:
         return []
+    then, now = recorded.operators.counts, found.counts
     changed = [
-        f"{name} {recorded.operators.counts.get(name, 0)} → {found.counts.get(name, 0)}"
-        for name in sorted(recorded.operators.counts.keys() | found.counts.keys())
-        if recorded.operators.counts.get(name, 0) != found.counts.get(name, 0)
+        f"{name} {then.get(name, 0)} → {now.get(name, 0)}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name, 0) != now.get(name, 0)
     ]
     what = ", ".join(changed[:4]) or "the same ones in another order"
+    if moved:
+        message = f"The forward pass runs other operators with {', '.join(moved)} as installed here: {what}."
+        return [finding("E003", message, where="architecture.operators", changed=changed)]
     return [finding("A004", f"The forward pass runs other operators than at save time: {what}.", changed=changed)]
 
 
-def _inputs(adapter: Family, architecture: Architecture, probe: str) -> Inputs:
+def _inputs(adapter: Family, architecture: Architecture, probe: str) -> Inputs | None:
     """The probe as recorded; what a file says of preprocessing and tokenizer may be anything."""
     try:
         return adapter.inputs(architecture, probe)
@@ -283,7 +309,7 @@ def _greatest_change(golden: Golden, answers: Answers) -> tuple[str, str, float,
     """Photograph and prompt whose probability moved most: names, before, after."""
     changes = [
         (then.image, prompt, before, now.prompts.get(prompt, 0.0))
-        for then, now in zip(golden.reading, answers.readings(), strict=False)
+        for then, now in zip(golden.reading, answers.readings, strict=False)
         for prompt, before in then.prompts.items()
     ]
     return max(changes, key=lambda change: abs(change[3] - change[2]), default=("", "", 0.0, 0.0))

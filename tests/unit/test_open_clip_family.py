@@ -14,6 +14,7 @@ from manifest.errors import ArchitectureError, UnknownModelError
 from manifest.families import Creation
 from manifest.families.open_clip import FAMILY
 from manifest.families.open_clip_inputs import load_tokenizer
+from manifest.families.values import from_data
 from manifest.structure import structure
 
 NAMES = [
@@ -79,7 +80,7 @@ def test_every_tensor_has_a_role_and_both_towers_are_there(name: str) -> None:
     [
         ({"force_quick_gelu": True}, ("quick_gelu",), True),
         ({"force_image_size": 256}, ("vision_cfg", "image_size"), 256),
-        ({"force_image_size": (256, 128)}, ("vision_cfg", "image_size"), [256, 128]),
+        ({"force_image_size": (256, 128)}, ("vision_cfg", "image_size"), (256, 128)),
         ({"force_context_length": 32}, ("text_cfg", "context_length"), 32),
         ({"force_patch_dropout": 0.5}, ("vision_cfg", "patch_dropout"), 0.5),
     ],
@@ -89,11 +90,11 @@ def test_forced_argument_is_resolved_into_the_config_and_recorded(
     arguments: dict[str, Any], part: tuple[str, ...], expected: object
 ) -> None:
     architecture = FAMILY.describe(Creation("ViT-B-32", arguments))
-    value: Any = architecture.config
+    value = from_data(architecture.config)
     for key in part:
         value = value[key]
     assert value == expected
-    assert architecture.arguments == json.loads(json.dumps(arguments))
+    assert from_data(json.loads(json.dumps(architecture.arguments))) == arguments
     assert structure(FAMILY.build(architecture)) != structure(built("ViT-B-32"))
 
 

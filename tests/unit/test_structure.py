@@ -8,13 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from open_clip.model import CLIP
 from torch import nn
 
+from manifest.document import ModuleRecord
+from manifest.errors import ArchitectureError
 from manifest.families import Creation
 from manifest.families.empty_build import without_weights
 from manifest.families.open_clip import FAMILY
-from manifest.structure import Trace, first_difference, structure, structure_digest, trace
+from manifest.structure import (
+    Part,
+    Trace,
+    changes,
+    grouped,
+    outline,
+    structure,
+    structure_digest,
+    trace,
+    unfold,
+)
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,
@@ -50,30 +64,82 @@ def test_structure_after_a_json_round_trip_of_the_config_is_the_same() -> None:
         ({"text_cfg": {"norm_kwargs": {"eps": 1e-6}}}, "ln_"),
         ({"vision_cfg": {"norm_kwargs": {"eps": 1e-6}}}, "visual.ln_pre"),
         ({"vision_cfg": {"head_width": 8}}, "attn"),
-        ({"text_cfg": {"layers": 3}}, "transformer: Transformer("),
+        ({"text_cfg": {"layers": 3}}, "transformer: layers 2 → 3"),
     ],
     ids=["activation", "text-eps", "vision-eps", "heads", "layers"],
 )
 def test_structure_when_something_that_changes_outputs_differs_tells_where(change: dict[str, Any], path: str) -> None:
-    difference = first_difference(structure(clip()), structure(clip(**change)))
-    assert difference is not None
-    assert path in difference
+    assert path in grouped(changes(structure(clip()), structure(clip(**change))))
 
 
-def test_first_difference_of_an_activation_reads_as_path_this_and_that() -> None:
-    difference = first_difference(structure(clip()), structure(clip(quick_gelu=True)))
-    assert difference is not None
-    path, _, words = difference.partition(": ")
-    this, _, that = words.partition(" → ")
-    assert path.endswith("mlp.gelu")
-    assert (this.partition("(")[0], that.partition("(")[0]) == ("GELU", "QuickGELU")
+def test_changes_of_an_activation_read_as_path_this_and_that_with_like_ones_together() -> None:
+    different = changes(structure(clip()), structure(clip(quick_gelu=True)))
+    assert grouped([item for item in different if item.path.endswith("gelu")]) == (
+        "visual.transformer.resblocks.{0..1}.mlp.gelu: GELU(approximate='none') → QuickGELU(); "
+        "transformer.resblocks.{0..1}.mlp.gelu: GELU(approximate='none') → QuickGELU()"
+    )
 
 
-def test_first_difference_of_equal_structures_is_none_and_of_a_longer_one_its_first_line() -> None:
-    lines = structure(clip())
-    assert first_difference(lines, lines) is None
-    assert first_difference(lines, lines[:-1]) == f"{lines[-1]} (missing)"
-    assert first_difference(lines[:-1], lines) == f"{lines[-1]} (added)"
+def test_changes_of_one_hyperparameter_name_it_alone() -> None:
+    different = changes(structure(clip()), structure(clip(vision_cfg={"norm_kwargs": {"eps": 1e-6}})))
+    assert grouped(different, limit=1).startswith("visual.ln_pre: eps 1e-05 → 1e-06")
+    assert not any(item.is_of_vocabulary for item in different)
+
+
+def test_changes_of_equal_trees_are_none_and_of_a_longer_one_its_last_module() -> None:
+    parts = structure(clip())
+    assert changes(parts, parts) == []
+    assert str(changes(parts, parts[:-1])[0]) == f"{parts[-1]} (missing)"
+    assert str(changes(parts[:-1], parts)[0]) == f"{parts[-1]} (added)"
+
+
+def test_change_when_a_library_learned_a_hyperparameter_is_of_vocabulary() -> None:
+    old, new = Part("a", "Norm", {"eps": "1"}), Part("a", "Norm", {"eps": "1", "bias": "True"})
+    assert changes([old], [new])[0].is_of_vocabulary
+    assert not changes([old], [Part("a", "Norm", {"eps": "2", "bias": "True"})])[0].is_of_vocabulary
+    assert not changes([old], [])[0].is_of_vocabulary
+
+
+def test_tuples_and_lists_are_told_apart() -> None:
+    one, other = nn.Identity(), nn.Identity()
+    one.sizes, other.sizes = (1, 2), [1, 2]
+    assert str(changes(structure(one), structure(other))[0]) == ".: sizes (1, 2) → [1, 2]"
+
+
+PATHS = st.lists(st.one_of(st.sampled_from(["a", "b", "{}", "1x"]), st.integers(0, 4).map(str)), min_size=1)
+
+
+@given(paths=st.lists(PATHS.map(".".join), unique=True, min_size=1, max_size=30))
+def test_folded_paths_stand_for_the_same_paths(paths: list[str]) -> None:
+    parts = [Part(path, "Linear", {}) for path in paths]
+    assert sorted(part.path for part in unfold(outline(parts))) == sorted(paths)
+
+
+def test_outline_of_a_model_stands_for_all_of_its_modules_in_few_records() -> None:
+    parts = structure(FAMILY.build(FAMILY.describe(Creation("ViT-B-32"))))
+    short = outline(parts)
+    assert len(short) < len(parts) / 5
+    assert {part.path: str(part) for part in unfold(short)} == {part.path: str(part) for part in parts}
+
+
+def test_outline_that_stands_for_too_many_modules_is_refused() -> None:
+    record = ModuleRecord.model_validate({"path": "a.{0..999999}.{0..999999}", "class": "Linear"})
+    with pytest.raises(ArchitectureError, match="more than 200,000 modules"):
+        unfold([record])
+
+
+def test_trace_leaves_views_out_and_counts_forms_in_place_as_plain() -> None:
+    def forward(ghost: nn.Module) -> None:
+        ghost(torch.empty(1, 4, device="meta")).view(4).t().relu_()
+
+    assert trace(nn.Linear(4, 4), forward).operators == ("aten.addmm.default", "aten.relu.default")
+
+
+def test_trace_marks_operators_that_draw_random_numbers() -> None:
+    def forward(ghost: nn.Module) -> None:
+        nn.functional.dropout(ghost(torch.empty(1, 4, device="meta")), 0.5, training=True)
+
+    assert trace(nn.Linear(4, 4), forward).record().random == ["aten.bernoulli.float"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Arguments of model builders as JSON and back: tuples stay tuples, and classes of layers go by their names.
+
+What JSON has is written as it is. The rest is an object with one key that begins with `$`: `{"$tuple": [7, 7]}`,
+`{"$dtype": "bfloat16"}`, `{"$class": "torch.nn.modules.activation.GELU"}`, `{"$partial": …, "with": {…}}`,
+`{"$float": "inf"}`. A record may come from anyone, so names lead to modules' classes of the model libraries, and to the
+functions of `torch.nn.functional`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from importlib import import_module
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from manifest.errors import ArchitectureError, InputError
+
+_PACKAGES = ("torch.nn", "timm.layers", "timm.models", "torchvision.ops", "torchvision.models", "open_clip")
+_FUNCTIONS = "torch.nn.functional"
+_HOMES_OF_FUNCTIONS = (_FUNCTIONS, "torch._C._nn")
+_DEEPEST = 30
+
+
+def as_data(value: Any, name: str) -> Any:
+    """A value as JSON, from which `from_data` makes it again.
+
+    Args:
+        value: An argument, or a dict of them; dataclasses become dicts of their fields.
+        name: What to call it in a message.
+
+    Raises:
+        InputError: It is of a kind that cannot be written down.
+    """
+    try:
+        return _written(value, 0)
+    except TypeError:
+        raise InputError(
+            f"Argument {name!r} is {value!r:.80}, which is no JSON value and cannot be recorded; "
+            "use numbers, strings, lists and dicts, or classes of layers by name."
+        ) from None
+
+
+def from_data(data: Any) -> Any:
+    """The value of a record.
+
+    Raises:
+        ArchitectureError: It names something other than a layer of a model library.
+    """
+    if isinstance(data, list):
+        return [from_data(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    tag = next((key for key in data if key.startswith("$")), None)
+    if tag is None:
+        return {key: from_data(item) for key, item in data.items()}
+    held = data[tag]
+    try:
+        if tag == "$tuple":
+            return tuple(from_data(item) for item in held)
+        if tag == "$items":
+            return {from_data(key): from_data(item) for key, item in held}
+        if tag == "$float":
+            return float(held)
+        if tag == "$dtype" and isinstance(dtype := getattr(torch, held), torch.dtype):
+            return dtype
+        if tag == "$class":
+            return _named(held)
+        if tag == "$partial":
+            return functools.partial(_named(held), **from_data(data.get("with", {})))
+    except (TypeError, ValueError, AttributeError, ImportError):
+        pass  # said below, for all of them
+    raise ArchitectureError(
+        f"The manifest has {data!r:.100} in a config, which is no layer or value of a model library; "
+        "get it from a source you trust."
+    )
+
+
+def _written(value: Any, depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise TypeError
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    for plain in (int, float, str):  # subclasses, such as enumerations and numpy's
+        if isinstance(value, plain):
+            return plain(value.value if isinstance(value, Enum) else value)
+    if isinstance(value, list):
+        return [_written(item, depth + 1) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [_written(item, depth + 1) for item in value]}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _written(item, depth + 1) for key, item in value.items()}
+        return {"$items": [[_written(key, depth + 1), _written(item, depth + 1)] for key, item in value.items()]}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _written(getattr(value, field.name), depth + 1) for field in fields(value)}
+    if isinstance(value, torch.dtype):
+        return {"$dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, functools.partial) and not value.args:
+        return {"$partial": _name_of(value.func), "with": _written(value.keywords, depth + 1)}
+    return {"$class": _name_of(value)}
+
+
+def _name_of(value: Any) -> str:
+    """The name by which `_named` finds a class or function again."""
+    module, name = getattr(value, "__module__", ""), getattr(value, "__name__", "")
+    name = f"{_FUNCTIONS if module in _HOMES_OF_FUNCTIONS else module}.{name}"
+    try:
+        if _named(name) is value:
+            return name
+    except (ValueError, AttributeError, ImportError):
+        pass  # not found by its name, which is said below
+    raise TypeError(f"{value!r} is no layer of a model library")
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    if not any(module == package or module.startswith(f"{package}.") for package in _PACKAGES):
+        raise ValueError(name)
+    found = getattr(import_module(module), attribute)
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    functions = FunctionType | BuiltinFunctionType
+    if module == _FUNCTIONS and isinstance(found, functions) and found.__module__ in _HOMES_OF_FUNCTIONS:
+        return found
+    raise ValueError(name)
