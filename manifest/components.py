@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from manifest.checkpoint import Checkpoint, StoredTensor
 from manifest.digests import weights_digest
 from manifest.document import Component, Status, Training, component_tensors, prefixes
+from manifest.dotted_names import shortened
 from manifest.findings import Finding, Severity, finding
 
 _FEWEST_NORMS = 2
@@ -106,12 +107,6 @@ def initialised_throughout(components: Sequence[Component]) -> bool:
     """Whether no part of the model that can show training shows any."""
     shown = {part.training for part in components} - {Training.UNKNOWN}
     return shown == {Training.INITIALISED}
-
-
-def shortened(names: Sequence[str], limit: int = 3) -> str:
-    """Some names and how many more there are, for a message."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")
 
 
 def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:

@@ -6,12 +6,14 @@ may write to it without touching the file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint, StoredTensor
-from manifest.components import shortened
 from manifest.errors import ArchitectureError
+from manifest.fitting import fit
 from manifest.structure import ties
 
 
@@ -26,26 +28,20 @@ def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(stored.shape)
 
 
-def misfits(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] = frozenset()) -> list[str]:
-    """Sentences on names and shapes in which a checkpoint is not what a module expects, none when it fits.
+def misfits(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    roles: Mapping[str, str] | None = None,
+    absent: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Clauses on names and shapes in which a checkpoint is not what a module expects, none when it fits.
 
     Names in `absent` may be missing.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: stored.shape for name, stored in checkpoint.tensors.items()}
-    missing = [name for name in expected if name not in found and name not in absent]
-    unexpected = [name for name in found if name not in expected]
-    reshaped = [name for name in expected if name in found and expected[name] != found[name]]
-    sentences = []
-    if missing:
-        sentences.append(f"{shortened(missing)} missing")
-    if unexpected:
-        sentences.append(f"{shortened(unexpected)} unexpected")
-    if reshaped:
-        name = reshaped[0]
-        more = f", and {len(reshaped) - 1} more" if len(reshaped) > 1 else ""
-        sentences.append(f"{name} has shape {list(found[name])} where {list(expected[name])} is expected{more}")
-    return sentences
+    return fit(expected, found, absent).sentences(roles)
 
 
 def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] = frozenset()) -> None:

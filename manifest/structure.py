@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifest.digests import text_digest
 from manifest.document import ModuleRecord, Operators
+from manifest.dotted_names import fold, unfold_name, without_numbers
 from manifest.errors import ArchitectureError
 
 _NOT_STRUCTURE = frozenset(
@@ -115,8 +114,6 @@ _ONLY_COPIES = frozenset(
         )
     }
 )
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-_RANGE = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}")
 _MOST_MODULES = 200_000
 
 
@@ -157,8 +154,7 @@ def outline(parts: Sequence[Part]) -> list[ModuleRecord]:
     """A tree in few words: modules that differ in the numbers of their paths only share a record."""
     alike: dict[tuple[str, ...], list[Part]] = {}
     for part in parts:
-        template = _NUMBER.sub("*", part.path)
-        alike.setdefault((template, part.description), []).append(part)
+        alike.setdefault((without_numbers(part.path), part.description), []).append(part)
     return [
         ModuleRecord.model_validate({"path": path, "class": same[0].class_name, "settings": same[0].settings})
         for same in alike.values()
@@ -174,49 +170,13 @@ def unfold(records: Iterable[ModuleRecord]) -> list[Part]:
     """
     parts: list[Part] = []
     for record in records:
-        ranges = [range(int(first), int(last) + 1) for first, last in _RANGE.findall(record.path)]
-        if len(parts) + math.prod(map(len, ranges)) > _MOST_MODULES:
+        paths = unfold_name(record.path, most=_MOST_MODULES - len(parts))
+        if paths is None:
             raise ArchitectureError(
                 f"The manifest lists more than {_MOST_MODULES:,} modules; get it from a source you trust."
             )
-        between = _RANGE.sub("\0", record.path).split("\0")
-        parts += [
-            Part(_interleaved(between, map(str, numbers)), record.class_name, record.settings)
-            for numbers in itertools.product(*ranges)
-        ]
+        parts += [Part(path, record.class_name, record.settings) for path in paths]
     return parts
-
-
-def fold(paths: Sequence[str]) -> list[str]:
-    """Paths with runs of numbers in them written as ranges: `blocks.0.mlp`, `blocks.1.mlp` → `blocks.{0..1}.mlp`."""
-    alike: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-    for path in paths:
-        alike.setdefault(tuple(_NUMBER.split(path)), []).append(tuple(map(int, _NUMBER.findall(path))))
-    return [_interleaved(between, numbers) for between, found in alike.items() for numbers in _runs(sorted(found))]
-
-
-def _interleaved(between: Sequence[str], numbers: Iterable[str]) -> str:
-    return "".join(itertools.chain.from_iterable(itertools.zip_longest(between, numbers, fillvalue="")))
-
-
-def _runs(numbers: Sequence[tuple[int, ...]]) -> list[tuple[str, ...]]:
-    """Tuples of numbers as tuples of ranges that cover them and nothing else."""
-    if not numbers or not numbers[0]:
-        return [()]
-    tails: dict[int, list[tuple[int, ...]]] = {}
-    for first, *rest in numbers:
-        tails.setdefault(first, []).append(tuple(rest))
-    runs: list[tuple[int, int]] = []
-    for first, tail in tails.items():
-        if runs and runs[-1][1] == first - 1 and tails[first - 1] == tail:
-            runs[-1] = (runs[-1][0], first)
-        else:
-            runs.append((first, first))
-    return [
-        (str(first) if first == last else f"{{{first}..{last}}}", *others)
-        for first, last in runs
-        for others in _runs(tails[first])
-    ]
 
 
 def _differ(one: Part | None, other: Part | None) -> bool:

@@ -20,6 +20,7 @@ from torch import nn
 
 from manifest.document import Architecture, Operators, Reading
 from manifest.errors import ArchitectureError
+from manifest.fitting import Fit
 from manifest.golden.probe import Inputs
 
 _BUILT_IN = {"open_clip": "open_clip"}
@@ -38,6 +39,7 @@ class Creation:
         parents: Checkpoints with manifests it started from: file name and weights digest.
         architecture: What it was built from, when that is known already.
         family: Which family made it, where only the call can tell.
+        conversions: What was done to those weights to make them fit.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Creation:
     parents: tuple[tuple[str, str | None], ...] = ()
     architecture: Architecture | None = None
     family: str | None = None
+    conversions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,26 @@ class Difference:
         rule: Code of the rule it breaks.
         message: What is asked for and what is recorded.
         cure: The argument that makes them agree.
+        conversion: What the library would do to the weights to bridge it.
     """
 
     rule: str
     message: str
     cure: str
+    conversion: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a library would do to weights, unasked, to make them fit.
+
+    Attributes:
+        kind: `position_embedding`, `logit_bias` or `head`.
+        words: Which tensor, from what to what.
+    """
+
+    kind: str
+    words: str
 
 
 class Family(Protocol):
@@ -156,6 +174,9 @@ class Family(Protocol):
 
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         """In what a model asked for would differ from the recorded one, where that changes outputs."""
+
+    def conversions(self, misfit: Fit) -> list[Conversion]:
+        """What the library's own loader would do, unasked, to weights that do not fit."""
 
 
 @cache

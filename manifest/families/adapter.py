@@ -28,9 +28,10 @@ from manifest.document import (
     prefixes,
 )
 from manifest.errors import ArchitectureError, InputError, ManifestError, one_line
-from manifest.families import Creation, Difference, Variant
+from manifest.families import Conversion, Creation, Difference, Variant
 from manifest.families.empty_build import without_weights
 from manifest.families.proving import first_departure
+from manifest.fitting import Fit
 from manifest.golden.probe import Inputs
 from manifest.structure import changes, grouped, outline, structure, structure_digest, trace, unfold
 
@@ -224,6 +225,10 @@ class Adapter(ABC):
         if asked.preprocess != recorded.preprocess:
             found.append(Difference("A006", "its images would be preprocessed otherwise", "on_mismatch='follow'"))
         return found
+
+    def conversions(self, misfit: Fit) -> list[Conversion]:
+        del misfit
+        return []
 
     def _drafts(self, module: nn.Module, creation: Creation | None) -> Iterator[Draft]:
         if creation is not None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from manifest.document import Architecture, Preprocess, Reading, Tokenizer, activation_words
 from manifest.errors import ArchitectureError, InputError
-from manifest.families import Creation, Difference, Variant
+from manifest.families import Conversion, Creation, Difference, Variant
 from manifest.families.adapter import Adapter, Draft
 from manifest.families.open_clip_building import CLASSES, PRECISIONS, construct, natively_activated, resolve
 from manifest.families.open_clip_inputs import (
@@ -34,8 +34,11 @@ from manifest.families.open_clip_inputs import (
 from manifest.families.open_clip_recovery import recover
 from manifest.families.open_clip_registry import normal, registered_name
 from manifest.families.values import as_data
+from manifest.fitting import Fit
 from manifest.golden.probe import WITHOUT_TOKENIZER, Inputs, photographs_and_prompts
 
+_INTERPOLATED = frozenset({"visual.positional_embedding", "positional_embedding", "text.positional_embedding"})
+"""What `open_clip.load_checkpoint` resizes; other sizes it refuses."""
 _VISION_PROJECTIONS = ("visual.proj", "visual.attnpool.c_proj.", "visual.head.")
 _TRUNK_PROJECTIONS = ("visual.trunk.head.weight", "visual.trunk.head.bias", "visual.trunk.head.fc.")
 _TEXT_PROJECTIONS = ("text_projection", "text.text_projection", "text.proj")
@@ -183,6 +186,16 @@ class OpenClip(Adapter):
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         return list(_differences(asked, recorded))
 
+    def conversions(self, misfit: Fit) -> list[Conversion]:
+        found = [
+            Conversion("position_embedding", f"{name} {list(before)} → {list(after)}")
+            for name, (before, after) in misfit.reshaped.items()
+            if name in _INTERPOLATED and before[1:] == after[1:]
+        ]
+        if "logit_bias" in misfit.missing:
+            found.append(Conversion("logit_bias", "logit_bias, which the weights lack, set to zero"))
+        return found
+
 
 FAMILY = OpenClip()
 
@@ -201,7 +214,10 @@ def _differences(asked: Architecture, recorded: Architecture) -> Iterator[Differ
         mine, yours = (a.config[forced].get(name, default) for a in (asked, recorded))
         if normal(mine) != normal(yours):
             yield Difference(
-                "A002", f"its {name} would be {mine}, and is recorded as {yours}", f"force_{name}={yours!r}"
+                "A002",
+                f"its {name} would be {mine}, and is recorded as {yours}",
+                f"force_{name}={yours!r}",
+                "position_embedding",
             )
     cfg: dict[str, Any] = {}
     mine, yours = (_inputs_of(architecture)[0].model_dump() for architecture in (asked, recorded))

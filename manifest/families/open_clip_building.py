@@ -45,8 +45,11 @@ def resolve(creation: Creation) -> Draft:
     """
     arguments = dict(creation.arguments)
     schema, identifier = factory.parse_model_name(creation.name)
-    name = identifier.replace("/", "-") if schema is None else creation.name
-    config = open_clip.get_model_config(name) if schema is None else factory.get_model_config(creation.name)
+    # A directory's place is of this machine only.
+    name = {None: identifier.replace("/", "-"), "local-dir": f"local-dir:{Path(identifier).name}"}.get(
+        schema, creation.name
+    )
+    config = open_clip.get_model_config(name if schema is None else creation.name)
     if config is None:
         nearest = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `open_clip.list_models()`"
@@ -61,8 +64,6 @@ def resolve(creation: Creation) -> Draft:
         vision["image_size"] = arguments["force_image_size"]
     if arguments.get("force_context_length") is not None:
         text["context_length"] = arguments["force_context_length"]
-    own = set(creation_signature())
-    config.update({key: value for key, value in arguments.items() if key not in own and key != "pretrained_hf"})
     # No builder may fetch weights: they come from the checkpoint.
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
@@ -70,6 +71,8 @@ def resolve(creation: Creation) -> Draft:
         text["hf_model_pretrained"] = False
     custom = config.pop("custom_text", False) or arguments.get("force_custom_text") or "hf_model_name" in text
     class_name = "CLIP" if not custom else "CoCa" if "multimodal_cfg" in config else "CustomTextCLIP"
+    own = set(creation_signature())
+    config.update({key: value for key, value in arguments.items() if key not in own and key != "pretrained_hf"})
     if class_name != "CoCa" and arguments.get("output_dict"):
         config["output_dict"] = True
     precision = arguments.get("precision")

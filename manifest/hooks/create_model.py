@@ -1,4 +1,4 @@
-"""`create_model` and `create_model_and_transforms` with the arguments of open_clip's, that remember and that ask first.
+"""`create_model` and `create_model_and_transforms` with the libraries' own arguments, that remember and that ask first.
 
 The returned model knows how it was made, so that `manifest.save` can write it down. And weights that say what they are
 (a path with a manifest, a pretrained tag of the registry) are held against the request before anything is built.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ from open_clip import factory
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import nn
 
-from manifest.document import Manifest
-from manifest.errors import CreationMismatchError, InputError
+from manifest import families
+from manifest.checkpoint import open_checkpoint
+from manifest.document import Architecture, Manifest
+from manifest.errors import CheckpointError, CreationMismatchError, InputError
 from manifest.families import Creation, Difference, remember
 from manifest.families.open_clip import FAMILY
 from manifest.families.open_clip_inputs import registry_entry
+from manifest.fitting import fit
 from manifest.sidecars import has_manifest, read_manifest
 from manifest.workflows.loading import load
 
@@ -30,42 +34,63 @@ OnMismatch = Literal["raise", "follow"]
 _SIGNATURE = inspect.signature(factory.create_model)
 
 
-def create_model(model_name: str, *args: Any, on_mismatch: OnMismatch = "raise", **kwargs: Any) -> nn.Module:
-    """`open_clip.create_model`, with a memory.
+def create_model(
+    model_name: str,
+    *args: Any,
+    family: str = "open_clip",
+    on_mismatch: OnMismatch = "raise",
+    convert: Sequence[str] = (),
+    **kwargs: Any,
+) -> nn.Module:
+    """`open_clip.create_model`, or another library's builder, with a memory.
 
     Args:
-        model_name: As open_clip takes it.
+        model_name: As the library takes it.
         *args: As open_clip takes them.
+        family: Which model library, for example `timm`; its own builder is called with `**kwargs`.
         on_mismatch: What to do when the weights were saved in another architecture than the one asked for: `raise`, or
             `follow` what the weights' manifest, or the registry, says.
-        **kwargs: As open_clip takes them.
+        convert: What open_clip may do to the weights to make them fit, which it does without a word if it is let:
+            `position_embedding` (interpolates it), `logit_bias` (zeros, where the weights have none). It is recorded.
+        **kwargs: As the library takes them.
 
     Returns:
-        The model, in training mode as open_clip returns it.
+        The model, in the mode in which the library returns it.
 
     Raises:
-        CreationMismatchError: The weights say that they belong to another architecture; the message has the cure.
-        UnknownModelError: open_clip has no such model.
+        CreationMismatchError: The weights say that they belong to another architecture, or would have to be converted;
+            the message has the cure.
+        UnknownModelError: The library has no such model.
     """
     if on_mismatch not in ("raise", "follow"):
         raise InputError(f"on_mismatch is {on_mismatch!r}, expected 'raise' or 'follow'.")
+    if family != FAMILY.name:
+        return _create(family, model_name, args, kwargs)
     arguments = _bind(model_name, args, kwargs)
     pretrained = arguments.pop("pretrained", None)
     creation = Creation(model_name, arguments, pretrained)
     if pretrained and ":" not in model_name:
         if Path(pretrained).is_file():
             manifest = read_manifest(Path(pretrained)) if has_manifest(Path(pretrained)) else None
+            asked = FAMILY.describe(Creation(model_name, arguments))
             if manifest is None:
                 _say_nothing_to_compare(pretrained)
-            elif differences := _against_manifest(creation, manifest):
+            elif differences := _against_manifest(asked, manifest, convert):
                 if on_mismatch == "raise":
                     raise _mismatch(creation, pretrained, "its manifest", differences)
                 return load(pretrained, verify="none", device=str(arguments.get("device", "cpu"))).train()
             else:
                 creation = _with_parent(creation, pretrained, manifest)
+            if arguments.get("load_weights", True):
+                creation = replace(creation, conversions=_conversions(asked, Path(pretrained), convert))
         elif (entry := registry_entry(model_name, pretrained)) is not None:
             creation = _against_registry(creation, entry, on_mismatch)
-    model: nn.Module = open_clip.create_model(model_name, pretrained, **creation.arguments)
+    for argument, role in (("pretrained_image_path", "vision_tower"), ("pretrained_text_path", "text_tower")):
+        if arguments.get(argument):
+            _require_tower(creation, Path(arguments[argument]), role)
+    model = FAMILY.create(creation)
+    if ":" in model_name:  # a directory or a hub, which need not be there when the model is saved
+        creation = replace(creation, architecture=FAMILY.describe(creation))
     remember(model, creation)
     return model
 
@@ -120,9 +145,43 @@ def _bind(model_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     return {**arguments, **of_the_model_class}
 
 
-def _against_manifest(creation: Creation, manifest: Manifest) -> list[Difference]:
-    asked = FAMILY.describe(Creation(creation.name, creation.arguments))
-    return FAMILY.differences(asked, manifest.architecture)
+def _create(family: str, name: str, args: tuple[Any, ...], arguments: dict[str, Any]) -> nn.Module:
+    if args:
+        raise InputError(f"{len(args) + 1} positional arguments were given, expected the name alone; name the others.")
+    adapter = families.family(family)
+    creation = Creation(name, arguments, family=adapter.name)
+    model = adapter.create(creation)
+    remember(model, creation)
+    return model
+
+
+def _against_manifest(asked: Architecture, manifest: Manifest, convert: Sequence[str]) -> list[Difference]:
+    differences = FAMILY.differences(asked, manifest.architecture)
+    return [item for item in differences if item.conversion not in convert]
+
+
+def _conversions(asked: Architecture, weights: Path, convert: Sequence[str]) -> tuple[str, ...]:
+    """What open_clip would do to weights to make them fit, as far as that was asked for.
+
+    Raises:
+        CreationMismatchError: It would do more than was asked for.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in FAMILY.build(asked).state_dict().items()}
+    try:
+        with open_checkpoint(weights) as stored:
+            found = {name: tensor.shape for name, tensor in stored.tensors.items()}
+    except CheckpointError:  # open_clip reads it or says what is wrong with it
+        return ()
+    conversions = FAMILY.conversions(fit(expected, found))
+    unasked = [item for item in conversions if item.kind not in convert]
+    if unasked:
+        kinds = list(dict.fromkeys(item.kind for item in unasked))
+        raise CreationMismatchError(
+            f"open_clip would change the weights of {weights.name} to fit {asked.name} "
+            f"({'; '.join(item.words for item in unasked)}); allow it with convert={kinds!r}, "
+            "or ask for the architecture that they were trained in."
+        )
+    return tuple(f"{item.kind}: {item.words}" for item in conversions)
 
 
 def _mismatch(creation: Creation, weights: str, source: str, differences: list[Difference]) -> CreationMismatchError:
@@ -134,9 +193,30 @@ def _mismatch(creation: Creation, weights: str, source: str, differences: list[D
     )
 
 
+def _require_tower(creation: Creation, weights: Path, role: str) -> None:
+    """Refuse a file that is not the tower it is given for: open_clip logs that and goes on with random weights.
+
+    Raises:
+        CreationMismatchError: It is not.
+        InputError: There is no such file.
+        CheckpointError: It cannot be read.
+    """
+    model = FAMILY.build(FAMILY.describe(Creation(creation.name, creation.arguments)))
+    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    prefix = "visual." if role == "vision_tower" else "text." if hasattr(model, "text") else ""
+    roles = {name.removeprefix(prefix): part for name, part in FAMILY.roles(state).items() if name.startswith(prefix)}
+    expected = {name: state[prefix + name] for name, part in roles.items() if part == role}
+    with open_checkpoint(weights) as stored:
+        found = {name: tensor.shape for name, tensor in stored.tensors.items() if name in expected}
+    if problems := fit(expected, found).sentences(roles):
+        raise CreationMismatchError(
+            f"{weights.name} is not the {role.replace('_', ' ')} of {creation.name} ({'; '.join(problems)}), and "
+            "open_clip would leave that at its random initialisation without a word; name the file of that tower."
+        )
+
+
 def _with_parent(creation: Creation, pretrained: str, manifest: Manifest) -> Creation:
-    parent = (Path(pretrained).name, manifest.weights.digest)
-    return Creation(creation.name, creation.arguments, creation.pretrained, (parent,))
+    return replace(creation, parents=((Path(pretrained).name, manifest.weights.digest),))
 
 
 def _against_registry(creation: Creation, entry: Mapping[str, Any], on_mismatch: OnMismatch) -> Creation:

@@ -80,7 +80,7 @@ def describe(
     module = family.build(architecture)
     roles = family.roles(module.state_dict())
     _require_known(partial, roles)
-    _require_fitting(module, checkpoint, architecture)
+    _require_fitting(module, checkpoint, architecture, roles)
     components = assess(roles, checkpoint, {tensor.name: tensor.digest for tensor in tensors}, partial)
     _require_whole(components, file_name)
     assign(module, checkpoint, absent=absent_by_design(components, roles))
@@ -178,9 +178,11 @@ def _weights(checkpoint: Checkpoint, tensors: Sequence[TensorRecord]) -> Weights
     )
 
 
-def _require_fitting(module: nn.Module, checkpoint: Checkpoint, architecture: Architecture) -> None:
+def _require_fitting(
+    module: nn.Module, checkpoint: Checkpoint, architecture: Architecture, roles: Mapping[str, str]
+) -> None:
     """Whatever a checkpoint holds must be of the architecture; what it lacks is a matter of completeness."""
-    if problems := misfits(module, checkpoint, absent=frozenset(module.state_dict())):
+    if problems := misfits(module, checkpoint, roles=roles, absent=frozenset(module.state_dict())):
         raise ArchitectureError(
             f"The weights are not those of a {architecture.name or architecture.class_name} ({'; '.join(problems)}); "
             "name the architecture that they were trained in."
@@ -244,6 +246,7 @@ def _provenance(creation: Creation | None) -> Provenance:
     return Provenance(
         pretrained=Path(creation.pretrained).name if creation.pretrained else None,
         parents=[Parent(name=name, weights=digest) for name, digest in creation.parents],
+        conversions=list(creation.conversions),
         git_commit=_git_commit(),
     )
 

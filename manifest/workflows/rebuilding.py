@@ -220,7 +220,7 @@ def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
     adapter, stored = _family(subject), _stored(subject)
     roles = adapter.roles(module.state_dict())
     by_design = absent_by_design(subject.manifest.components, roles)
-    problems = misfits(module, stored, absent=by_design)
+    problems = misfits(module, stored, roles=roles, absent=by_design)
     return [finding("A003", f"{problem[0].upper()}{problem[1:]}.", where="weights") for problem in problems]
 
 

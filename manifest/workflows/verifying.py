@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from manifest.checkpoint import Checkpoint
-from manifest.components import component_findings, initialised_throughout, reassess, shortened
+from manifest.components import component_findings, initialised_throughout, reassess
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors
+from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import Finding, Report, Severity, finding
 from manifest.safety import safety_findings

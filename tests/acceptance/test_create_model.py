@@ -87,3 +87,49 @@ def test_unknown_name_gets_the_nearest_ones(tmp_path: Path, digits_model: Any) -
 def test_mismatch_policy_that_is_none_is_refused() -> None:
     with pytest.raises(InputError, match="expected 'raise' or 'follow'"):
         manifest.create_model("ViT-B-32", on_mismatch="ignore")  # type: ignore[arg-type]
+
+
+def test_position_embedding_that_would_be_interpolated_is_refused_until_asked_for_and_then_recorded(
+    digits: Any, digits_model: Any, tmp_path: Path
+) -> None:
+    weights = str(tmp_path / "x.pt")
+    torch.save(digits_model.state_dict(), weights)
+    sizes: dict[str, Any] = {"force_image_size": 16, "force_context_length": 12}
+    words = r"positional_embedding \[8, 64\] → \[12, 64\]; visual\.positional_embedding \[17, 64\] → \[5, 64\]"
+    with pytest.raises(CreationMismatchError, match=rf"{words}\); allow it with convert=\['position_embedding'\]"):
+        manifest.create_model(digits.MODEL, weights, **sizes)
+    model: Any = manifest.create_model(digits.MODEL, weights, convert=["position_embedding"], **sizes)
+    expected: Any = open_clip.create_model(digits.MODEL, weights, **sizes)
+    assert torch.equal(model.visual.positional_embedding, expected.visual.positional_embedding)
+    recorded = manifest.save(model, tmp_path / "y.pt", golden=False).provenance.conversions
+    assert recorded == [
+        "position_embedding: positional_embedding [8, 64] → [12, 64]",
+        "position_embedding: visual.positional_embedding [17, 64] → [5, 64]",
+    ]
+
+
+def test_position_embedding_is_interpolated_from_weights_with_a_manifest_when_asked_for(
+    digits: Any, digits_model: Any, tmp_path: Path
+) -> None:
+    manifest.save(digits_model, tmp_path / "x.pt", golden=False)
+    model: Any = manifest.create_model(
+        digits.MODEL, str(tmp_path / "x.pt"), force_image_size=16, convert=["position_embedding"]
+    )
+    assert model.visual.positional_embedding.shape == (5, 64)
+
+
+def test_missing_logit_bias_is_refused_until_asked_for(digits: Any, digits_model: Any, tmp_path: Path) -> None:
+    weights = str(tmp_path / "x.pt")
+    torch.save(digits_model.state_dict(), weights)
+    with pytest.raises(CreationMismatchError, match=r"logit_bias, which the weights lack, set to zero"):
+        manifest.create_model(digits.MODEL, weights, init_logit_bias=-10.0)
+    model: Any = manifest.create_model(digits.MODEL, weights, init_logit_bias=-10.0, convert=["logit_bias"])
+    assert model.logit_bias.item() == 0
+
+
+def test_misfit_that_no_library_converts_is_left_to_open_clip(digits: Any, digits_model: Any, tmp_path: Path) -> None:
+    state = digits_model.state_dict()
+    del state["visual.proj"]
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"visual.proj\""):
+        manifest.create_model(digits.MODEL, str(tmp_path / "x.pt"))
