@@ -75,3 +75,15 @@ def test_created_manifest_of_a_wrapped_checkpoint_loads_and_says_where_the_weigh
     assert (record.state.path, record.state.prefix, record.extras) == (["state_dict"], "module.", ["epoch"])
     loaded = manifest.load(tmp_path / "ddp.pt")
     assert torch.equal(loaded.visual.proj, digits_model.visual.proj)
+
+
+def test_parameters_that_take_no_gradient_are_those_that_took_none(digits: Any, tmp_path: Path) -> None:
+    model: Any = manifest.load(digits.WEIGHTS, verify="none")
+    model.lock_image_tower(unlocked_groups=1)
+    model.logit_scale.requires_grad_(False)
+    record = manifest.save(model, tmp_path / "x.pt", golden=False).architecture
+    assert "logit_scale" in record.frozen
+    assert "visual.conv1." in record.frozen
+    expected = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    loaded = manifest.load(tmp_path / "x.pt")
+    assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == expected

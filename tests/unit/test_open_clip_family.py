@@ -151,3 +151,17 @@ def test_tokenizer_record_that_names_files_or_code_is_read_without_them() -> Non
 def test_tokenizer_of_an_unknown_class_is_none() -> None:
     record = Tokenizer.model_validate({"class": "os.system", "name": "x", "context_length": 77})
     assert load_tokenizer(record) is None
+
+
+def test_module_whose_attention_mask_was_changed_is_not_taken_for_what_its_config_builds() -> None:
+    module: Any = FAMILY.build(described("ViT-B-32"))
+    module.attn_mask[0, 1] = 0.0
+    with pytest.raises(ArchitectureError, match="attn_mask: a buffer that no checkpoint holds has other values"):
+        FAMILY.capture(module, None)
+
+
+def test_module_whose_weights_were_tied_is_not_taken_for_what_its_config_builds() -> None:
+    module: Any = FAMILY.build(described("ViT-B-32"))
+    module.visual.ln_post.weight = module.visual.ln_pre.weight
+    with pytest.raises(ArchitectureError, match="tied weights"):
+        FAMILY.capture(module, None)
