@@ -4,8 +4,8 @@ python benchmarks/inside.py hash CKPT
 python benchmarks/inside.py names CKPT
 python benchmarks/inside.py torch_names CKPT
 python benchmarks/inside.py digests CKPT
-python benchmarks/inside.py load CKPT full|fast|none
-python benchmarks/inside.py open_clip NAME CKPT
+python benchmarks/inside.py load CKPT full|fast|none LIBRARY
+python benchmarks/inside.py open_clip|timm NAME CKPT
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
 """
 
@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ def digests(checkpoint: str) -> float:
     return _timed(digest_all)
 
 
-def load(checkpoint: str, verify: Any) -> float:
+def load(checkpoint: str, verify: Any, library: str) -> float:
     """Seconds of `manifest.load`."""
     import manifest
-    import manifest.families.open_clip  # as an application has imported open_clip before it loads anything
 
+    import_module(f"manifest.families.{library}")  # as an application has imported it before it loads anything
     call = manifest.load
     return _timed(lambda: call(checkpoint, verify=verify))
 
@@ -67,6 +68,13 @@ def open_clip(name: str, checkpoint: str) -> float:
 
     # A manifest's weights are those of any file; `weights_only` is the default of both libraries.
     return _timed(lambda: create_model(name, pretrained=checkpoint))
+
+
+def timm(name: str, checkpoint: str) -> float:
+    """Seconds of `timm.create_model` with the same weights."""
+    from timm import create_model
+
+    return _timed(lambda: create_model(name, checkpoint_path=checkpoint))
 
 
 def save(name: str, suffix: str, runs: str, directory: str) -> str:
@@ -118,6 +126,7 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "digests": digests,
     "load": load,
     "open_clip": open_clip,
+    "timm": timm,
     "save": save,
 }
 

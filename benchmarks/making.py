@@ -3,6 +3,7 @@
 The weights are random: they weigh as much as trained ones.
 
 python benchmarks/making.py model NAME PRECISION PATH [KEY]
+python benchmarks/making.py common LIBRARY NAME PATH
 python benchmarks/making.py experts PATH zip|legacy
 """
 
@@ -28,6 +29,13 @@ def model(name: str, precision: str, path: str, key: str | None = None) -> None:
     manifest.save(manifest.create_model(name, precision=precision), path, key=key, golden=False)
 
 
+def common(library: str, name: str, path: str) -> None:
+    """A model of any library, with golden outputs in its manifest."""
+    import manifest
+
+    manifest.save(manifest.create_model(name, family=library), path)
+
+
 def experts(path: str, form: str) -> None:
     """8,000 tensors with the names of a mixture of experts, small, since only their names are read."""
     import torch
@@ -39,4 +47,4 @@ def experts(path: str, form: str) -> None:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    {"model": model, "experts": experts}[what](*arguments)
+    {"model": model, "common": common, "experts": experts}[what](*arguments)

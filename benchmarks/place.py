@@ -20,18 +20,31 @@ class Sizes:
     Attributes:
         large: The model that stands for a large file.
         large_precision: Its precision.
-        common: The model that stands for one that people load.
+        saved: The open_clip model that is saved.
+        common: Models that people load, as library and name.
         hollow: Bytes of the file that only claims to hold values.
     """
 
     large: str
     large_precision: str
-    common: str
+    saved: str
+    common: tuple[tuple[str, str], ...]
     hollow: int
 
 
-FULL = Sizes("ViT-H-14", "fp16", "ViT-L-14", 10 * 10**9)  # 2.07 GB and 1.71 GB
-QUICK = Sizes("ViT-B-32", "fp32", "ViT-B-32", 2 * 10**9)  # 0.6 GB
+FULL = Sizes(  # 2.07 GB, and 0.6, 1.71, 1.41, 0.35, 1.21 and 0.79 GB
+    "ViT-H-14",
+    "fp16",
+    "ViT-L-14",
+    (
+        *(("open_clip", name) for name in ("ViT-B-32", "ViT-L-14", "convnext_large_d")),
+        *(("timm", name) for name in ("vit_base_patch32_clip_224", "vit_large_patch14_clip_224", "convnext_large")),
+    ),
+    10 * 10**9,
+)
+QUICK = Sizes(
+    "ViT-B-32", "fp32", "ViT-B-32", (("open_clip", "ViT-B-32"), ("timm", "vit_base_patch32_clip_224")), 2 * 10**9
+)
 
 
 class Place:
@@ -54,11 +67,12 @@ class Place:
         path.parent.mkdir()
         return _made(path, "model", self.sizes.large, self.sizes.large_precision, path, self.keys[0])
 
-    @cached_property
-    def common(self) -> dict[str, Path]:
-        """The model that people load, by suffix."""
+    def common(self, library: str, name: str) -> dict[str, Path]:
+        """A model that people load, with golden outputs in its manifest, by suffix."""
         paths = {suffix: self.directory / f"common{suffix}" for suffix in (".pt", ".safetensors")}
-        return {suffix: _made(path, "model", self.sizes.common, "fp32", path) for suffix, path in paths.items()}
+        for path in paths.values():
+            path.unlink(missing_ok=True)  # one model at a time: a disk has its bounds
+        return {suffix: _made(path, "common", library, name, path) for suffix, path in paths.items()}
 
     @cached_property
     def experts(self) -> dict[str, Path]:

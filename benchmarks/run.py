@@ -38,8 +38,7 @@ def main() -> None:
     sizes = QUICK if chosen.quick else FULL
     console = Console(width=max(140, Console().width))
     console.print(
-        f"{os.cpu_count()} cores; {sizes.large} in {sizes.large_precision}, and {sizes.common}; "
-        f"medians of {chosen.runs}"
+        f"{os.cpu_count()} cores; {sizes.large} in {sizes.large_precision}, and {sizes.saved}; medians of {chosen.runs}"
     )
     table = Table("", "this", "other", "found", "contract", "")
     with tempfile.TemporaryDirectory(prefix="manifest-bench-") as name:

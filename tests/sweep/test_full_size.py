@@ -1,0 +1,47 @@
+"""The largest models at full size, from the library's builder to a file and back, within 24 GB. With `--whole` only."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODELS = ["convnext_xxlarge", "ViT-H-14-378-quickgelu", "ViT-bigG-14"]
+_MOST_MEMORY = 24 << 30  # bytes, with the mapped file
+
+_ROUND_TRIP = """
+import resource, sys, warnings
+warnings.simplefilter("ignore")
+import torch, manifest
+torch.manual_seed(0)
+live = manifest.create_model(sys.argv[1]).eval()
+manifest.save(live, sys.argv[2], golden=False)
+report = manifest.verify(sys.argv[2])
+assert report.passed, [str(finding) for finding in report.findings()]
+loaded = manifest.load(sys.argv[2], verify="fast")
+there = loaded.state_dict()
+assert all(torch.equal(tensor, there[name]) for name, tensor in live.state_dict().items())
+with torch.no_grad():
+    image = torch.randn(1, 3, *live.visual.image_size)
+    text = torch.randint(1, 49000, (1, live.context_length))
+    assert torch.equal(loaded.encode_image(image), live.encode_image(image))
+    assert torch.equal(loaded.encode_text(text), live.encode_text(text))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.xdist_group("full size")
+def test_model_at_full_size_is_loaded_as_it_was(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--whole", default=False):
+        pytest.skip("takes minutes and gigabytes; `make sweep` does it")
+    path = tmp_path / "model.safetensors"
+    try:
+        command = [sys.executable, "-c", _ROUND_TRIP, name, path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert int(done.stdout.split()[-1]) < _MOST_MEMORY
+    finally:
+        path.unlink(missing_ok=True)
