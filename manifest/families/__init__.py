@@ -22,7 +22,7 @@ from manifest.document import Architecture, Operators, Reading
 from manifest.errors import ArchitectureError
 from manifest.golden.probe import Inputs
 
-_BUILT_IN = {"open_clip": "open_clip"}
+_BUILT_IN = {"open_clip": "open_clip", "transformers": "transformers"}
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
 
