@@ -15,12 +15,14 @@ from typing import Any
 
 import open_clip
 from open_clip import factory
+from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
 from torch import nn
 
 from manifest.errors import UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
+from manifest.families.open_clip_hugging_face import in_place
 from manifest.families.sizes import require_sane
 from manifest.families.values import as_data, from_data
 
@@ -88,7 +90,11 @@ def construct(draft: Draft) -> nn.Module:
     require_sane(config, lambda name: _LARGEST.get(name, _LARGEST_OTHERWISE))
     timm = "timm_model_name" in config["vision_cfg"]
     size = from_data(draft.arguments.get("force_image_size"))
-    module = CLASSES[draft.class_name](**config, cast_dtype=get_cast_dtype(draft.precision))
+    with in_place(config) as built_from:
+        module = CLASSES[draft.class_name](**built_from, cast_dtype=get_cast_dtype(draft.precision))
+    text: Any = getattr(module, "text", None)
+    if isinstance(text, HFTextEncoder):
+        text.config.name_or_path = config["text_cfg"]["hf_model_name"]
     factory._set_model_device_and_precision(module, None, draft.precision, timm)
     if timm and size is not None:
         module.visual.set_input_size(size)  # type: ignore[operator, union-attr]

@@ -93,12 +93,34 @@ def config_of(kind: Any, data: Mapping[str, Any]) -> Any:
     Raises:
         ArchitectureError: A size is beyond what any model has, or something would be fetched or read from elsewhere.
     """
-    values = _without(from_data(dict(data)))
-    require_sane(values, _largest)
-    _require_local(values)
+    values = require_sound(data)
     config = kind.config_class.from_dict(_without(values, frozenset(_IMPLEMENTATIONS)))
     _choose(config, values)
     return config
+
+
+def require_sound(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recorded config, without what is not of the model.
+
+    Raises:
+        ArchitectureError: A size is beyond what any model has, or something would be fetched or read from elsewhere.
+    """
+    values: dict[str, Any] = _without(from_data(dict(data)))
+    require_sane(values, _largest)
+    for name, value in _settings(values):
+        elsewhere = name in _NAMES_OF_TIMM and isinstance(value, str) and not value.replace(".", "_").isidentifier()
+        if elsewhere or (name in _LEADS_ELSEWHERE and value):
+            raise ArchitectureError(
+                f"The config has {name}={value!r:.60}, which leads to a hub or another file, expected a config that is "
+                "whole in itself; leave it out."
+            )
+        if name in _IMPLEMENTATIONS and value is not None and value not in _IMPLEMENTATIONS[name]:
+            known = _IMPLEMENTATIONS[name]
+            raise ArchitectureError(
+                f"The config has {name}={value!r:.60}, expected one of {', '.join(known)}, for which nothing is "
+                f"fetched; choose one by `model.set_{name}({known[0]!r})`."
+            )
+    return values
 
 
 def build(class_name: str, data: Mapping[str, Any], precision: str) -> nn.Module:
@@ -159,29 +181,12 @@ def _without(values: Any, left_out: frozenset[str] = _NOT_THE_MODEL) -> Any:
 
 def _choose(config: Any, values: Mapping[str, Any]) -> None:
     """Set the recorded implementations, of a config and then of those inside it."""
-    for setting, known in _IMPLEMENTATIONS.items():
-        chosen = values.get(setting)
-        if chosen is None:
-            continue
-        if chosen not in known:
-            raise ArchitectureError(
-                f"The config has {setting}={chosen!r:.60}, expected one of {', '.join(known)}, for which nothing is "
-                f"fetched; choose one by `model.set_{setting}({known[0]!r})`."
-            )
-        setattr(config, f"_{setting}", chosen)
+    for setting in _IMPLEMENTATIONS:
+        if (chosen := values.get(setting)) is not None:
+            setattr(config, f"_{setting}", chosen)
     for name, inner in values.items():
         if isinstance(inner, Mapping) and hasattr(getattr(config, name, None), "to_dict"):
             _choose(getattr(config, name), inner)
-
-
-def _require_local(values: Any) -> None:
-    for name, value in _settings(values):
-        elsewhere = name in _NAMES_OF_TIMM and isinstance(value, str) and not value.replace(".", "_").isidentifier()
-        if elsewhere or (name in _LEADS_ELSEWHERE and value):
-            raise ArchitectureError(
-                f"The config has {name}={value!r:.60}, which leads to a hub or another file, expected a config that is "
-                "whole in itself; leave it out."
-            )
 
 
 def _settings(values: Any) -> Iterator[tuple[str, Any]]:

@@ -179,7 +179,7 @@ def test_manifest_is_created_for_a_published_directory(tmp_path: Path) -> None:
     assert manifest.verify(path).exit_code == 0
 
 
-def test_preprocessor_config_that_is_named_is_recorded_and_used(tmp_path: Path) -> None:
+def test_preprocessor_config_that_is_named_is_recorded_and_used() -> None:
     content = {
         "do_center_crop": True,
         "crop_size": {"height": 32, "width": 32},
