@@ -22,7 +22,7 @@ from manifest.document import Architecture, Operators, Reading
 from manifest.errors import ArchitectureError
 from manifest.golden.probe import Inputs
 
-_BUILT_IN = {"open_clip": "open_clip", "transformers": "transformers"}
+_BUILT_IN = {"open_clip": "open_clip", "transformers": "transformers", "callable": "torch"}
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
 
@@ -46,6 +46,11 @@ class Creation:
     parents: tuple[tuple[str, str | None], ...] = ()
     architecture: Architecture | None = None
     family: str | None = None
+
+    @property
+    def runs(self) -> list[str]:
+        """Modules of the user's own whose code made it, for a factory of the family `callable`."""
+        return [self.name.partition(":")[0]] if self.family == "callable" else []
 
 
 @dataclass(frozen=True)

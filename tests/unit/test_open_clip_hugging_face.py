@@ -27,7 +27,11 @@ WORDS = {"vocab_size": 99, "max_position_embeddings": 20, "bos_token_id": 97, "e
 MT5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 99}
 TOWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "roberta": ("RobertaConfig", {**SMALL, **WORDS}, {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler"}),
-    "xlm": ("XLMRobertaConfig", {**SMALL, **WORDS}, {"hf_proj_type": "linear", "hf_pooler_type": "cls_last_hidden_state_pooler"}),
+    "xlm": (
+        "XLMRobertaConfig",
+        {**SMALL, **WORDS},
+        {"hf_proj_type": "linear", "hf_pooler_type": "cls_last_hidden_state_pooler"},
+    ),
     "bert": ("BertConfig", {**SMALL, **WORDS}, {"hf_proj_type": "linear", "hf_pooler_type": "cls_pooler"}),
     "mt5": ("MT5Config", MT5, {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler"}),
 }
