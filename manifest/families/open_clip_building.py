@@ -19,7 +19,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
 from torch import nn
 
-from manifest.errors import UnknownModelError
+from manifest.errors import ArchitectureError, UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
 from manifest.families.open_clip_hugging_face import in_place
@@ -89,6 +89,11 @@ def construct(draft: Draft) -> nn.Module:
     config = from_data(draft.config)
     require_sane(config, lambda name: _LARGEST.get(name, _LARGEST_OTHERWISE))
     timm = "timm_model_name" in config["vision_cfg"]
+    if ":" in (name := str(config["vision_cfg"].get("timm_model_name"))):
+        raise ArchitectureError(
+            f"The config has the vision tower {name!r:.80}, which leads to a hub or another file, expected a name that "
+            "timm knows; get the manifest from a source you trust."
+        )
     size = from_data(draft.arguments.get("force_image_size"))
     with in_place(config) as built_from:
         module = CLASSES[draft.class_name](**built_from, cast_dtype=get_cast_dtype(draft.precision))
