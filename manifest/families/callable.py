@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from manifest.document import Architecture
-from manifest.errors import ArchitectureError, InputError, UnknownModelError, one_line
+from manifest.errors import ArchitectureError, InputError, NotGrantedError, UnknownModelError, one_line
 from manifest.families import Creation
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.values import as_data, from_data
@@ -37,13 +37,14 @@ class Factory(Adapter):
 
     def resolve(self, creation: Creation) -> Draft:
         arguments = as_data(dict(creation.arguments), "arguments")
-        return Draft(creation.name, "", arguments, {}, AS_BUILT)
+        return Draft(creation.name, "", arguments, arguments, AS_BUILT)
 
     def construct(self, draft: Draft) -> nn.Module:
         """What the factory makes.
 
         Raises:
-            ArchitectureError: Its module is not granted, or it makes no module.
+            NotGrantedError: Its module may not be imported.
+            ArchitectureError: It makes no module.
         """
         name = str(draft.name)
         built = _factory(name)(**from_data(draft.config))
@@ -110,7 +111,7 @@ def _factory(name: str) -> Callable[..., Any]:
 
 def _require_granted(module: str, what: str) -> None:
     if not is_granted(module):
-        raise ArchitectureError(
+        raise NotGrantedError(
             f"{what} the module {module!r}, and importing it runs its code; if you trust it, "
             f"pass allow=[{module!r}] (`--allow {module}`)."
         )
