@@ -21,13 +21,22 @@ from manifest.families import Creation, Variant
 from manifest.families.adapter import PRECISIONS, Adapter, Draft, precision_of
 from manifest.families.open_clip_inputs import load_preprocess
 from manifest.families.transformers_building import ATTENTION, build, data_of, directory_config, model_class
-from manifest.families.transformers_inputs import plain_preprocess, recorded_preprocess
+from manifest.families.transformers_inputs import USUAL_SIDE, plain_preprocess, recorded_preprocess
 from manifest.families.values import as_data
 from manifest.golden.probe import Inputs, photographs_alone, photographs_and_prompts
 
 _TWO_TOWERS = frozenset({"CLIPModel", "SiglipModel", "MetaClip2Model", "ChineseCLIPModel"})
 _OF_IMAGES = "ForImageClassification"
-_HEADS = ("classifier", "score", "lm_head", "cls", "qa_outputs", "head", "fc", "distillation_classifier")
+_HEADS = (
+    "classifier",
+    "cls_classifier",
+    "cls",
+    "distillation_classifier",
+    "lm_head",
+    "proj_out",
+    "qa_outputs",
+    "score",
+)
 _ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh")
 """Those that are mistaken for one another."""
 _ARGUMENTS = frozenset({"config", "class_name", ATTENTION, "precision", "preprocessor"})
@@ -132,7 +141,7 @@ class Transformers(Adapter):
             text = config["text_config"]
             length = min(int(text["max_position_embeddings"]), _MOST_TOKENS)
             return photographs_and_prompts(preprocess, None, length, int(text["vocab_size"]))
-        if architecture.class_name.endswith(_OF_IMAGES) and _sees_photographs(config):
+        if architecture.class_name.endswith(_OF_IMAGES) and config.get("num_channels", 3) == 3:
             return photographs_alone(load_preprocess(architecture.preprocess or plain_preprocess(config)))
         return None
 
@@ -195,7 +204,7 @@ def _ask(ghost: Any) -> None:
     two = hasattr(config, "vision_config") and hasattr(config, "text_config")
     if two or ghost.main_input_name == "pixel_values":
         seen = config.vision_config if two else config
-        height, width = _sides(seen.image_size)
+        height, width = _sides(getattr(seen, "image_size", None) or USUAL_SIDE)
         channels = getattr(seen, "num_channels", 3)
         dtype = next(ghost.parameters()).dtype
         asked["pixel_values"] = torch.empty(1, channels, height, width, dtype=dtype, device="meta")
@@ -226,10 +235,6 @@ def _role(name: str, *, two: bool) -> str:
         "text_projection": "text_projection",
     }
     return roles.get(top, "backbone")
-
-
-def _sees_photographs(config: Mapping[str, Any]) -> bool:
-    return config.get("num_channels", 3) == 3 and config.get("image_size") is not None
 
 
 def _hidden_acts(config: Mapping[str, Any]) -> Iterator[str]:

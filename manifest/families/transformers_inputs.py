@@ -17,13 +17,15 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from manifest.document import Preprocess
 from manifest.errors import InputError
 
+USUAL_SIDE = 224
+"""Pixels, where a config has no image size, as of a ResNet."""
 _RESAMPLES = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of interpolations, those that open_clip has."""
 
 
 def plain_preprocess(config: Mapping[str, Any]) -> Preprocess:
     """Photographs squashed to a model's image size, with CLIP's mean and deviation; for probes, where none is known."""
-    size = config["image_size"]
+    size = config.get("image_size") or USUAL_SIDE
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return Preprocess(
         size=[int(height), int(width)],
