@@ -18,7 +18,7 @@ from torch import nn
 from manifest.document import Architecture, Preprocess, Reading
 from manifest.errors import InputError
 from manifest.families import Creation, Variant
-from manifest.families.adapter import PRECISIONS, Adapter, Draft, precision_of
+from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.open_clip_inputs import load_preprocess
 from manifest.families.transformers_building import ATTENTION, build, data_of, directory_config, model_class
 from manifest.families.transformers_inputs import USUAL_SIDE, plain_preprocess, recorded_preprocess
@@ -49,7 +49,11 @@ class Transformers(Adapter):
 
     name = "transformers"
     builder = "transformers.PreTrainedModel"
-    rows: ClassVar[Mapping[str, str]] = {"image_features": "images", "text_features": "tokens"}
+    rows: ClassVar[Mapping[str, str]] = {
+        "image_features": "images",
+        "text_features": "tokens",
+        "class_logits": "images",
+    }
 
     def recognises(self, module: nn.Module) -> bool:
         # Whoever made such a model has imported this; anyone else need not wait for it.
@@ -83,14 +87,12 @@ class Transformers(Adapter):
         return build(draft.class_name, draft.config, draft.precision)
 
     def create(self, creation: Creation) -> nn.Module:
-        if Path(creation.name).is_dir():
-            draft = self.resolve(creation)
-            dtype = PRECISIONS[draft.precision]
-            module: nn.Module = model_class(draft.class_name).from_pretrained(
-                creation.name, local_files_only=True, dtype=dtype
-            )
-            return module
-        return self.construct(self.resolve(creation))
+        draft = self.resolve(creation)
+        if not Path(creation.name).is_dir():
+            return self.construct(draft)
+        kind = model_class(draft.class_name)
+        stored = kind.from_pretrained(creation.name, local_files_only=True, dtype=torch.float32)
+        return cast(stored, draft.precision.removeprefix("pure_"))
 
     def recover(self, module: nn.Module) -> Iterator[Draft]:
         live: Any = module
@@ -148,7 +150,7 @@ class Transformers(Adapter):
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         images, tokens = inputs.tensors["images"], inputs.tensors.get("tokens")
         if tokens is None:
-            return {"logits": module(pixel_values=images, return_dict=True).logits}
+            return {"class_logits": module(pixel_values=images, return_dict=True).logits}
         said = module(pixel_values=images, input_ids=tokens, return_dict=True)
         return {
             "image_features": said.image_embeds,
@@ -159,7 +161,7 @@ class Transformers(Adapter):
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:
-        logits = outputs["logits"].double()
+        logits = (outputs["logits"] if "logits" in outputs else outputs["class_logits"]).double()
         # A model with a bias was trained with the sigmoid loss: each pair is judged by itself.
         probabilities = logits.sigmoid() if hasattr(module, "logit_bias") else logits.softmax(dim=-1)
         labels = architecture.config.get("id2label") or {}

@@ -227,8 +227,17 @@ def test_classifier_is_read_by_its_five_likeliest_labels(tmp_path: Path) -> None
     model = fresh("ViTForImageClassification", id2label={i: f"kind {i}" for i in range(7)})
     golden = manifest.save(model, tmp_path / "vit.pt").golden[0]
     assert golden.probe == "photos/1"
+    assert golden.outputs["class_logits"].shape == [4, 7]
+    assert hf().rows["class_logits"] == "images"  # so that the floor has batches of other sizes in it
     assert [len(reading.prompts) for reading in golden.reading] == [5, 5, 5, 5]
     assert all(label.startswith("kind ") for reading in golden.reading for label in reading.prompts)
+
+
+def test_library_makes_what_a_call_describes(tmp_path: Path) -> None:
+    live("BertModel").save_pretrained(tmp_path)
+    stored = hf().create(Creation(str(tmp_path), {"precision": "bf16"}))
+    assert torch.equal(stored.pooler.dense.weight, live("BertModel").pooler.dense.weight.bfloat16())
+    assert type(hf().create(Creation("BertModel", {"config": CONFIGS["BertModel"]}))) is transformers.BertModel
 
 
 def test_activation_that_was_mistaken_is_found_and_its_cure_named(tmp_path: Path) -> None:
