@@ -77,6 +77,10 @@ class UnknownModelError(ArchitectureError):
     """A model name that no family knows."""
 
 
+class NotGrantedError(ArchitectureError):
+    """A model that is made by code which the caller did not allow to be imported."""
+
+
 class CreationMismatchError(ArchitectureError):
     """A model asked for with an architecture other than its weights were saved with."""
 

@@ -38,8 +38,10 @@ _NOT_STRUCTURE = frozenset(
         # Depends on the machine.
         "fused_attn",
         "use_fsdpa",
+        "name_or_path",
     }
 )
+_ATTENTION = "_attn_implementation"
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,9 @@ def _plain(value: object) -> str | None:
         return repr(value)
     if isinstance(value, torch.dtype | torch.Size):
         return str(tuple(value)) if isinstance(value, torch.Size) else str(value)
+    if not isinstance(value, type) and hasattr(value, _ATTENTION):
+        # A config of transformers: it is recorded whole elsewhere, and shows in what the modules are, all but this.
+        return f"{type(value).__name__}(attention={getattr(value, _ATTENTION)})"
     if is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in fields(value)})
     if isinstance(value, list | tuple):

@@ -23,6 +23,10 @@ def run(
         typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the checks that need torch.")] = False,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="Module of your own that may be imported, with all inside it.", metavar="MODULE"),
+    ] = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
     quiet: Quiet = False,
@@ -35,7 +39,7 @@ def run(
     opened = _opened(checkpoint)
     from manifest.workflows.verifying import verify
 
-    report = verify(opened, key=key, fast=fast)
+    report = verify(opened, key=key, fast=fast, allow=allow or ())
     if quiet and report.passed and output is None:
         raise typer.Exit(report.exit_code)
     if format is Format.JSON:

@@ -23,7 +23,7 @@ from manifest.errors import ArchitectureError
 from manifest.fitting import Fit
 from manifest.golden.probe import Inputs
 
-_BUILT_IN = {"open_clip": "open_clip"}
+_BUILT_IN = {"open_clip": "open_clip", "transformers": "transformers", "callable": "torch"}
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
 
@@ -49,6 +49,11 @@ class Creation:
     architecture: Architecture | None = None
     family: str | None = None
     conversions: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> list[str]:
+        """Modules of the user's own whose code made it, for a factory of the family `callable`."""
+        return [self.name.partition(":")[0]] if self.family == "callable" else []
 
 
 @dataclass(frozen=True)

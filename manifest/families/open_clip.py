@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import open_clip
 import torch
+from open_clip.hf_model import HFTextEncoder
 from torch import nn
 
 from manifest.document import Architecture, Preprocess, Reading, Tokenizer, activation_words
@@ -22,6 +23,7 @@ from manifest.errors import ArchitectureError, InputError
 from manifest.families import Conversion, Creation, Difference, Variant
 from manifest.families.adapter import Adapter, Draft
 from manifest.families.open_clip_building import CLASSES, PRECISIONS, construct, natively_activated, resolve
+from manifest.families.open_clip_hugging_face import vocabulary, with_config
 from manifest.families.open_clip_inputs import (
     context_length,
     load_preprocess,
@@ -81,7 +83,7 @@ class OpenClip(Adapter):
             raise ArchitectureError(
                 f"open_clip has no precision {precision!r}, expected one of {', '.join(PRECISIONS)}; correct it."
             )
-        return resolve(creation)
+        return with_config(resolve(creation))
 
     def construct(self, draft: Draft) -> nn.Module:
         return construct(draft)
@@ -113,6 +115,8 @@ class OpenClip(Adapter):
         dtype = next(ghost.visual.parameters()).dtype
         height, width = pair(ghost.visual.image_size)
         ghost.encode_image(torch.empty(1, 3, height, width, dtype=dtype, device="meta"))
+        if isinstance(getattr(ghost, "text", None), HFTextEncoder):
+            return  # it looks at the values of its attention mask
         ghost.encode_text(torch.zeros(1, context_length(ghost), dtype=torch.long, device="meta"))
 
     def roles(self, names: Iterable[str]) -> dict[str, str]:
@@ -138,9 +142,8 @@ class OpenClip(Adapter):
         preprocess, tokenizer = self.transforms(architecture)
         if probe == WITHOUT_TOKENIZER:
             tokenizer = None
-        vocabulary = architecture.config["text_cfg"].get("vocab_size", 49408)
         length = _inputs_of(architecture)[1].context_length
-        return photographs_and_prompts(preprocess, tokenizer, length, vocabulary)
+        return photographs_and_prompts(preprocess, tokenizer, length, vocabulary(architecture.config["text_cfg"]))
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         model: Any = module

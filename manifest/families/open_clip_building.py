@@ -15,12 +15,15 @@ from typing import Any
 
 import open_clip
 from open_clip import factory
+from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
 from torch import nn
 
 from manifest.errors import ArchitectureError, UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
+from manifest.families.open_clip_hugging_face import in_place
+from manifest.families.sizes import require_sane
 from manifest.families.values import as_data, from_data
 
 CLASSES: dict[str, type[nn.Module]] = {
@@ -87,10 +90,19 @@ def construct(draft: Draft) -> nn.Module:
         ArchitectureError: A size is beyond what any model has.
     """
     config = from_data(draft.config)
-    _require_sane(config)
+    require_sane(config, lambda name: _LARGEST.get(name, _LARGEST_OTHERWISE))
     timm = "timm_model_name" in config["vision_cfg"]
+    if ":" in (name := str(config["vision_cfg"].get("timm_model_name"))):
+        raise ArchitectureError(
+            f"The config has the vision tower {name!r:.80}, which leads to a hub or another file, expected a name that "
+            "timm knows; get the manifest from a source you trust."
+        )
     size = from_data(draft.arguments.get("force_image_size"))
-    module = CLASSES[draft.class_name](**config, cast_dtype=get_cast_dtype(draft.precision))
+    with in_place(config) as built_from:
+        module = CLASSES[draft.class_name](**built_from, cast_dtype=get_cast_dtype(draft.precision))
+    text: Any = getattr(module, "text", None)
+    if isinstance(text, HFTextEncoder):
+        text.config.name_or_path = config["text_cfg"]["hf_model_name"]
     factory._set_model_device_and_precision(module, None, draft.precision, timm)
     if timm and size is not None:
         module.visual.set_input_size(size)  # type: ignore[operator, union-attr]
@@ -118,16 +130,3 @@ def natively_activated(config: Mapping[str, Any]) -> bool:
     vision, text = config["vision_cfg"], config["text_cfg"]
     native_vision = "timm_model_name" not in vision and not isinstance(vision.get("layers"), list | tuple)
     return native_vision or not text.get("hf_model_name") or "multimodal_cfg" in config
-
-
-def _require_sane(config: Mapping[str, Any]) -> None:
-    """Refuse sizes that no model has and that would exhaust memory or time; a manifest may come from anyone."""
-    for tower, sizes in config.items():
-        for name, value in sizes.items() if isinstance(sizes, dict) else [(tower, sizes)]:
-            limit = _LARGEST.get(name, _LARGEST_OTHERWISE)
-            numbers = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(number, int | float) and abs(number) > limit for number in numbers):
-                raise ArchitectureError(
-                    f"The config gives {name} as {value!r:.40}, expected at most {limit:,}; "
-                    "get the manifest from a source you trust."
-                )

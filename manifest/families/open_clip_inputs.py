@@ -13,7 +13,8 @@ from typing import Any
 
 import open_clip
 from open_clip import factory
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 from torch import nn
 
 from manifest.digests import text_digest
@@ -21,6 +22,7 @@ from manifest.document import Preprocess, Tokenizer
 from manifest.errors import ArchitectureError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
+from manifest.families.open_clip_hugging_face import longest_prompt, vocabulary
 from manifest.families.values import as_data
 
 _TOKENIZER_ARGUMENTS = frozenset(
@@ -100,6 +102,8 @@ def tokenizer_of(draft: Draft, built: nn.Module) -> Tokenizer:
     """The tokenizer that `open_clip.get_tokenizer` would choose, with its vocabulary's digest when it is at hand."""
     text = draft.config["text_cfg"]
     length = context_length(built)
+    if isinstance(getattr(built, "text", None), HFTextEncoder) and text.get("context_length"):
+        length = min(longest_prompt(built.text), int(text["context_length"]))
     arguments = as_data(text.get("tokenizer_kwargs") or {}, "tokenizer_kwargs")
     if text.get("hf_tokenizer_name"):
         if text.get("tokenizer_mode"):
@@ -109,7 +113,7 @@ def tokenizer_of(draft: Draft, built: nn.Module) -> Tokenizer:
         lowered = (draft.name or "").lower()
         variant = "gemma" if "siglip2" in lowered else "mc4" if "i18n" in lowered else "c4-en"
         record = _tokenizer_record("SigLipTokenizer", variant, {}, length)
-    elif text.get("vocab_size", 49408) >= 49408:
+    elif vocabulary(text) >= 49408:
         record = _tokenizer_record("SimpleTokenizer", None, arguments, length)
     else:
         # Whatever its tokenizer was, it is not one of open_clip's; golden outputs are taken on token ids instead.
@@ -174,8 +178,10 @@ def _vocabulary_digest(tokenizer: Any) -> str:
 def context_length(module: Any) -> int:
     """Token ids per prompt; a CoCa's own `context_length` is its decoder's."""
     text = getattr(module, "text", module)
+    if isinstance(text, HFTextEncoder):
+        return min(longest_prompt(text), int(DEFAULT_CONTEXT_LENGTH))
     length = getattr(text, "context_length", None) or getattr(module, "context_length", None)
-    return int(length or 77)
+    return int(length or DEFAULT_CONTEXT_LENGTH)
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from open_clip.transformer import (
 from torch import nn
 
 from manifest.errors import ArchitectureError
+from manifest.families.open_clip_hugging_face import recovered
 
 _ANY_INITIAL_VALUE = 1e-5  # what a learned parameter starts from is without effect once its weight is known
 
@@ -39,16 +40,12 @@ def recover(model: Any) -> tuple[dict[str, Any], str]:
         ArchitectureError: A tower is of a kind that does not show its config.
     """
     text = getattr(model, "text", model)
-    if isinstance(text, HFTextEncoder):
-        raise ArchitectureError(
-            "The text tower comes from Hugging Face and does not show how it was configured; "
-            "make the model with `manifest.create_model(NAME, …)`, which remembers."
-        )
+    borrowed = isinstance(text, HFTextEncoder)
     config: dict[str, Any] = {
         "embed_dim": _embed_dim(model, text),
         "vision_cfg": _vision(model.visual),
-        "text_cfg": _text(model, text),
-        "quick_gelu": any(isinstance(child, QuickGELU) for child in text.transformer.modules()),
+        "text_cfg": recovered(text) if borrowed else _text(model, text),
+        "quick_gelu": any(isinstance(child, QuickGELU) for child in (model.visual if borrowed else text).modules()),
     }
     if isinstance(model, CoCa):
         config["multimodal_cfg"] = _decoder(model.text_decoder)
@@ -64,6 +61,8 @@ def recover(model: Any) -> tuple[dict[str, Any], str]:
 
 
 def _embed_dim(model: Any, text: Any) -> int:
+    if isinstance(text, HFTextEncoder):
+        return int(text.output_dim)
     projection = text.text_projection
     if isinstance(projection, nn.Linear):
         return projection.out_features

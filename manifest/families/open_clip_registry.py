@@ -11,9 +11,10 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from manifest.families import Creation
 from manifest.families.open_clip_building import resolve
+from manifest.families.open_clip_hugging_face import CONFIG
 
 _NOT_COMPARED = frozenset(
-    {"timm_model_pretrained", "hf_model_pretrained", "ls_init_value", "act_kwargs", "norm_kwargs"}
+    {"timm_model_pretrained", "hf_model_pretrained", "ls_init_value", "act_kwargs", "norm_kwargs", CONFIG}
 )
 
 

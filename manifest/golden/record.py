@@ -62,7 +62,8 @@ def ask(
                 f"The model fails on the probe {inputs.probe} ({one_line(error)}); "
                 "save it with `golden=False`, or correct it."
             ) from error
-        readings = family.readings(architecture, module, inputs, outputs)
+        # What is no number reads as nothing; callers refuse it.
+        readings = family.readings(architecture, module, inputs, outputs) if finite(outputs) else []
         used = torch.get_num_threads()
     outputs = {name: tensor.detach().contiguous() for name, tensor in outputs.items()}
     return Answers(inputs, outputs, readings, used)

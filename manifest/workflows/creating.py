@@ -13,6 +13,7 @@ from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.families import Creation
 from manifest.families import family as family_named
+from manifest.grants import granted
 from manifest.sidecars import require_checkpoint, staging
 from manifest.signing import PrivateKey, load_private_key
 from manifest.workflows.describing import describe
@@ -56,10 +57,11 @@ def create(
     checkpoint = require_checkpoint(path)
     signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
     adapter = family_named(family)
-    creation = Creation(model_name, dict(arguments or {}), pretrained)
+    creation = Creation(model_name, dict(arguments or {}), pretrained, family=family)
     if model_config is not None:
         adapter.register(Path(model_config))
-    with open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
+    # Who names a factory here asks for it to be run.
+    with granted(creation.runs), open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
         if state is not None:
             stored.choose(state)
         require_undamaged(stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
@@ -12,6 +13,7 @@ from manifest.document import Status
 from manifest.errors import ArchitectureError, VerificationError
 from manifest.families import Creation, family, remember
 from manifest.findings import Outcome, Report, Severity
+from manifest.grants import granted
 from manifest.sidecars import read_manifest, require_checkpoint
 from manifest.signing import PublicKey
 from manifest.workflows.climbing import Subject, climb, open_subject
@@ -32,6 +34,7 @@ def load(
     key: str | os.PathLike[str] | PublicKey | None = None,
     verify: Literal["full", "fast", "none"] = "full",
     device: str = "cpu",
+    allow: Sequence[str] = (),
 ) -> nn.Module:
     """The exact model that was saved, in eval mode.
 
@@ -43,6 +46,7 @@ def load(
         verify: `full` climbs the whole ladder; `fast` checks trust, integrity, format and completeness; `none` checks
             nothing and still rebuilds exactly.
         device: Where the model goes once it is verified.
+        allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it.
 
     Raises:
         VerificationError: The checkpoint does not keep its manifest's promise; the report says how.
@@ -51,13 +55,14 @@ def load(
     if verify not in ("full", "fast", "none"):
         raise ArchitectureError(f"verify is {verify!r}, expected 'full', 'fast' or 'none'.")
     subject, rebuilder = open_subject(path), Rebuilder()
-    if verify != "none":
-        # Nothing here unpickles the file.
-        rungs = static_rungs(key, code=Severity.WARNING) + (rebuilder.rungs() if verify == "full" else [])
-        report = climb(subject, rungs)
-        if not report.passed:
-            raise VerificationError(_first_failure(report), report)
-    model = rebuilder.model(subject)
+    with granted(allow):
+        if verify != "none":
+            # Nothing here unpickles the file.
+            rungs = static_rungs(key, code=Severity.WARNING) + (rebuilder.rungs() if verify == "full" else [])
+            report = climb(subject, rungs)
+            if not report.passed:
+                raise VerificationError(_first_failure(report), report)
+        model = rebuilder.model(subject)
     _warn_of_absent(subject)
     remember(model, _creation(subject))
     return model.to(device)
@@ -105,4 +110,5 @@ def _creation(subject: Subject) -> Creation:
         pretrained=manifest.provenance.pretrained,
         parents=((subject.path.name, manifest.weights.digest),),
         architecture=architecture,
+        family=architecture.family,
     )

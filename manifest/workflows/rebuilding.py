@@ -11,7 +11,7 @@ from torch import nn
 from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.document import Architecture, Golden, activation_words
-from manifest.errors import ArchitectureError, one_line
+from manifest.errors import ArchitectureError, NotGrantedError, one_line
 from manifest.families import Family, Variant, family
 from manifest.findings import Finding, Severity, finding
 from manifest.golden.compare import Comparison, Grade, compare
@@ -67,6 +67,11 @@ class Rebuilder:
         recorded = subject.manifest.architecture
         try:
             module = self._built(subject)
+        except NotGrantedError as error:
+            remedy = "Read that module first, for whoever wrote the manifest chose it."
+            return Climbed(
+                "not built without leave", [finding("A005", str(error), where="architecture", remedy=remedy)]
+            )
         except ArchitectureError as error:
             return Climbed("cannot be built", [finding("A005", str(error), where="architecture")])
         findings = _activation_findings(recorded, _family(subject), module)

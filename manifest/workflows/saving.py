@@ -17,6 +17,8 @@ from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.errors import InputError
 from manifest.families import Creation, creation_of, family_of, unwrap
+from manifest.families import family as family_named
+from manifest.grants import granted
 from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey, load_private_key
 from manifest.workflows.describing import describe
@@ -33,6 +35,8 @@ def save(
     golden: bool = True,
     partial: Sequence[str] = (),
     model_name: str | None = None,
+    family: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Save a model with its manifest, and its signature when there is a key.
 
@@ -48,7 +52,10 @@ def save(
             file, text only.
         golden: Whether to record golden outputs.
         partial: Roles of components that are untrained by design, for example `["text_tower"]`.
-        model_name: Name in the model library's registry, for a model whose making was not seen.
+        model_name: Name in the model library's registry, for a model whose making was not seen; of a factory of your
+            own, `package.module:name`.
+        family: Name of the model library, where the model does not show it: `callable` for a factory of your own.
+        arguments: What `model_name` was called with.
 
     Returns:
         The manifest that was written.
@@ -63,9 +70,12 @@ def save(
         raise InputError(f"{checkpoint} is a directory, expected a file name; add one.")
     signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
     module = unwrap(model)
-    family = family_of(module)
-    creation = creation_of(module) or (Creation(model_name) if model_name else None)
-    with staging(checkpoint) as staged:
+    creation = creation_of(module)
+    if creation is None and model_name is not None:
+        creation = Creation(model_name, dict(arguments or {}), family=family)
+    adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
+    # The model is here already, made by that code.
+    with staging(checkpoint) as staged, granted(creation.runs if creation else ()):
         _write(module, staged, checkpoint.suffix == ".safetensors", extras or {})
         with open_checkpoint(staged) as stored, ThreadPoolExecutor() as background:
             # Hashing and waiting for the disk take as long as the write did; they run while the model is looked at.
@@ -73,8 +83,8 @@ def save(
             digests = background.submit(files_digests, [staged])
             manifest = describe(
                 stored,
-                family,
-                family.capture(module, creation),
+                adapter,
+                adapter.capture(module, creation),
                 file_name=checkpoint.name,
                 digests=digests,
                 creation=creation,

@@ -17,6 +17,7 @@ from manifest.document import Manifest, Status, Training, component_tensors
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import Finding, Report, Severity, finding
+from manifest.grants import granted
 from manifest.safety import safety_findings
 from manifest.sidecars import Sidecars, recorded_files
 from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
@@ -28,6 +29,7 @@ def verify(
     *,
     key: str | os.PathLike[str] | PublicKey | None = None,
     fast: bool = False,
+    allow: Sequence[str] = (),
 ) -> Report:
     """Hold a checkpoint to its manifest.
 
@@ -36,6 +38,7 @@ def verify(
             lie beside it.
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
         fast: Stop before the rungs that need torch.
+        allow: Modules of your own that may be imported to rebuild the model, `["mypkg"]` for `mypkg` and all inside it.
 
     Returns:
         Every rung with its outcome, reason, time and findings; `report.exit_code` is 0 when none failed.
@@ -48,7 +51,8 @@ def verify(
     """
     subject = open_subject(path)
     try:
-        return climb(subject, static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs()))
+        with granted(allow):
+            return climb(subject, static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs()))
     finally:
         subject.close()
 

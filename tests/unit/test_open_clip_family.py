@@ -140,6 +140,14 @@ def test_config_with_a_size_that_no_model_has_is_refused_before_it_is_built(towe
         FAMILY.build(sound.model_copy(update={"config": config}))
 
 
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:/tmp"])
+def test_vision_tower_that_leads_to_a_hub_or_a_directory_is_refused(name: str) -> None:
+    sound = described("convnext_base")
+    config = {**sound.config, "vision_cfg": {**sound.config["vision_cfg"], "timm_model_name": name}}
+    with pytest.raises(ArchitectureError, match=rf"vision tower '{name}', which leads to a hub"):
+        FAMILY.build(sound.model_copy(update={"config": config}))
+
+
 def test_tokenizer_record_that_names_files_or_code_is_read_without_them() -> None:
     hostile = {"bpe_path": "/etc/passwd", "trust_remote_code": True, "clean": "lower"}
     record = Tokenizer.model_validate({"class": "SimpleTokenizer", "arguments": hostile, "context_length": 77})

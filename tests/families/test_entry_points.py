@@ -1,0 +1,69 @@
+"""A family from outside this package: an installed library's entry point is all that it takes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import manifest
+from manifest.errors import ArchitectureError, VerificationError
+from manifest.families import family
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE / "example_package"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package as an installer lays it out: its modules, and its metadata beside them."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copytree(EXAMPLE / "bricks", site / "bricks", ignore=shutil.ignore_patterns("__pycache__"))
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    metadata = site / f"{project['name']}-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(groups))
+    return site
+
+
+@pytest.fixture(scope="module")
+def used(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where another process, which has the example package, has left its checkpoints."""
+    place = tmp_path_factory.mktemp("used")
+    path = os.pathsep.join([str(installed), str(Path(manifest.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "using_bricks.py"), str(place)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_models_of_an_installed_family_are_saved_verified_loaded_and_described(used: Path) -> None:
+    assert {path.name for path in used.glob("*.manifest.json")} == {
+        "garden.pt.manifest.json",
+        "wall.safetensors.manifest.json",
+    }
+
+
+def test_checkpoint_of_a_family_that_is_not_installed_here_says_so(used: Path) -> None:
+    assert manifest.verify(used / "wall.safetensors", fast=True).exit_code == 0
+    with pytest.raises(ArchitectureError, match=r"No family is called 'bricks', expected one of .*open_clip"):
+        family("bricks")
+    with pytest.raises(VerificationError, match="No family is called 'bricks'"):
+        manifest.load(used / "wall.safetensors")
