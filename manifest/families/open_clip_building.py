@@ -21,6 +21,7 @@ from torch import nn
 from manifest.errors import ArchitectureError, UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
+from manifest.families.sane_sizes import require_sane
 from manifest.families.values import as_data, from_data
 
 CLASSES: dict[str, type[nn.Module]] = {
@@ -33,8 +34,6 @@ PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16", "amp", "amp_bf16
 _WHERE_NOT_WHAT = frozenset({"pretrained", "device", "cache_dir", "load_weights", "jit", "require_pretrained"})
 """Arguments of `create_model` that say where weights come from or go, not what the model is."""
 _PATHS = frozenset({"pretrained_image_path", "pretrained_text_path"})
-_LARGEST = {"context_length": 1 << 13, "layers": 1 << 10, "image_size": 1 << 13, "attn_pooler_queries": 1 << 14}
-_LARGEST_OTHERWISE = 1 << 21
 
 
 def resolve(creation: Creation) -> Draft:
@@ -84,7 +83,7 @@ def construct(draft: Draft) -> nn.Module:
         ArchitectureError: A size is beyond what any model has.
     """
     config = from_data(draft.config)
-    _require_sane(config)
+    require_sane(config)
     timm = "timm_model_name" in config["vision_cfg"]
     size = from_data(draft.arguments.get("force_image_size"))
     module = CLASSES[draft.class_name](**config, cast_dtype=get_cast_dtype(draft.precision))
@@ -115,16 +114,3 @@ def natively_activated(config: Mapping[str, Any]) -> bool:
     vision, text = config["vision_cfg"], config["text_cfg"]
     native_vision = "timm_model_name" not in vision and not isinstance(vision.get("layers"), list | tuple)
     return native_vision or not text.get("hf_model_name") or "multimodal_cfg" in config
-
-
-def _require_sane(config: Mapping[str, Any]) -> None:
-    """Refuse sizes that no model has and that would exhaust memory or time; a manifest may come from anyone."""
-    for tower, sizes in config.items():
-        for name, value in sizes.items() if isinstance(sizes, dict) else [(tower, sizes)]:
-            limit = _LARGEST.get(name, _LARGEST_OTHERWISE)
-            numbers = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(number, int | float) and abs(number) > limit for number in numbers):
-                raise ArchitectureError(
-                    f"The config gives {name} as {value!r:.40}, expected at most {limit:,}; "
-                    "get the manifest from a source you trust."
-                )

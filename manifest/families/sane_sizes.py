@@ -1,0 +1,69 @@
+"""Sizes that a record may ask for: what is beyond every model is refused before anything is built.
+
+A manifest may come from anyone, and a width of a billion, or an image of a million pixels a side, would take all memory
+or all time. The bounds are some powers of two above the largest models and images there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manifest.document import Preprocess
+from manifest.errors import ArchitectureError
+
+LARGEST_SIDE = 1 << 13
+"""Pixels of an image."""
+
+_LARGEST = {
+    **dict.fromkeys(("image_size", "img_size", "input_size"), LARGEST_SIDE),
+    **dict.fromkeys(("layers", "depth", "depths", "num_layers"), 1 << 10),
+    "context_length": 1 << 13,
+    "attn_pooler_queries": 1 << 14,
+}
+_LARGEST_OTHERWISE = 1 << 21
+
+
+def require_sane(config: Mapping[str, Any]) -> None:
+    """Refuse a config with a size that no model has.
+
+    Args:
+        config: Arguments of a model, which may be dicts and lists of further ones.
+
+    Raises:
+        ArchitectureError: It has one; the message names it.
+    """
+    for name, value in config.items():
+        _require_sane(str(name), value)
+
+
+def require_sane_images(record: Preprocess, largest: float | None = None) -> None:
+    """Refuse a preprocessing whose images are larger than any model takes.
+
+    Args:
+        record: A recorded preprocessing.
+        largest: The longest side on the way there, in pixels, where images are resized before they are cropped.
+
+    Raises:
+        ValueError: They are, or they have no size.
+    """
+    sides = [*record.size, *(record.resize or ())]
+    if not sides or not all(0 < side <= LARGEST_SIDE for side in sides):
+        raise ValueError(f"size {sides!r:.40}")
+    if largest is not None and not 0 < largest <= 2 * LARGEST_SIDE:
+        raise ValueError(f"resized to {largest!r:.40} pixels")
+
+
+def _require_sane(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            # What JSON lacks is an object whose key begins with `$`; its values are still of the name outside.
+            _require_sane(name if str(inner).startswith("$") else str(inner), item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_sane(name, item)
+    elif isinstance(value, int | float) and not abs(value) <= (limit := _LARGEST.get(name, _LARGEST_OTHERWISE)):
+        raise ArchitectureError(
+            f"The config gives {name} as {value!r:.40}, expected at most {limit:,}; "
+            "get the manifest from a source you trust."
+        )
