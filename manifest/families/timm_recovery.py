@@ -71,7 +71,9 @@ def _seen(module: nn.Module, first: Draft, construct: Callable[[Draft], nn.Modul
     mine, yours = dict(module.named_modules()), dict(built.named_modules())
     common = [(mine[path], yours[path]) for path in mine if path in yours]
     for argument, is_kind in (("act_layer", _is_activation), ("norm_layer", _is_norm)):
-        put_in = {type(one) for one, other in common if type(one) is not type(other) and is_kind(one) and is_kind(other)}
+        put_in = {
+            type(one) for one, other in common if type(one) is not type(other) and is_kind(one) and is_kind(other)
+        }
         if len(put_in) == 1:
             yield argument, put_in.pop()
     for argument, kind, rate in (("drop_path_rate", "DropPath", "drop_prob"), ("drop_rate", "Dropout", "p")):

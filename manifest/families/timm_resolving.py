@@ -29,7 +29,8 @@ def resolve(creation: Creation) -> Draft:
     """
     given = {name: value for name, value in creation.arguments.items() if value is not None}
     arguments = {name: value for name, value in given.items() if name not in WHERE_NOT_WHAT}
-    cfg, overlay = arguments.pop("pretrained_cfg", None), arguments.pop("pretrained_cfg_overlay", None) or {}
+    cfg: Any = arguments.pop("pretrained_cfg", None)
+    overlay: Mapping[str, Any] = arguments.pop("pretrained_cfg_overlay", None) or {}
     source = _source(creation.name)
     if source is not None:
         cfg, architecture, saved = _saved_config(*source)
@@ -42,7 +43,7 @@ def resolve(creation: Creation) -> Draft:
         hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `timm.list_models()`"
         raise UnknownModelError(f"timm has no model {creation.name!r}; {hint}?")
     if isinstance(cfg, str):
-        cfg, tag = None, cfg
+        cfg, tag = None, str(cfg)
     elif not tag and creation.pretrained and cfg_of(f"{architecture}.{creation.pretrained}") is not None:
         tag = creation.pretrained
     if tag and cfg is None and cfg_of(f"{architecture}.{tag}") is None:
