@@ -18,7 +18,7 @@ from open_clip import factory
 from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
 from torch import nn
 
-from manifest.errors import ArchitectureError, UnknownModelError
+from manifest.errors import UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
 from manifest.families.sane_sizes import require_sane

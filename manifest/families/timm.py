@@ -8,7 +8,6 @@ weights is provenance, and part of the name only where another tag would mean ot
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -193,7 +192,7 @@ def _load_preprocess(record: Preprocess) -> Any:
     try:
         crop_pct = record.crop_pct or timm.data.DEFAULT_CROP_PCT
         require_sane_images(record, largest=max(record.size) / crop_pct)
-        if record.crop_mode not in _RESIZE_MODES or not math.isfinite(crop_pct):
+        if record.crop_mode not in _RESIZE_MODES:
             raise ValueError(f"crop mode {record.crop_mode!r}")
         return timm.data.create_transform(
             (3, *record.size),

@@ -25,10 +25,11 @@ def split(name: str) -> tuple[str, str]:
 
 def cfg_of(name: str) -> dict[str, Any] | None:
     """The registry's entry of a name, None when it has none."""
-    found = get_pretrained_cfg(name)
-    if found is None:
+    try:
+        found = get_pretrained_cfg(name)
+    except RuntimeError:  # there is such an architecture, and no such tag
         return None
-    cfg: dict[str, Any] = found.to_dict()
+    cfg: dict[str, Any] | None = None if found is None else found.to_dict()
     return cfg
 
 

@@ -71,10 +71,10 @@ def _seen(module: nn.Module, first: Draft, construct: Callable[[Draft], nn.Modul
     mine, yours = dict(module.named_modules()), dict(built.named_modules())
     common = [(mine[path], yours[path]) for path in mine if path in yours]
     for argument, is_kind in (("act_layer", _is_activation), ("norm_layer", _is_norm)):
-        put_in = {
-            type(one) for one, other in common if type(one) is not type(other) and is_kind(one) and is_kind(other)
-        }
-        if len(put_in) == 1:
+        pairs = [(type(one), type(other)) for one, other in common if is_kind(one) and is_kind(other)]
+        put_in = {one for one, other in pairs if one is not other}
+        taken_out = {other for one, other in pairs if one is not other}
+        if len(put_in) == 1 and not taken_out & {one for one, _ in pairs}:
             yield argument, put_in.pop()
     for argument, kind, rate in (("drop_path_rate", "DropPath", "drop_prob"), ("drop_rate", "Dropout", "p")):
         now, then = _greatest(mine, kind, rate), _greatest(yours, kind, rate)

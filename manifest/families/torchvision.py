@@ -6,7 +6,7 @@ decide the same without fetching them, and `torchvision_recovery` finds the buil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +33,7 @@ _DETECTED_SIDE = 320  # pixels, of images that a detector is traced with
 _SIDES = {"Inception3": 299, "QuantizableInception3": 299}
 _FRAMES = 16
 _LEAST_FLOW = 128  # pixels a side, for RAFT's pyramid of correlations
-_IMAGENET = 1000
+_OF_IMAGENET = "AlexNet_Weights.IMAGENET1K_V1"
 
 
 class Torchvision(Adapter):
@@ -139,9 +139,7 @@ class Torchvision(Adapter):
         logits = outputs["logits"]
         if logits.ndim != 2:
             return []
-        named = architecture.arguments.get("weights") or "AlexNet_Weights.IMAGENET1K_V1"
-        categories = get_weight(named).meta.get("categories", ())
-        return most_likely(logits, inputs.names["images"], categories if len(categories) == logits.shape[1] else ())
+        return most_likely(logits, inputs.names["images"], _categories(architecture, logits.shape[1]))
 
 
 FAMILY = Torchvision()
@@ -151,6 +149,18 @@ def _home(architecture: Architecture) -> str:
     """Which of torchvision's collections a builder is of: `detection`, `video`, … or `models`."""
     home: str = get_model_builder(architecture.config["name"]).__module__
     return home.split(".")[-2]
+
+
+def _categories(architecture: Architecture, count: int) -> Sequence[str]:
+    """Names of that many classes: those of the weights that were named, or ImageNet's."""
+    for named in (architecture.arguments.get("weights"), _OF_IMAGENET):
+        try:
+            categories: Sequence[str] = get_weight(named).meta.get("categories", ())
+        except (AttributeError, KeyError, ValueError):  # none was named, or by someone who made it up
+            continue
+        if len(categories) == count:
+            return categories
+    return ()
 
 
 def _role(name: str) -> str:
