@@ -7,9 +7,7 @@ weights is provenance, and part of the name only where another tag would mean ot
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
@@ -76,9 +74,7 @@ class Timm(Adapter):
                 f"The config would have timm make {name!r:.80} out of other places than its registry; "
                 "get the manifest from a source you trust."
             )
-        with _quietly():
-            module = timm.create_model(name, pretrained=False, **arguments)
-        return cast(module, draft.precision)
+        return cast(timm.create_model(name, pretrained=False, **arguments), draft.precision)
 
     def recover(self, module: nn.Module) -> Iterator[Draft]:
         return recover(module, self.construct)
@@ -214,15 +210,3 @@ def _categories() -> tuple[str, ...]:
     """The classes of ImageNet-1k in their order; every name is one once."""
     descriptions = timm.data.ImageNetInfo().label_descriptions()
     return tuple(description.split(",")[0] for description in descriptions)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without timm's log lines on a config of one's own, which is complete here."""
-    logger = logging.getLogger("timm.models")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
