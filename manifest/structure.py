@@ -35,6 +35,7 @@ _NOT_STRUCTURE = frozenset(
         "preprocess_cfg",
         "pretrained_cfg",
         "default_cfg",
+        "pretrained_model_args",
         # Depends on the machine.
         "fused_attn",
         "use_fsdpa",
@@ -42,6 +43,18 @@ _NOT_STRUCTURE = frozenset(
     }
 )
 _ATTENTION = "_attn_implementation"
+_NOT_STRUCTURE_OF = {
+    # Learned from the first images that come by.
+    "MultiScaleRoIAlign": frozenset({"scales", "map_levels"}),
+}
+_STRUCTURE_OF = {
+    # A detector prepares its images itself.
+    "GeneralizedRCNNTransform": frozenset({"image_mean", "image_std"}),
+}
+_HYPERPARAMETERS_BY_PRIVATE_NAMES = frozenset({"_loss_type"})
+"""torchvision's detection heads keep the kind of their box loss so."""
+_LIBRARIES_OF_MODELS = frozenset({"open_clip", "timm", "torchvision"})
+_DEEPEST_OBJECT = 4
 
 
 @dataclass(frozen=True)
@@ -123,12 +136,25 @@ def structure(module: nn.Module) -> list[Part]:
     """The module tree, one part a module, in order of definition.
 
     Hyper-parameters are the plain public attributes of each module (numbers, strings, flags, tuples, lists and dicts of
-    them, and names of functions and classes), so custom modules need no `extra_repr`.
+    them, names of functions and classes, and the libraries' own objects with their attributes, such as a detector's
+    matcher of boxes), so custom modules need no `extra_repr`.
     """
     return [
         Part(path or ".", type(child).__name__, _hyperparameters(child))
         for path, child in module.named_modules(remove_duplicate=False)
     ]
+
+
+def hyperparameters(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module itself that may say what it is: what `structure` writes down, and what is no text."""
+    kind = type(module).__name__
+    hidden = (_NOT_STRUCTURE | _NOT_STRUCTURE_OF.get(kind, frozenset())) - _STRUCTURE_OF.get(kind, frozenset())
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not isinstance(value, torch.Tensor)
+        and (name in _HYPERPARAMETERS_BY_PRIVATE_NAMES or not (name.startswith("_") or name in hidden))
+    }
 
 
 def structure_digest(parts: Sequence[Part]) -> str:
@@ -250,17 +276,14 @@ def _on_meta(module: nn.Module) -> nn.Module:
 
 
 def _hyperparameters(module: nn.Module) -> dict[str, str]:
-    attributes = {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and name not in _NOT_STRUCTURE and not isinstance(value, torch.Tensor)
-    }
-    shown = {name: _plain(value) for name, value in attributes.items()}
+    shown = {name: _plain(value) for name, value in hyperparameters(module).items()}
     return {name: value for name, value in sorted(shown.items()) if value is not None}
 
 
-def _plain(value: object) -> str | None:
+def _plain(value: object, depth: int = 0) -> str | None:
     """Text for a plain value, the same before and after a JSON round trip; None for what is no hyper-parameter."""
+    if depth > _DEEPEST_OBJECT:
+        return None
     if value is None or isinstance(value, bool | int | str):
         return repr(value)
     if isinstance(value, float):
@@ -271,17 +294,26 @@ def _plain(value: object) -> str | None:
         # A config of transformers: it is recorded whole elsewhere, and shows in what the modules are, all but this.
         return f"{type(value).__name__}(attention={getattr(value, _ATTENTION)})"
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain({field.name: getattr(value, field.name) for field in fields(value)})
+        return _plain({field.name: getattr(value, field.name) for field in fields(value)}, depth)
     if isinstance(value, list | tuple):
-        items = [_plain(item) for item in value]
+        items = [_plain(item, depth) for item in value]
         opening, closing = "()" if isinstance(value, tuple) else "[]"
         return None if None in items else f"{opening}{', '.join(map(str, items))}{closing}"
     if isinstance(value, dict):
-        pairs = {str(key): _plain(item) for key, item in value.items()}
+        pairs = {str(key): _plain(item, depth) for key, item in value.items()}
         return f"{{{', '.join(f'{key}: {item}' for key, item in sorted(pairs.items()) if item is not None)}}}"
+    if _is_of_a_library(value):
+        held = {name: _plain(item, depth + 1) for name, item in sorted(vars(value).items()) if name[0] != "_"}
+        return f"{type(value).__name__}({', '.join(f'{name}={item}' for name, item in held.items() if item)})"
     if isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
         if isinstance(value, functools.partial):
             bound = "".join(f", {name}={_plain(item)}" for name, item in sorted(value.keywords.items()))
             return f"partial({_plain(value.func)}{bound})"
         return getattr(value, "__name__", type(value).__name__)
     return None
+
+
+def _is_of_a_library(value: object) -> bool:
+    """Whether a value is an object, neither module nor class nor function, that a model library defines."""
+    home = type(value).__module__.partition(".")[0]
+    return home in _LIBRARIES_OF_MODELS and not isinstance(value, nn.Module | type) and hasattr(value, "__dict__")

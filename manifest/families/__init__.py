@@ -23,7 +23,13 @@ from manifest.errors import ArchitectureError
 from manifest.fitting import Fit
 from manifest.golden.probe import Inputs
 
-_BUILT_IN = {"open_clip": "open_clip", "transformers": "transformers", "callable": "torch"}
+_BUILT_IN = {
+    "open_clip": "open_clip",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "callable": "torch",
+}
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
 
@@ -148,8 +154,11 @@ class Family(Protocol):
     def operators(self, module: nn.Module) -> Operators | None:
         """The operator fingerprint of answering one small question; None where that needs values."""
 
-    def roles(self, names: Iterable[str]) -> dict[str, str]:
-        """The component role of each tensor name."""
+    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+        """The component role of each tensor name of an architecture."""
+
+    def origin(self, creation: Creation) -> tuple[str | None, list[str]]:
+        """What weights a model started from, as a tag or file name, and the classes that those tell apart."""
 
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         """Preprocessing (a PIL image → tensor) and tokenizer (prompts → token ids) as recorded.

@@ -44,7 +44,7 @@ class Draft:
 
     Attributes:
         name: Name in the library's registry, if it has one.
-        class_name: Class of the module.
+        class_name: Class of the module; that of what is built when empty.
         config: What it is constructed with, as JSON gives it back.
         arguments: The creation call's own arguments, for a person.
         precision: The library's name of its element types.
@@ -90,9 +90,14 @@ class Adapter(ABC):
         del module
         yield from ()
 
-    def roles(self, names: Iterable[str]) -> dict[str, str]:
+    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
         """The component role of each tensor name; the whole model is its backbone unless a family knows better."""
+        del architecture
         return dict.fromkeys(names, "backbone")
+
+    def origin(self, creation: Creation) -> tuple[str | None, list[str]]:
+        """What weights a model started from, without directories; few libraries know the classes they tell apart."""
+        return Path(creation.pretrained).name if creation.pretrained else None, []
 
     def tower(self, path: str) -> str:
         """Under which heading an activation module is counted."""
@@ -247,7 +252,7 @@ class Adapter(ABC):
             {
                 "family": self.name,
                 "name": draft.name,
-                "class": draft.class_name,
+                "class": draft.class_name or type(built).__name__,
                 "builder": self.builder,
                 "arguments": draft.arguments,
                 "config": draft.config,

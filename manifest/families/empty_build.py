@@ -30,6 +30,7 @@ _RANDOM_FILLS = {
     nn.init.trunc_normal_,
     nn.init.orthogonal_,
 }
+_COPIES = {torch.Tensor.__deepcopy__}
 
 
 @contextlib.contextmanager
@@ -67,6 +68,9 @@ class _WithoutRandomness(TorchFunctionMode):
             kwargs["device"] = "cpu"
         if func in _RANDOM_FILLS:
             return args[0] if args else kwargs["tensor"]
+        if func in _COPIES:
+            # Its other argument is the memo of everything copied so far, which is no operand.
+            return func(*args, **kwargs)
         if _mixed(args, kwargs):
             # Some constructors run a forward pass to learn a shape; buffers meet parameters there.
             args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))

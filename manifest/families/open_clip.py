@@ -119,7 +119,8 @@ class OpenClip(Adapter):
             return  # it looks at the values of its attention mask
         ghost.encode_text(torch.zeros(1, context_length(ghost), dtype=torch.long, device="meta"))
 
-    def roles(self, names: Iterable[str]) -> dict[str, str]:
+    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+        del architecture
         names = list(names)
         projections = _VISION_PROJECTIONS
         if not any(name.startswith(_VISION_PROJECTIONS) for name in names):

@@ -36,8 +36,6 @@ PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16", "amp", "amp_bf16
 _WHERE_NOT_WHAT = frozenset({"pretrained", "device", "cache_dir", "load_weights", "jit", "require_pretrained"})
 """Arguments of `create_model` that say where weights come from or go, not what the model is."""
 _PATHS = frozenset({"pretrained_image_path", "pretrained_text_path"})
-_LARGEST = {"context_length": 1 << 13, "layers": 1 << 10, "image_size": 1 << 13, "attn_pooler_queries": 1 << 14}
-_LARGEST_OTHERWISE = 1 << 21
 
 
 def resolve(creation: Creation) -> Draft:
@@ -90,7 +88,7 @@ def construct(draft: Draft) -> nn.Module:
         ArchitectureError: A size is beyond what any model has.
     """
     config = from_data(draft.config)
-    require_sane(config, lambda name: _LARGEST.get(name, _LARGEST_OTHERWISE))
+    require_sane(config)
     timm = "timm_model_name" in config["vision_cfg"]
     if ":" in (name := str(config["vision_cfg"].get("timm_model_name"))):
         raise ArchitectureError(

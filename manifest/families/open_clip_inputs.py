@@ -23,12 +23,12 @@ from manifest.errors import ArchitectureError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
 from manifest.families.open_clip_hugging_face import longest_prompt, vocabulary
+from manifest.families.sizes import require_sane_images
 from manifest.families.values import as_data
 
 _TOKENIZER_ARGUMENTS = frozenset(
     {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language", "tokenizer_mode"}
 )
-_LARGEST_SIDE = 1 << 13  # pixels
 _LONGEST_CONTEXT = 1 << 13  # token ids a prompt
 
 
@@ -133,8 +133,7 @@ def load_preprocess(record: Preprocess) -> Any:
         ArchitectureError: It is none that open_clip has; a record may come from anyone.
     """
     try:
-        if not all(0 < side <= _LARGEST_SIDE for side in record.size):
-            raise ValueError(f"size {record.size!r:.40}")
+        require_sane_images(record)
         cfg = open_clip.transform.PreprocessCfg(**preprocess_cfg(record))
         return open_clip.transform.image_transform_v2(cfg, is_train=False)
     except (AssertionError, TypeError, ValueError, LookupError) as error:

@@ -114,7 +114,8 @@ class Transformers(Adapter):
         except Exception as error:  # what a model wants to be asked, and of values, is its own affair
             raise NotImplementedError from error
 
-    def roles(self, names: Iterable[str]) -> dict[str, str]:
+    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+        del architecture
         names = list(names)
         tops = {name.partition(".")[0] for name in names}
         two = {"vision_model", "text_model"} <= tops

@@ -201,10 +201,12 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
         InputError: There is no such file.
         CheckpointError: It cannot be read.
     """
-    model = FAMILY.build(FAMILY.describe(Creation(creation.name, creation.arguments)))
+    asked = FAMILY.describe(Creation(creation.name, creation.arguments))
+    model = FAMILY.build(asked)
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     prefix = "visual." if role == "vision_tower" else "text." if hasattr(model, "text") else ""
-    roles = {name.removeprefix(prefix): part for name, part in FAMILY.roles(state).items() if name.startswith(prefix)}
+    parts = FAMILY.roles(asked, state)
+    roles = {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}
     expected = {name: state[prefix + name] for name, part in roles.items() if part == role}
     with open_checkpoint(weights) as stored:
         found = {name: tensor.shape for name, tensor in stored.tensors.items() if name in expected}

@@ -10,7 +10,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -78,7 +77,7 @@ def describe(
     _require_listed(checkpoint)
     tensors = _tensor_records(checkpoint)
     module = family.build(architecture)
-    roles = family.roles(module.state_dict())
+    roles = family.roles(architecture, module.state_dict())
     _require_known(partial, roles)
     _require_fitting(module, checkpoint, architecture, roles)
     components = assess(roles, checkpoint, {tensor.name: tensor.digest for tensor in tensors}, partial)
@@ -100,7 +99,7 @@ def describe(
             "components": components,
             "environment": surroundings(),
             "golden": _golden(checkpoint, family, architecture, module, live) if golden else [],
-            "provenance": _provenance(creation),
+            "provenance": _provenance(family, creation),
         }
     )
 
@@ -205,7 +204,7 @@ def _golden(
     inputs = family.inputs(architecture)
     if inputs is None:
         return []
-    roles = family.roles(module.state_dict())
+    roles = family.roles(architecture, module.state_dict())
     as_it_is = architecture.precision in family.float32
     if not as_it_is:
         module = in_float32(family, architecture, checkpoint, roles)
@@ -240,11 +239,13 @@ def _on_cpu(module: nn.Module) -> bool:
     return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _provenance(creation: Creation | None) -> Provenance:
+def _provenance(family: Family, creation: Creation | None) -> Provenance:
     if creation is None:
         return Provenance(git_commit=_git_commit())
+    pretrained, categories = family.origin(creation)
     return Provenance(
-        pretrained=Path(creation.pretrained).name if creation.pretrained else None,
+        pretrained=pretrained,
+        categories=categories,
         parents=[Parent(name=name, weights=digest) for name, digest in creation.parents],
         conversions=list(creation.conversions),
         git_commit=_git_commit(),

@@ -57,7 +57,7 @@ class Rebuilder:
         stored = _stored(subject)
         module = self._built(subject)
         if not self.weighted:
-            roles = _family(subject).roles(module.state_dict())
+            roles = _family(subject).roles(subject.manifest.architecture, module.state_dict())
             assign(module, stored, absent=absent_by_design(subject.manifest.components, roles))
             self.weighted = True
         return module.eval()
@@ -112,7 +112,7 @@ class Rebuilder:
             remedy = "Install the extra `transformers` and fetch the tokenizer once, then verify again."
             return Climbed("the probe cannot be made here", [finding("G002", message, remedy=remedy)])
         model = self.model(subject)
-        roles = adapter.roles(model.state_dict())
+        roles = adapter.roles(architecture, model.state_dict())
         if architecture.precision not in adapter.float32:
             model = in_float32(adapter, architecture, stored, roles)
         threads = min(golden.threads, torch.get_num_threads())
@@ -223,7 +223,7 @@ def _moved(subject: Subject) -> list[str]:
 
 def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
     adapter, stored = _family(subject), _stored(subject)
-    roles = adapter.roles(module.state_dict())
+    roles = adapter.roles(subject.manifest.architecture, module.state_dict())
     by_design = absent_by_design(subject.manifest.components, roles)
     problems = misfits(module, stored, roles=roles, absent=by_design)
     return [finding("A003", f"{problem[0].upper()}{problem[1:]}.", where="weights") for problem in problems]
@@ -291,10 +291,9 @@ def _distance_words(item: Comparison) -> str:
 
 
 def _difference_finding(golden: Golden, answers: Answers, worst: Comparison, reproduced: Variant | None) -> Finding:
-    image, prompt, then, now = _greatest_change(golden, answers)
     message = (
         f"The rebuilt model gives other {worst.output}: relative distance {worst.distance:.1e}, where arithmetic "
-        f"explains {worst.tolerance:.1e}; for {image!r}, {prompt!r} went from {then:.4f} to {now:.4f}."
+        f"explains {worst.tolerance:.1e}{_greatest_change(golden, answers)}."
     )
     evidence: dict[str, Any] = {
         "output": worst.output,
@@ -310,11 +309,14 @@ def _difference_finding(golden: Golden, answers: Answers, worst: Comparison, rep
     return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)
 
 
-def _greatest_change(golden: Golden, answers: Answers) -> tuple[str, str, float, float]:
-    """Photograph and prompt whose probability moved most: names, before, after."""
+def _greatest_change(golden: Golden, answers: Answers) -> str:
+    """The photograph and prompt whose probability moved most, in words; nothing where nothing can be read off."""
     changes = [
         (then.image, prompt, before, now.prompts.get(prompt, 0.0))
         for then, now in zip(golden.reading, answers.readings, strict=False)
         for prompt, before in then.prompts.items()
     ]
-    return max(changes, key=lambda change: abs(change[3] - change[2]), default=("", "", 0.0, 0.0))
+    if not changes:
+        return ""
+    image, prompt, then, now = max(changes, key=lambda change: abs(change[3] - change[2]))
+    return f"; for {image!r}, {prompt!r} went from {then:.4f} to {now:.4f}"

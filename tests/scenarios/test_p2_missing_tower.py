@@ -161,3 +161,15 @@ def test_open_clip_vision_tower_of_full_size_given_for_a_vit_b_16_clip_is_refuse
     save_file(visual, tmp_path / "half.safetensors")
     with pytest.raises(IncompleteModelError, match=r"text tower is not in half\.safetensors: none of its 148 tensors"):
         manifest.create(tmp_path / "half.safetensors", "ViT-B-16", golden=False)
+
+
+def test_timm_vision_tower_is_captured_as_what_it_is(tmp_path: Path) -> None:
+    """The file of the story once more, under its own name: a vision tower and its projection, and nothing else."""
+    trunk = timm.create_model("vit_base_patch16_clip_224.openai", pretrained=False)
+    recorded = manifest.save(trunk, tmp_path / "timm.safetensors", golden=False)
+    assert recorded.architecture.family == "timm"
+    assert recorded.architecture.name == "vit_base_patch16_clip_224.openai"
+    assert {part.role: part.status for part in recorded.components} == {
+        "vision_tower": Status.COMPLETE,
+        "vision_projection": Status.COMPLETE,
+    }

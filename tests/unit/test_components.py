@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from manifest.checkpoint import open_checkpoint
 from manifest.components import assess, component_findings, initialised_throughout, reassess
 from manifest.document import Component, Status, Training, component_tensors, prefixes
+from manifest.families import Creation
 from manifest.families.open_clip import FAMILY
 from manifest.findings import Severity
 
@@ -56,7 +57,7 @@ def assessed(tmp_path: Path) -> Assess:
     def run(state: State, *, expected: State | None = None, by_design: tuple[str, ...] = ()) -> dict[str, Component]:
         path = tmp_path / "weights.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-        roles = FAMILY.roles(expected if expected is not None else clip())
+        roles = FAMILY.roles(FAMILY.describe(Creation("ViT-B-32")), expected if expected is not None else clip())
         with open_checkpoint(path) as stored:
             digests = {name: stored.digest(tensor) for name, tensor in stored.tensors.items()}
             return {part.role: part for part in assess(roles, stored, digests, by_design)}

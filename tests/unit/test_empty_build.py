@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 
@@ -32,7 +33,10 @@ def test_parameters_are_on_the_meta_device_with_their_shapes_and_types() -> None
     assert [(name, p.shape, p.dtype, p.requires_grad) for name, p in empty.named_parameters()] == expected
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "eva02_tiny_patch14_224", "efficientnet_b1_pruned"],
+)
 def test_buffers_are_those_of_a_normal_build(name: str) -> None:
     with without_weights():
         empty = timm.create_model(name, pretrained=False)
@@ -51,6 +55,15 @@ def test_attention_mask_of_a_clip_is_real() -> None:
             text_cfg={"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
         )
     assert torch.equal(empty.attn_mask, torch.full((8, 8), float("-inf")).triu(1))
+
+
+def test_copies_made_inside_have_parameters_without_values_and_buffers_with_theirs() -> None:
+    with without_weights():
+        norm = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+        norm[1].running_var.fill_(2.0)
+        copied = copy.deepcopy(norm)
+    assert copied[0].weight.is_meta
+    assert torch.equal(copied[1].running_var, torch.full((3,), 2.0))
 
 
 def test_generators_are_left_as_they_were() -> None:

@@ -70,7 +70,7 @@ def test_module_is_built_with_every_buffer_and_no_parameter(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_has_a_role_and_both_towers_are_there(name: str) -> None:
     state = built(name).state_dict()
-    roles = FAMILY.roles(state)
+    roles = FAMILY.roles(described(name), state)
     assert roles.keys() == state.keys()
     assert {"vision_tower", "text_tower", "logit_scale"} <= set(roles.values())
 

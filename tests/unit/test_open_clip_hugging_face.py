@@ -114,7 +114,8 @@ def test_bare_module_shows_the_config_of_its_text_tower(kind: str, register: Mak
 
 
 def test_every_tensor_has_a_role(register: Make) -> None:
-    roles = FAMILY.roles(made(register("roberta")[0]).state_dict())
+    model = made(register("roberta")[0])
+    roles = FAMILY.roles(FAMILY.capture(model, None), model.state_dict())
     assert roles["text.transformer.embeddings.word_embeddings.weight"] == "text_tower"
     assert roles["text.proj.0.weight"] == "text_projection"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.model import CLIP
 from torch import nn
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from manifest.document import ModuleRecord
 from manifest.errors import ArchitectureError
@@ -98,6 +101,25 @@ def test_change_when_a_library_learned_a_hyperparameter_is_of_vocabulary() -> No
     assert changes([old], [new])[0].is_of_vocabulary
     assert not changes([old], [Part("a", "Norm", {"eps": "2", "bias": "True"})])[0].is_of_vocabulary
     assert not changes([old], [])[0].is_of_vocabulary
+
+
+def test_object_of_a_model_library_is_shown_with_its_attributes_and_one_of_anything_else_is_not() -> None:
+    one, other = nn.Identity(), nn.Identity()
+    one.matcher, other.matcher = Matcher(0.5, 0.4), Matcher(0.5, 0.3)
+    one.path, other.path = Path("a"), Path("b")
+    assert str(changes(structure(one), structure(other))[0]) == (
+        ".: matcher Matcher(BELOW_LOW_THRESHOLD=-1, BETWEEN_THRESHOLDS=-2, allow_low_quality_matches=False, "
+        "high_threshold=0.5, low_threshold=0.4) → Matcher(BELOW_LOW_THRESHOLD=-1, BETWEEN_THRESHOLDS=-2, "
+        "allow_low_quality_matches=False, high_threshold=0.5, low_threshold=0.3)"
+    )
+
+
+def test_means_of_images_are_structure_where_the_module_itself_applies_them() -> None:
+    one, other = (GeneralizedRCNNTransform(8, 8, [mean] * 3, [1.0] * 3) for mean in (0.0, 0.5))
+    assert changes(structure(one), structure(other))
+    one, other = nn.Identity(), nn.Identity()
+    one.image_mean, other.image_mean = 0.0, 0.5
+    assert not changes(structure(one), structure(other))
 
 
 def test_tuples_and_lists_are_told_apart() -> None:

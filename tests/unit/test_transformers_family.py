@@ -209,18 +209,23 @@ def test_preprocessor_config_that_is_named_is_recorded_and_used() -> None:
         hf().describe(Creation("CLIPModel", {**arguments, "preprocessor": {**content, "resample": 0}}))
 
 
+def roles(kind: str) -> dict[str, str]:
+    model = live(kind)
+    return hf().roles(hf().capture(model, None), model.state_dict())
+
+
 def test_roles_are_those_of_two_towers_or_of_a_backbone_and_its_head() -> None:
-    clip = hf().roles(live("CLIPModel").state_dict())
+    clip = roles("CLIPModel")
     assert clip["vision_model.post_layernorm.weight"] == "vision_tower"
     assert clip["visual_projection.weight"] == "vision_projection"
     assert clip["text_model.final_layer_norm.weight"] == "text_tower"
     assert clip["text_projection.weight"] == "text_projection"
     assert clip["logit_scale"] == "logit_scale"
-    assert hf().roles(live("SiglipModel").state_dict())["logit_bias"] == "logit_bias"
-    vit = hf().roles(live("ViTForImageClassification").state_dict())
+    assert roles("SiglipModel")["logit_bias"] == "logit_bias"
+    vit = roles("ViTForImageClassification")
     assert set(vit.values()) == {"backbone", "head"}
     assert vit["classifier.weight"] == "head"
-    assert hf().roles(live("GPT2LMHeadModel").state_dict())["lm_head.weight"] == "head"
+    assert roles("GPT2LMHeadModel")["lm_head.weight"] == "head"
 
 
 def test_classifier_is_read_by_its_five_likeliest_labels(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bricks import WALLS, Wall, build
+from manifest.document import Architecture
 from manifest.errors import UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
@@ -39,7 +40,8 @@ class Bricks(Adapter):
         name = next((name for name, wall in WALLS.items() if wall == config), None)
         yield Draft(name, "Wall", config, {}, precision_of(module))
 
-    def roles(self, names: Iterable[str]) -> dict[str, str]:
+    def roles(self, architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+        del architecture
         return {name: "head" if name.startswith("head.") else "backbone" for name in names}
 
     def forward(self, ghost: Any) -> None:

@@ -1,0 +1,31 @@
+"""What a person reads off class scores: for each photograph, the likeliest classes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from manifest.document import Reading
+
+_MOST = 5
+
+
+def most_likely(logits: torch.Tensor, images: Sequence[str], categories: Sequence[str]) -> list[Reading]:
+    """The likeliest classes of each image, with their probabilities.
+
+    Args:
+        logits: Of shape (images, classes).
+        images: Name of each image.
+        categories: Name of each class; where there are none, a class goes by its number.
+    """
+    scores = logits.double().softmax(dim=-1).topk(min(_MOST, logits.shape[1]), dim=-1)
+    return [
+        Reading(image=image, prompts={_name(i, categories): round(p, 4) for i, p in zip(indices, values, strict=True)})
+        for image, indices, values in zip(images, scores.indices.tolist(), scores.values.tolist(), strict=True)
+    ]
+
+
+def _name(index: int, categories: Sequence[str]) -> str:
+    """Two classes of ImageNet are called crane, and two maillot, so the number goes with the name."""
+    return f"{categories[index]} ({index})" if index < len(categories) else f"class {index}"

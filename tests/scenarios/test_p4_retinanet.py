@@ -1,0 +1,151 @@
+"""P4: a RetinaNet whose builder decides silently, by the weights that it is asked for, what model it makes.
+
+The trained weights cannot be downloaded in a test, so the model that the builder makes of them is put together by the
+library's own parts, as the builder does it, and given statistics such as training leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model, resnet50
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.retinanet import LastLevelP6P7, RetinaNet
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+import manifest
+from manifest.errors import IncompleteModelError
+from manifest.families import Creation
+from manifest.families.proving import first_departure
+from manifest.families.torchvision import FAMILY
+from manifest.sidecars import Sidecars, read_manifest
+
+NAME = "retinanet_resnet50_fpn"
+SMALL = {"min_size": 64, "max_size": 64, "score_thresh": 0.0, "detections_per_img": 5}
+"""Small images, and an answer even of a model that is unsure of everything."""
+
+
+def as_for_weights(**settings: Any) -> RetinaNet:
+    """What the builder makes of `weights="COCO_V1"`, without these."""
+    torch.manual_seed(0)
+    backbone = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    extractor = _resnet_fpn_extractor(backbone, 3, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
+    model = RetinaNet(extractor, 91, **settings)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = 0.0
+            module.running_var.uniform_(1e-4, 1e-2)
+            module.weight.uniform_(0.01, 0.1)
+    return model.eval()
+
+
+def without_weights(**settings: Any) -> RetinaNet:
+    """What the builder makes of the call that most people rebuild it with."""
+    model: RetinaNet = get_model(NAME, weights=None, weights_backbone=None, **settings).eval()
+    return model
+
+
+def norms(model: nn.Module) -> set[tuple[str, float]]:
+    backbone: Any = model.get_submodule("backbone.body")
+    return {(type(child).__name__, child.eps) for child in backbone.modules() if "Norm" in type(child).__name__}
+
+
+def scores(model: Any) -> torch.Tensor:
+    """What the head says of one image, in full."""
+    images = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        found: torch.Tensor = model.head(list(model.backbone(images).values()))["cls_logits"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained() -> RetinaNet:
+    return as_for_weights(**SMALL)
+
+
+@pytest.fixture(scope="module")
+def plain() -> RetinaNet:
+    return without_weights(**SMALL)
+
+
+@pytest.fixture(scope="module")
+def saved(trained: RetinaNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("p4") / "retinanet.safetensors"
+    manifest.save(trained, path)
+    return path
+
+
+def test_library_loads_either_model_into_the_other_strictly_and_gives_other_outputs(
+    trained: RetinaNet, plain: RetinaNet
+) -> None:
+    state = trained.state_dict()
+    assert (len(state), len(plain.state_dict())) == (301, 354)
+    assert norms(trained) == {("FrozenBatchNorm2d", 0.0)}
+    assert norms(plain) == {("BatchNorm2d", 1e-5)}
+    backward = as_for_weights(**SMALL).load_state_dict(plain.state_dict(), strict=True)
+    forward = plain.load_state_dict(state, strict=True)
+    assert not (*forward, *backward)[0]
+    mine, yours = scores(trained), scores(plain)
+    assert float((mine - yours).norm() / mine.norm()) > 1e-3
+
+
+def test_builder_told_of_the_weights_makes_the_same_as_its_own_parts_do() -> None:
+    architecture = FAMILY.describe(Creation(NAME, {"weights": "COCO_V1"}))
+    built, expected = FAMILY.build(architecture), as_for_weights()
+    assert first_departure(built, expected) is None
+    mine, yours = ({n: p.requires_grad for n, p in model.named_parameters()} for model in (built, expected))
+    assert mine == yours
+    assert sum(not wanted for wanted in mine.values()) == 11
+
+
+def test_load_of_what_was_saved_gives_the_exact_model(trained: RetinaNet, saved: Path) -> None:
+    again: Any = manifest.load(saved)
+    assert first_departure(again, trained) is None
+    assert norms(again) == {("FrozenBatchNorm2d", 0.0)}
+    assert torch.allclose(scores(again), scores(trained), rtol=1e-4, atol=1e-5)
+    (mine,), (yours,) = (model([torch.full((3, 64, 64), 0.5)]) for model in (trained, again))
+    assert len(mine["boxes"]) == 5
+    assert torch.equal(mine["labels"], yours["labels"])
+    assert torch.allclose(mine["boxes"], yours["boxes"], atol=1e-2)
+    frozen = {name for name, parameter in trained.named_parameters() if not parameter.requires_grad}
+    assert {name for name, parameter in again.named_parameters() if not parameter.requires_grad} == frozen != set()
+
+
+def test_verify_of_what_was_saved_passes_and_its_parts_are_backbone_neck_and_head(saved: Path) -> None:
+    assert manifest.verify(saved).exit_code == 0
+    assert {part.role for part in read_manifest(saved).components} == {"backbone", "neck", "head"}
+
+
+def test_verify_when_the_record_builds_other_norms_names_the_first(saved: Path, tmp_path: Path) -> None:
+    copy = tmp_path / saved.name
+    copy.hardlink_to(saved)
+    content = json.loads(Sidecars(saved).manifest.read_bytes())
+    del content["architecture"]["config"]["as_if"]
+    Sidecars(copy).manifest.write_text(json.dumps(content))
+    report = manifest.verify(copy)
+    found = next(item for item in report.findings() if item.rule == "A002")
+    assert report.exit_code != 0
+    assert "backbone.body.bn1: FrozenBatchNorm2d(eps=0.0) → BatchNorm2d(affine=True, eps=1e-05" in found.message
+
+
+def test_create_for_the_weights_under_the_wrong_call_is_refused(saved: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "retinanet.safetensors"
+    copy.hardlink_to(saved)
+    with pytest.raises(IncompleteModelError, match=r"backbone has 265 of 318 tensors; .*num_batches_tracked"):
+        manifest.create(copy, NAME, family="torchvision", arguments={"weights_backbone": None})
+
+
+def test_create_for_the_weights_under_the_call_that_made_them_records_their_classes(
+    saved: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "retinanet.safetensors"
+    copy.hardlink_to(saved)
+    recorded = manifest.create(copy, NAME, family="torchvision", arguments={"weights": "COCO_V1", **SMALL})
+    assert recorded.provenance.pretrained == "RetinaNet_ResNet50_FPN_Weights.COCO_V1"
+    assert recorded.provenance.categories[1] == "person"
+    assert recorded.architecture.structure == read_manifest(saved).architecture.structure
