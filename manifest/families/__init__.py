@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -112,10 +112,10 @@ class Conversion:
 class Family(Protocol):
     """What this package needs to know of a model library; `families.adapter.Adapter` does most of it."""
 
-    name: str
-    float32: frozenset[str]
+    name: ClassVar[str]
+    float32: ClassVar[frozenset[str]]
     """Its names of precisions whose weights are float32."""
-    rows: Mapping[str, str]
+    rows: ClassVar[Mapping[str, str]]
     """Outputs with a row for each sample: name of the output → which of the inputs the samples are."""
 
     def recognises(self, module: nn.Module) -> bool:
@@ -189,7 +189,10 @@ class Family(Protocol):
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         """In what a model asked for would differ from the recorded one, where that changes outputs."""
 
-    def conversions(self, misfit: Fit) -> list[Conversion]:
+    def weights_file(self, creation: Creation) -> Path | None:
+        """The file of weights that a call names among its arguments, if it does."""
+
+    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
         """What the library's own loader would do, unasked, to weights that do not fit."""
 
 

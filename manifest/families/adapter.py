@@ -231,8 +231,12 @@ class Adapter(ABC):
             found.append(Difference("A006", "its images would be preprocessed otherwise", "on_mismatch='follow'"))
         return found
 
-    def conversions(self, misfit: Fit) -> list[Conversion]:
-        del misfit
+    def weights_file(self, creation: Creation) -> Path | None:
+        del creation
+        return None
+
+    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+        del architecture, misfit
         return []
 
     def _drafts(self, module: nn.Module, creation: Creation | None) -> Iterator[Draft]:

@@ -190,7 +190,8 @@ class OpenClip(Adapter):
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         return list(_differences(asked, recorded))
 
-    def conversions(self, misfit: Fit) -> list[Conversion]:
+    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+        del architecture
         found = [
             Conversion("position_embedding", f"{name} {list(before)} → {list(after)}")
             for name, (before, after) in misfit.reshaped.items()

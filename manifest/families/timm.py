@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import timm
@@ -18,7 +19,7 @@ from torch import nn
 
 from manifest.document import Architecture, Preprocess, Reading
 from manifest.errors import ArchitectureError
-from manifest.families import Creation, Variant
+from manifest.families import Conversion, Creation, Variant
 from manifest.families.adapter import Adapter, Draft, cast
 from manifest.families.readings import most_likely
 from manifest.families.sizes import require_sane, require_sane_images
@@ -26,6 +27,7 @@ from manifest.families.timm_naming import cfg_of, is_image_tower, split
 from manifest.families.timm_recovery import recover
 from manifest.families.timm_resolving import WHERE_NOT_WHAT, resolve
 from manifest.families.values import from_data
+from manifest.fitting import Fit
 from manifest.golden.probe import Inputs, photographs_alone
 
 _MOST_FEATURES = 64
@@ -159,6 +161,32 @@ class Timm(Adapter):
                 cure=f"act_layer={_ACTIVATIONS[other[kind]]!r}",
             ),
         )
+
+    def origin(self, creation: Creation) -> tuple[str | None, list[str]]:
+        if (weights := self.weights_file(creation)) is not None:
+            return weights.name, []
+        if creation.arguments.get("pretrained"):
+            architecture, tag = split(creation.name)
+            return tag or str((cfg_of(architecture) or {}).get("tag") or architecture), []
+        return super().origin(creation)
+
+    def weights_file(self, creation: Creation) -> Path | None:
+        arguments = creation.arguments
+        if path := arguments.get("checkpoint_path"):
+            return Path(path)
+        path = (arguments.get("pretrained_cfg_overlay") or {}).get("file")
+        return Path(path) if path and arguments.get("pretrained") else None
+
+    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+        roles = self.roles(architecture, misfit.reshaped)
+        shapes = {name: f"{name} {list(found)} → {list(asked)}" for name, (found, asked) in misfit.reshaped.items()}
+        return [
+            Conversion("head", f"{words}, initialised anew")
+            if roles[name] in {"head", "vision_projection"}
+            else Conversion("position_embedding", words)
+            for name, words in shapes.items()
+            if roles[name] in {"head", "vision_projection"} or name.endswith("pos_embed")
+        ]
 
     def _head_roles(self, architecture: Architecture) -> set[str]:
         classifier = (cfg_of(architecture.config["model_name"]) or {}).get("classifier") or ()

@@ -21,11 +21,13 @@ from torch import nn
 from manifest import families
 from manifest.checkpoint import open_checkpoint
 from manifest.document import Architecture, Manifest
+from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, CreationMismatchError, InputError
-from manifest.families import Creation, Difference, remember
+from manifest.families import Creation, Difference, Family, remember
 from manifest.families.open_clip import FAMILY
 from manifest.families.open_clip_inputs import registry_entry
 from manifest.fitting import fit
+from manifest.grants import granted
 from manifest.sidecars import has_manifest, read_manifest
 from manifest.workflows.loading import load
 
@@ -50,8 +52,9 @@ def create_model(
         family: Which model library, for example `timm`; its own builder is called with `**kwargs`.
         on_mismatch: What to do when the weights were saved in another architecture than the one asked for: `raise`, or
             `follow` what the weights' manifest, or the registry, says.
-        convert: What open_clip may do to the weights to make them fit, which it does without a word if it is let:
-            `position_embedding` (interpolates it), `logit_bias` (zeros, where the weights have none). It is recorded.
+        convert: What the library may do to the weights to make them fit, which it does without a word if it is let:
+            `position_embedding` (interpolates it), `logit_bias` (zeros, where the weights have none), `head` (begins
+            another one, for other classes). It is recorded.
         **kwargs: As the library takes them.
 
     Returns:
@@ -65,7 +68,7 @@ def create_model(
     if on_mismatch not in ("raise", "follow"):
         raise InputError(f"on_mismatch is {on_mismatch!r}, expected 'raise' or 'follow'.")
     if family != FAMILY.name:
-        return _create(family, model_name, args, kwargs)
+        return _create(family, model_name, args, kwargs, convert)
     arguments = _bind(model_name, args, kwargs)
     pretrained = arguments.pop("pretrained", None)
     creation = Creation(model_name, arguments, pretrained)
@@ -82,7 +85,7 @@ def create_model(
             else:
                 creation = _with_parent(creation, pretrained, manifest)
             if arguments.get("load_weights", True):
-                creation = replace(creation, conversions=_conversions(asked, Path(pretrained), convert))
+                creation = replace(creation, conversions=_conversions(FAMILY, asked, Path(pretrained), convert))
         elif (entry := registry_entry(model_name, pretrained)) is not None:
             creation = _against_registry(creation, entry, on_mismatch)
     for argument, role in (("pretrained_image_path", "vision_tower"), ("pretrained_text_path", "text_tower")):
@@ -145,12 +148,21 @@ def _bind(model_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     return {**arguments, **of_the_model_class}
 
 
-def _create(family: str, name: str, args: tuple[Any, ...], arguments: dict[str, Any]) -> nn.Module:
+def _create(
+    family: str, name: str, args: tuple[Any, ...], arguments: dict[str, Any], convert: Sequence[str]
+) -> nn.Module:
     if args:
         raise InputError(f"{len(args) + 1} positional arguments were given, expected the name alone; name the others.")
     adapter = families.family(family)
     creation = Creation(name, arguments, family=adapter.name)
-    model = adapter.create(creation)
+    with granted(creation.runs):  # the caller names the factory, and so grants it
+        weights = adapter.weights_file(creation)
+        if weights is not None and weights.is_file():
+            asked = adapter.describe(creation)
+            creation = replace(creation, conversions=_conversions(adapter, asked, weights, convert))
+        model = adapter.create(creation)
+        if ":" in name and not creation.runs:  # a directory or a hub, which need not be there when the model is saved
+            creation = replace(creation, architecture=adapter.describe(creation))
     remember(model, creation)
     return model
 
@@ -160,26 +172,35 @@ def _against_manifest(asked: Architecture, manifest: Manifest, convert: Sequence
     return [item for item in differences if item.conversion not in convert]
 
 
-def _conversions(asked: Architecture, weights: Path, convert: Sequence[str]) -> tuple[str, ...]:
-    """What open_clip would do to weights to make them fit, as far as that was asked for.
+def _conversions(adapter: Family, asked: Architecture, weights: Path, convert: Sequence[str]) -> tuple[str, ...]:
+    """What a library would do to weights to make them fit, as far as that was asked for.
 
     Raises:
-        CreationMismatchError: It would do more than was asked for.
+        CreationMismatchError: It would do more than was asked for, or would leave other parts at random beside it.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in FAMILY.build(asked).state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter.build(asked).state_dict().items()}
     try:
         with open_checkpoint(weights) as stored:
             found = {name: tensor.shape for name, tensor in stored.tensors.items()}
-    except CheckpointError:  # open_clip reads it or says what is wrong with it
+    except CheckpointError:  # the library reads it, or says what is wrong with it
         return ()
-    conversions = FAMILY.conversions(fit(expected, found))
+    misfit = fit(expected, found)
+    conversions = adapter.conversions(asked, misfit)
     unasked = [item for item in conversions if item.kind not in convert]
+    name = asked.name or asked.class_name
     if unasked:
         kinds = list(dict.fromkeys(item.kind for item in unasked))
         raise CreationMismatchError(
-            f"open_clip would change the weights of {weights.name} to fit {asked.name} "
+            f"{asked.family} would change the weights of {weights.name} to fit {name} "
             f"({'; '.join(item.words for item in unasked)}); allow it with convert={kinds!r}, "
             "or ask for the architecture that they were trained in."
+        )
+    roles = adapter.roles(asked, expected)
+    lost = [part for part in misfit.missing if roles[part] != "head"]
+    if lost and any(item.kind == "head" for item in conversions):
+        raise CreationMismatchError(
+            f"{weights.name} lacks more of a {name} than its head ({shortened(lost)} missing), and {asked.family} "
+            "would leave that at its random initialisation without a word; name the weights of that model."
         )
     return tuple(f"{item.kind}: {item.words}" for item in conversions)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import open_clip
 import pytest
+import timm
 import torch
 
 import manifest
@@ -133,3 +134,47 @@ def test_misfit_that_no_library_converts_is_left_to_open_clip(digits: Any, digit
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"visual.proj\""):
         manifest.create_model(digits.MODEL, str(tmp_path / "x.pt"))
+
+
+def timm_weights(place: Path, **changes: Any) -> Path:
+    torch.manual_seed(0)
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=5, **changes).state_dict()
+    torch.save(state, place / "x.pth")
+    return place / "x.pth"
+
+
+def test_timm_head_that_would_be_begun_anew_is_refused_until_asked_for_and_then_recorded(tmp_path: Path) -> None:
+    overlay = {"file": str(timm_weights(tmp_path)), "num_classes": 5}
+    arguments: dict[str, Any] = {"family": "timm", "pretrained": True, "pretrained_cfg_overlay": overlay}
+    with pytest.raises(
+        CreationMismatchError, match=r"head\.weight \[5, 192\] → \[3, 192\], initialised anew.*\['head'\]"
+    ):
+        manifest.create_model("vit_tiny_patch16_224", num_classes=3, **arguments)
+    model = manifest.create_model("vit_tiny_patch16_224", num_classes=3, convert=["head"], **arguments)
+    recorded = manifest.save(model, tmp_path / "y.pt", golden=False).provenance
+    assert recorded.pretrained == "x.pth"
+    assert recorded.conversions[0] == "head: head.weight [5, 192] → [3, 192], initialised anew"
+    assert str(tmp_path) not in (tmp_path / "y.pt.manifest.json").read_text()
+
+
+def test_timm_weights_that_lack_blocks_beside_their_head_are_refused(tmp_path: Path) -> None:
+    overlay = {"file": str(timm_weights(tmp_path, depth=11)), "num_classes": 5}
+    with pytest.raises(CreationMismatchError, match=r"lacks more of a vit_tiny_patch16_224 than its head \(blocks\.11"):
+        manifest.create_model(
+            "vit_tiny_patch16_224",
+            family="timm",
+            pretrained=True,
+            num_classes=3,
+            convert=["head"],
+            pretrained_cfg_overlay=overlay,
+        )
+
+
+def test_factory_of_ones_own_is_called_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from torch import nn\ndef build(width):\n    return nn.Sequential(nn.Linear(width, 2), nn.LayerNorm(2))\n"
+    (tmp_path / "own_models.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = manifest.create_model("own_models:build", family="callable", width=3)
+    manifest.save(model, tmp_path / "x.pt")
+    loaded = manifest.load(tmp_path / "x.pt", allow=["own_models"])
+    assert torch.equal(loaded(torch.ones(1, 3)), model(torch.ones(1, 3)))
