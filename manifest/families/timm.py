@@ -24,7 +24,7 @@ from manifest.families.readings import most_likely
 from manifest.families.sane_sizes import require_sane, require_sane_images
 from manifest.families.timm_naming import cfg_of, is_image_tower, split
 from manifest.families.timm_recovery import recover
-from manifest.families.timm_resolving import WHERE_NOT_WHAT, resolve
+from manifest.families.timm_resolving import WHERE_NOT_WHAT, change, resolve
 from manifest.families.values import from_data
 from manifest.golden.probe import Inputs, photographs_alone
 
@@ -67,14 +67,16 @@ class Timm(Adapter):
     def construct(self, draft: Draft) -> nn.Module:
         require_sane(draft.config)
         arguments = from_data(draft.config)
-        name = arguments.pop("model_name", None)
+        name, afterwards = arguments.pop("model_name", None), arguments.pop("afterwards", {})
         if not isinstance(name, str) or ":" in name or WHERE_NOT_WHAT & set(arguments):
             # A record may come from anyone, and a source or a path is a file to open.
             raise ArchitectureError(
                 f"The config would have timm make {name!r:.80} out of other places than its registry; "
                 "get the manifest from a source you trust."
             )
-        return cast(timm.create_model(name, pretrained=False, **arguments), draft.precision)
+        module = timm.create_model(name, pretrained=False, **arguments)
+        change(module, afterwards)
+        return cast(module, draft.precision)
 
     def recover(self, module: nn.Module) -> Iterator[Draft]:
         return recover(module, self.construct)

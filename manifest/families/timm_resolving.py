@@ -53,7 +53,12 @@ def resolve(creation: Creation) -> Draft:
 
 
 def draft(
-    name: str, arguments: Mapping[str, Any], overlay: Mapping[str, Any], precision: str, asked: bool = True
+    name: str,
+    arguments: Mapping[str, Any],
+    overlay: Mapping[str, Any],
+    precision: str,
+    asked: bool = True,
+    afterwards: Mapping[str, Any] | None = None,
 ) -> Draft:
     """The draft of some keywords of `timm.create_model`.
 
@@ -63,12 +68,29 @@ def draft(
         overlay: In what its `pretrained_cfg` departs from the registry's.
         precision: Name of its element type.
         asked: Whether the keywords are those of the call, which then go on record as such.
+        afterwards: What was done to the module once it was made; see `change`.
     """
     written = as_data(dict(arguments), "arguments")
     config = {"model_name": name, **written}
     if overlay:
         config["pretrained_cfg_overlay"] = as_data(dict(overlay), "pretrained_cfg_overlay")
+    if afterwards:
+        config["afterwards"] = as_data(dict(afterwards), "afterwards")
     return Draft(name, "", config, written if asked else {}, precision)
+
+
+def change(module: Any, afterwards: Mapping[str, Any]) -> None:
+    """Do to a module what was done to another after it was made.
+
+    Args:
+        module: Of timm.
+        afterwards: `img_size`: its new input size; `num_classes`: what the module says of its classes, where its head
+            was replaced by hand and has others.
+    """
+    if "img_size" in afterwards:
+        module.set_input_size(img_size=afterwards["img_size"])
+    if "num_classes" in afterwards:
+        module.num_classes = int(afterwards["num_classes"])
 
 
 def departures(name: str, cfg: Any) -> dict[str, Any]:
