@@ -32,7 +32,7 @@ def run(
     force_image_size: Annotated[int | None, typer.Option("--force-image-size", help="Pixels.")] = None,
     force_context_length: Annotated[int | None, typer.Option("--force-context-length", help="Tokens.")] = None,
     force_custom_text: Annotated[bool, typer.Option("--force-custom-text", help="Text tower of its own.")] = False,
-    precision: Annotated[str, typer.Option("--precision", help="Precision to rebuild it in.")] = "fp32",
+    precision: Annotated[str | None, typer.Option("--precision", help="Precision to rebuild it in.")] = None,
     argument: Annotated[
         list[str] | None,
         typer.Option("--argument", help="Any other argument of the builder, as NAME=JSON.", show_default=False),

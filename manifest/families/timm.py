@@ -53,13 +53,12 @@ class Timm(Adapter):
 
     def create(self, creation: Creation) -> nn.Module:
         arguments, name = dict(creation.arguments), creation.name
-        pretrained = bool(arguments.pop("pretrained", False))
+        pretrained, precision = bool(arguments.pop("pretrained", False)), arguments.pop("precision", "fp32")
         if creation.pretrained and cfg_of(tagged := f"{split(name)[0]}.{creation.pretrained}") is not None:
             name, pretrained = tagged, True
         elif creation.pretrained:
             arguments["checkpoint_path"] = creation.pretrained
-        module: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-        return module
+        return cast(timm.create_model(name, pretrained=pretrained, **arguments), precision)
 
     def resolve(self, creation: Creation) -> Draft:
         return resolve(creation)

@@ -17,7 +17,9 @@ from manifest.families.adapter import PRECISIONS, Draft
 from manifest.families.timm_naming import cfg_of, shortest, split, substance
 from manifest.families.values import as_data
 
-WHERE_NOT_WHAT = frozenset({"pretrained", "checkpoint_path", "cache_dir", "device", "pretrained_model_args", "dtype"})
+WHERE_NOT_WHAT = frozenset(
+    {"pretrained", "checkpoint_path", "cache_dir", "device", "pretrained_model_args", "dtype", "precision"}
+)
 """Arguments that say where weights come from or go, and the type of the weights, which is recorded by itself."""
 
 
@@ -134,6 +136,8 @@ def _unknown_tag(architecture: str, tag: str) -> str:
 
 
 def _precision(arguments: Mapping[str, Any]) -> str:
+    if "precision" in arguments:  # no argument of timm's, and how `manifest create` asks
+        return str(arguments["precision"])
     dtype = arguments.get("dtype", torch.float32)
     names = [name for name, known in PRECISIONS.items() if known == dtype]
     if not names:

@@ -160,6 +160,12 @@ def test_precision_gives_the_types_of_the_parameters() -> None:
     assert {parameter.dtype for parameter in FAMILY.build(architecture).parameters()} == {torch.bfloat16}
 
 
+def test_precision_that_is_asked_for_by_name_is_recorded_and_an_unknown_one_is_refused() -> None:
+    assert FAMILY.describe(Creation("test_vit", {"precision": "fp16"})).precision == "fp16"
+    with pytest.raises(ArchitectureError, match="There is no precision 'fp12'"):
+        FAMILY.describe(Creation("test_vit", {"precision": "fp12"}))
+
+
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownModelError, match=r"no model 'resnet_18'; did you mean .*resnet18"):
         FAMILY.describe(Creation("resnet_18"))
