@@ -25,7 +25,7 @@ from manifest.families.readings import most_likely
 from manifest.families.sizes import require_sane, require_sane_images
 from manifest.families.timm_naming import cfg_of, is_image_tower, split
 from manifest.families.timm_recovery import recover
-from manifest.families.timm_resolving import WHERE_NOT_WHAT, resolve
+from manifest.families.timm_resolving import WHERE_NOT_WHAT, change, resolve
 from manifest.families.values import from_data
 from manifest.fitting import Fit
 from manifest.golden.probe import Inputs, photographs_alone
@@ -55,13 +55,12 @@ class Timm(Adapter):
 
     def create(self, creation: Creation) -> nn.Module:
         arguments, name = dict(creation.arguments), creation.name
-        pretrained = bool(arguments.pop("pretrained", False))
+        pretrained, precision = bool(arguments.pop("pretrained", False)), arguments.pop("precision", "fp32")
         if creation.pretrained and cfg_of(tagged := f"{split(name)[0]}.{creation.pretrained}") is not None:
             name, pretrained = tagged, True
         elif creation.pretrained:
             arguments["checkpoint_path"] = creation.pretrained
-        module: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-        return module
+        return cast(timm.create_model(name, pretrained=pretrained, **arguments), precision)
 
     def resolve(self, creation: Creation) -> Draft:
         return resolve(creation)
@@ -69,14 +68,16 @@ class Timm(Adapter):
     def construct(self, draft: Draft) -> nn.Module:
         require_sane(draft.config)
         arguments = from_data(draft.config)
-        name = arguments.pop("model_name", None)
+        name, afterwards = arguments.pop("model_name", None), arguments.pop("afterwards", {})
         if not isinstance(name, str) or ":" in name or WHERE_NOT_WHAT & set(arguments):
             # A record may come from anyone, and a source or a path is a file to open.
             raise ArchitectureError(
                 f"The config would have timm make {name!r:.80} out of other places than its registry; "
                 "get the manifest from a source you trust."
             )
-        return cast(timm.create_model(name, pretrained=False, **arguments), draft.precision)
+        module = timm.create_model(name, pretrained=False, **arguments)
+        change(module, afterwards)
+        return cast(module, draft.precision)
 
     def recover(self, module: nn.Module) -> Iterator[Draft]:
         return recover(module, self.construct)

@@ -19,6 +19,8 @@ from manifest.families.timm_naming import cfg_of, shortest
 from manifest.families.timm_resolving import departures, draft
 
 _NOT_ARGUMENTS = frozenset({"pretrained_model_args", "model_name"})
+_OF_INPUT_SIZE = frozenset({"img_size", "window_size", "window_ratio", "patch_size", "always_partition"})
+"""Arguments that timm notes when the input size of a model is set."""
 _NOT_OF_FEATURES = frozenset({"num_classes", "classifier", "global_pool"})
 """Entries that timm takes out of the `pretrained_cfg` of a model that gives features only."""
 
@@ -48,8 +50,26 @@ def recover(module: nn.Module, construct: Callable[[Draft], nn.Module]) -> Itera
     first = draft(name, noted, overlay, precision_of(module), asked=False)
     yield first
     seen = dict(_seen(module, first, construct))
+    classes = _classes_of_head(module)
+    kept = {} if classes in (None, 0, getattr(module, "num_classes", None)) else {"num_classes": module.num_classes}
+    if kept:
+        seen["num_classes"] = classes
     if seen:
-        yield draft(name, {**noted, **seen}, overlay, first.precision, asked=False)
+        yield draft(name, {**noted, **seen}, overlay, first.precision, asked=False, afterwards=kept)
+    if (size := noted.get("img_size", seen.get("img_size"))) is not None:
+        before = {key: value for key, value in {**noted, **seen}.items() if key not in _OF_INPUT_SIZE}
+        yield draft(name, before, overlay, first.precision, asked=False, afterwards={"img_size": size, **kept})
+
+
+def _classes_of_head(module: nn.Module) -> int | None:
+    """How many classes the head has by its shape, which is not what the module says where it was put in by hand."""
+    classifier: Any = module.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
+    for path in (classifier,) if isinstance(classifier, str) else classifier:
+        head = dict(module.named_modules()).get(path)
+        width = getattr(head, "out_features", getattr(head, "out_channels", None))
+        if isinstance(width, int):
+            return width
+    return None
 
 
 def _notes(module: nn.Module) -> dict[str, Any]:
@@ -107,4 +127,5 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _greatest(modules: Mapping[str, nn.Module], kind: str, rate: str) -> float:
     rates = (getattr(module, rate, 0.0) for module in modules.values() if type(module).__name__ == kind)
-    return max((float(value or 0.0) for value in rates), default=0.0)
+    # In float32, as rates that rise from block to block are computed.
+    return round(max((float(value or 0.0) for value in rates), default=0.0), 6)

@@ -17,7 +17,9 @@ from manifest.families.adapter import PRECISIONS, Draft
 from manifest.families.timm_naming import cfg_of, shortest, split, substance
 from manifest.families.values import as_data
 
-WHERE_NOT_WHAT = frozenset({"pretrained", "checkpoint_path", "cache_dir", "device", "pretrained_model_args", "dtype"})
+WHERE_NOT_WHAT = frozenset(
+    {"pretrained", "checkpoint_path", "cache_dir", "device", "pretrained_model_args", "dtype", "precision"}
+)
 """Arguments that say where weights come from or go, and the type of the weights, which is recorded by itself."""
 
 
@@ -53,7 +55,12 @@ def resolve(creation: Creation) -> Draft:
 
 
 def draft(
-    name: str, arguments: Mapping[str, Any], overlay: Mapping[str, Any], precision: str, asked: bool = True
+    name: str,
+    arguments: Mapping[str, Any],
+    overlay: Mapping[str, Any],
+    precision: str,
+    asked: bool = True,
+    afterwards: Mapping[str, Any] | None = None,
 ) -> Draft:
     """The draft of some keywords of `timm.create_model`.
 
@@ -63,12 +70,29 @@ def draft(
         overlay: In what its `pretrained_cfg` departs from the registry's.
         precision: Name of its element type.
         asked: Whether the keywords are those of the call, which then go on record as such.
+        afterwards: What was done to the module once it was made; see `change`.
     """
     written = as_data(dict(arguments), "arguments")
     config = {"model_name": name, **written}
     if overlay:
         config["pretrained_cfg_overlay"] = as_data(dict(overlay), "pretrained_cfg_overlay")
+    if afterwards:
+        config["afterwards"] = as_data(dict(afterwards), "afterwards")
     return Draft(name, "", config, written if asked else {}, precision)
+
+
+def change(module: Any, afterwards: Mapping[str, Any]) -> None:
+    """Do to a module what was done to another after it was made.
+
+    Args:
+        module: Of timm.
+        afterwards: `img_size`: its new input size; `num_classes`: what the module says of its classes, where its head
+            was replaced by hand and has others.
+    """
+    if "img_size" in afterwards:
+        module.set_input_size(img_size=afterwards["img_size"])
+    if "num_classes" in afterwards:
+        module.num_classes = int(afterwards["num_classes"])
 
 
 def departures(name: str, cfg: Any) -> dict[str, Any]:
@@ -112,6 +136,8 @@ def _unknown_tag(architecture: str, tag: str) -> str:
 
 
 def _precision(arguments: Mapping[str, Any]) -> str:
+    if "precision" in arguments:  # no argument of timm's, and how `manifest create` asks
+        return str(arguments["precision"])
     dtype = arguments.get("dtype", torch.float32)
     names = [name for name, known in PRECISIONS.items() if known == dtype]
     if not names:

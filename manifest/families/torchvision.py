@@ -19,7 +19,7 @@ from torchvision.transforms._presets import ImageClassification
 from manifest.document import Architecture, Preprocess, Reading
 from manifest.errors import ArchitectureError, InputError
 from manifest.families import Creation
-from manifest.families.adapter import Adapter, Draft
+from manifest.families.adapter import Adapter, Draft, cast
 from manifest.families.readings import most_likely
 from manifest.families.sizes import require_sane_images
 from manifest.families.torchvision_building import WEIGHTS, construct, resolve, weights_of
@@ -48,6 +48,7 @@ class Torchvision(Adapter):
 
     def create(self, creation: Creation) -> nn.Module:
         arguments = dict(creation.arguments)
+        precision = arguments.pop("precision", "fp32")
         if creation.pretrained:
             if "weights" not in (weights := weights_of(creation)):
                 raise InputError(
@@ -55,7 +56,7 @@ class Torchvision(Adapter):
                     "load a file of your own afterwards."
                 )
             arguments["weights"] = weights["weights"]
-        return torchvision.models.get_model(creation.name, **arguments)  # type: ignore[no-any-return]
+        return cast(torchvision.models.get_model(creation.name, **arguments), precision)
 
     def resolve(self, creation: Creation) -> Draft:
         return resolve(creation)

@@ -45,13 +45,14 @@ def resolve(creation: Creation) -> Draft:
         nearest = difflib.get_close_matches(name, torchvision.models.list_models(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `torchvision.models.list_models()`"
         raise UnknownModelError(f"torchvision has no model {creation.name!r}; {hint}?")
-    own = {*WEIGHTS, *_LEGACY, "progress"}
+    own = {*WEIGHTS, *_LEGACY, "progress", "precision"}
     arguments = {key: value for key, value in creation.arguments.items() if key not in own}
     weights = weights_of(creation)
     told = {parameter: str(member) for parameter, member in weights.items()}
     asked = {key: told.get(key) for key in WEIGHTS if key in creation.arguments} | (told if "weights" in told else {})
     chosen, as_if = _simplest(name, arguments, told, weights.get("weights"))
-    return draft(name, chosen, as_if, asked=as_data({**arguments, **asked}, "arguments"))
+    precision = str(creation.arguments.get("precision", "fp32"))
+    return draft(name, chosen, as_if, asked=as_data({**arguments, **asked}, "arguments"), precision=precision)
 
 
 def draft(

@@ -92,7 +92,8 @@ def models(whole: bool) -> Iterator[tuple[str, str]]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     whole = metafunc.config.getoption("--whole", default=False)
-    metafunc.parametrize(("library", "name"), [pytest.param(*model, id="-".join(model)) for model in models(whole)])
+    chosen = list(models(whole))
+    metafunc.parametrize(("library", "name"), chosen, ids=["-".join(each) for each in chosen])
 
 
 def round_trip(library: str, live: nn.Module, creation: Creation | None) -> str | None:

@@ -110,6 +110,33 @@ def test_head_and_size_changed_afterwards_are_read_off_the_module() -> None:
     assert architecture.preprocess.size == [256, 128]
 
 
+@pytest.mark.parametrize(("name", "head"), [("resnet18", "fc"), ("convnext_atto", "head.fc"), ("test_vit", "head")])
+def test_head_put_in_by_hand_is_read_off_its_shape_though_the_module_says_otherwise(name: str, head: str) -> None:
+    live: Any = without_values(name)
+    holder, _, attribute = head.rpartition(".")
+    setattr(live.get_submodule(holder), attribute, nn.Linear(live.get_submodule(head).in_features, 9, device="meta"))
+    architecture = FAMILY.capture(live, None)
+    again: Any = FAMILY.build(after_json(architecture))
+    assert first_departure(again, live) is None
+    assert (again.get_submodule(head).out_features, again.num_classes) == (9, 1000)
+
+
+def test_windows_that_follow_another_input_size_are_set_again() -> None:
+    live: Any = without_values("swin_tiny_patch4_window7_224")
+    live.set_input_size(img_size=(256, 256))
+    architecture = FAMILY.capture(live, None)
+    assert architecture.config["afterwards"] == {"img_size": {"$tuple": [256, 256]}}
+    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+
+
+def test_module_without_the_notes_of_a_newer_timm_is_read_off_what_it_shows() -> None:
+    live: Any = without_values("vit_tiny_patch16_224", num_classes=4, act_layer=nn.ReLU, drop_path_rate=0.1)
+    del live._model_args
+    architecture = FAMILY.capture(live, None)
+    assert architecture.config["drop_path_rate"] == 0.1
+    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+
+
 def test_activation_put_in_by_hand_is_read_off_the_module() -> None:
     live: Any = without_values("vit_tiny_patch16_224")
     for block in live.blocks:
@@ -131,6 +158,12 @@ def test_precision_gives_the_types_of_the_parameters() -> None:
     architecture = FAMILY.capture(live, None)
     assert architecture.precision == "bf16"
     assert {parameter.dtype for parameter in FAMILY.build(architecture).parameters()} == {torch.bfloat16}
+
+
+def test_precision_that_is_asked_for_by_name_is_recorded_and_an_unknown_one_is_refused() -> None:
+    assert FAMILY.describe(Creation("test_vit", {"precision": "fp16"})).precision == "fp16"
+    with pytest.raises(ArchitectureError, match="There is no precision 'fp12'"):
+        FAMILY.describe(Creation("test_vit", {"precision": "fp12"}))
 
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:

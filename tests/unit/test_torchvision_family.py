@@ -203,6 +203,11 @@ def test_module_changed_beyond_what_any_builder_makes_is_refused_in_one_sentence
         FAMILY.capture(live, None)
 
 
+def test_precision_that_is_asked_for_by_name_is_recorded() -> None:
+    architecture = FAMILY.describe(Creation("resnet18", {"precision": "bf16"}))
+    assert {parameter.dtype for parameter in FAMILY.build(architecture).parameters()} == {torch.bfloat16}
+
+
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownModelError, match=r"no model 'resnet19'; did you mean .*resnet18"):
         FAMILY.describe(Creation("resnet19"))
