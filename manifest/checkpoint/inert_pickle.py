@@ -8,6 +8,7 @@ torch: persistent ids are the caller's. The opcodes are those of CPython's `Lib/
 from __future__ import annotations
 
 import codecs
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def interpret(
         raise malformed(
             f"the pickle has a bad value before byte {machine.position:,} ({printable(str(error))})"
         ) from None
-    return Interpreted(root, tuple(machine.globals), tuple(machine.refused_opcodes), machine.position)
+    return Interpreted(root, machine.named(), tuple(machine.refused_opcodes), machine.position)
 
 
 def malformed(found: str) -> CheckpointError:
@@ -145,6 +146,9 @@ _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _TEXTS = (str, bytes, type(None))  # their hashes have a secret
 _MOST_PLAIN_KEY = 1_024
 _NOTHING = object()  # a place of the memo that nothing was put into
+_GETATTR = "builtins.getattr"
+_MEMBER = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
+_MOST_MEMBER = 100  # characters
 
 
 class _Machine:
@@ -170,6 +174,9 @@ class _Machine:
         self.containers = 0
         self.globals: dict[str, Global] = {}
         self.global_characters = 0
+        self.members: dict[str, None] = {}
+        self.getattr_pushed = 0
+        self.getattr_of_members = 0
         self.refused_opcodes: dict[str, None] = {}
 
     def run(self) -> Any:
@@ -231,6 +238,11 @@ class _Machine:
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
+    def push_again(self, value: Any) -> None:
+        """Push what has been pushed before, and may be a global."""
+        self.getattr_pushed += value is self.globals.get(_GETATTR, _NOTHING)
+        self.stack.append(value)
+
     def push_container(self, value: Any) -> None:
         self.charge(1)
         self.stack.append(value)
@@ -262,7 +274,7 @@ class _Machine:
         self.since_mark()
 
     def duplicate(self) -> None:
-        self.push(self.stack[-1])
+        self.push_again(self.stack[-1])
 
     # The memo
 
@@ -281,7 +293,7 @@ class _Machine:
     def recall(self, index: int) -> None:
         if not 0 <= index < len(self.memo) or self.memo[index] is _NOTHING:
             raise malformed(f"the pickle refers to object {index:,} before it exists, at byte {self.position:,}")
-        self.stack.append(self.memo[index])
+        self.push_again(self.memo[index])
 
     # Text arguments of protocol 0
 
@@ -359,19 +371,22 @@ class _Machine:
         full_name = writable(f"{_PYTHON_2_MODULES.get(module, module)}.{name}")
         found = self.globals.get(full_name)
         if found is None:
-            self.global_characters += len(full_name)
-            if self.global_characters > MOST_GLOBAL_CHARACTERS:
-                raise over_limit(f"the pickle names more than {MOST_GLOBAL_CHARACTERS:,} characters of globals")
+            self.charge_name(full_name)
             found = self.globals[full_name] = Global(full_name)
         return found
 
+    def charge_name(self, name: str) -> None:
+        self.global_characters += len(name)
+        if self.global_characters > MOST_GLOBAL_CHARACTERS:
+            raise over_limit(f"the pickle names more than {MOST_GLOBAL_CHARACTERS:,} characters of globals")
+
     def text_global(self) -> None:
         module = self.line().decode()
-        self.push(self.find_global(module, self.line().decode()))
+        self.push_again(self.find_global(module, self.line().decode()))
 
     def stack_global(self) -> None:
         name = self.stack.pop()
-        self.push(self.find_global(self.stack.pop(), name))
+        self.push_again(self.find_global(self.stack.pop(), name))
 
     def extension(self, size: int) -> None:
         # What the number means is up to the registry of whoever loads the file.
@@ -386,6 +401,8 @@ class _Machine:
                 )
             arguments = (arguments,)
         if isinstance(function, Global):
+            if function.name == _GETATTR:
+                self.note_member(arguments)
             constructor = self.constructors.get(function.name)
             if constructor is None:
                 self.push_container(Opaque(function.name, arguments))
@@ -399,6 +416,22 @@ class _Machine:
         else:
             raise malformed(f"the pickle calls a {type(function).__name__} before byte {self.position:,}")
 
+    def note_member(self, arguments: tuple[Any, ...]) -> None:
+        """Tell `getattr(Class, "MEMBER")`, as Python 3.11.0 to 3.11.3 writes members of enumerations, from others."""
+        match arguments:
+            case (Global(name=owner), str(member)) if len(member) <= _MOST_MEMBER and _MEMBER.fullmatch(member):
+                self.getattr_of_members += 1
+                name = f"{owner}.{member}"
+                if name not in self.members:
+                    self.charge_name(name)
+                    self.members[name] = None
+
+    def named(self) -> tuple[str, ...]:
+        """Every global, with members of enumerations by their own names where that is all that `getattr` was for."""
+        if self.getattr_pushed != self.getattr_of_members:
+            return tuple(self.globals)
+        return tuple(name for name in {**self.globals, **self.members} if name != _GETATTR)
+
     def reduce(self) -> None:
         arguments = self.stack.pop()
         self.call(self.stack.pop(), arguments)
@@ -410,6 +443,7 @@ class _Machine:
     def instance(self) -> None:
         module = self.line().decode()
         function = self.find_global(module, self.line().decode())
+        self.getattr_pushed += function.name == _GETATTR  # as good as pushed
         self.call(function, tuple(self.since_mark()))
 
     def object_of_mark(self) -> None:

@@ -48,6 +48,13 @@ def judge(name: str) -> Judgement:
         name: `module.qualname` as the pickle says it; the spellings of Python 2 are understood.
     """
     name = _in_python_3(name)
+    owner, _, member = name.rpartition(".")
+    if member.isupper() and (judgement := _judge(owner)).effect in (Effect.TENSORS, Effect.DATA):
+        return judgement  # a member of an enumeration does what its class does
+    return _judge(name)
+
+
+def _judge(name: str) -> Judgement:
     if name in _EXACT:
         return _EXACT[name]
     segments = name.split(".")

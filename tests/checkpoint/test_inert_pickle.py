@@ -320,3 +320,32 @@ def test_opcodes_when_python_has_them_then_all_are_known():
     assert {bytes([code]) for code, handler in enumerate(inert_pickle._HANDLERS) if handler} == {
         opcode.code.encode("latin-1") for opcode in pickletools.opcodes if opcode.name != "STOP"
     }
+
+
+GETATTR, OWNER, MEMBER = b"cbuiltins\ngetattr\n", b"cpkg.kinds\nKind\n", b"\x8c\x03RED"
+
+
+@pytest.mark.parametrize(
+    ("script", "globals_"),
+    [
+        (GETATTR + OWNER + MEMBER + b"\x86R", ("pkg.kinds.Kind", "pkg.kinds.Kind.RED")),
+        (GETATTR + b"q\x00" + OWNER + MEMBER + b"\x86R0h\x00" + OWNER + MEMBER + b"\x86R", None),
+        (GETATTR + b"\x94" + OWNER + MEMBER + b"\x86R" + b"h\x00\x86", "builtins.getattr"),
+        (GETATTR + b"2" + OWNER + MEMBER + b"\x86R\x86", "builtins.getattr"),
+        (GETATTR + b"(" + OWNER + MEMBER + b"ibuiltins\ngetattr\n\x86", "builtins.getattr"),
+        (GETATTR + OWNER + b"\x8c\x04read" + b"\x86R", "builtins.getattr"),
+        (GETATTR + OWNER + b"\x8c\x0b__GLOBALS__" + b"\x86R", "builtins.getattr"),
+        (GETATTR + b"\x8c\x01x" + MEMBER + b"\x86R", "builtins.getattr"),
+        (GETATTR + GETATTR + MEMBER + b"\x86R", "builtins.getattr"),
+        (b"cfunctools\npartial\n" + GETATTR + OWNER + MEMBER + b"\x87R", "builtins.getattr"),
+    ],
+    ids=[
+        "member", "twice", "kept", "duplicated", "by-inst", "lower-case", "dunder", "of-no-class", "of-itself", "bound"
+    ],
+)  # fmt: skip
+def test_getattr_when_all_of_it_is_for_members_of_enumerations_then_these_are_named_and_not_it(script, globals_):
+    found = run(b"\x80\x02" + script + b".").globals
+    if isinstance(globals_, str):
+        assert globals_ in found
+    else:
+        assert found == (globals_ or ("pkg.kinds.Kind", "pkg.kinds.Kind.RED"))

@@ -353,3 +353,12 @@ def test_chain_when_it_passes_through_os_then_is_code(beginning):
 
 def test_judgement_when_the_name_is_very_long_then_is_quick():
     assert judge(".".join(["a"] * 500_000)).effect is Effect.UNKNOWN
+
+
+def test_member_of_an_enumeration_does_what_its_class_does():
+    assert judge("torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT") == judge(
+        "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING"
+    )
+    assert judge("mypackage.Kind.RED").effect is Effect.UNKNOWN
+    assert judge("collections.os.RED").effect is Effect.CODE
+    assert judge("A." * 5_000 + "A").effect is Effect.UNKNOWN
