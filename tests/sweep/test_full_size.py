@@ -26,8 +26,11 @@ assert all(torch.equal(tensor, there[name]) for name, tensor in live.state_dict(
 with torch.no_grad():
     image = torch.randn(1, 3, *live.visual.image_size)
     text = torch.randint(1, 49000, (1, live.context_length))
-    assert torch.equal(loaded.encode_image(image), live.encode_image(image))
-    assert torch.equal(loaded.encode_text(text), live.encode_text(text))
+    for ask in (lambda model: model.encode_image(image), lambda model: model.encode_text(text)):
+        one, other = ask(live), ask(loaded)
+        # The weights are the same bits; a convolution may take another kernel where they lie at another alignment.
+        distance = float((one - other).norm() / one.norm())
+        assert distance < 1e-5, distance
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
