@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
-import typer
-
 from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, Quiet
-from manifest.cli.printing import emit
+from manifest.cli.printing import finish
 
 
 def run(
@@ -24,13 +20,4 @@ def run(
     from manifest.workflows.auditing import audit
 
     report = audit(checkpoint)
-    if quiet and report.passed and output is None:
-        raise typer.Exit(report.exit_code)
-    if format is Format.JSON:
-        # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
-        emit(json.dumps(report.model_dump(mode="json"), indent=2), output)
-    else:
-        from manifest.rendering import text
-
-        emit(text.report(report), output, color=not no_color)
-    raise typer.Exit(report.exit_code)
+    finish(report, format, output, quiet=quiet, color=not no_color)

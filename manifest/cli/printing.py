@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
+
+from manifest.cli.options import Format
 from manifest.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from manifest.findings import Report
 
 _WIDTH_OF_FILES = 120
 
@@ -46,3 +52,20 @@ def complain(sentence: str) -> None:
     from manifest.checkpoint.escaping import printable
 
     print(f"manifest: {printable(sentence, 4000)}", file=sys.stderr)
+
+
+def finish(report: Report, format: Format, output: Path | None, *, quiet: bool, color: bool) -> NoReturn:
+    """Print a report, unless it is good and quiet is asked for, and end with its exit code."""
+    if not (quiet and report.passed and output is None):
+        if format is Format.JSON:
+            emit_data(report.model_dump(mode="json"), output)
+        else:
+            from manifest.rendering import text
+
+            emit(text.report(report), output, color=color)
+    raise typer.Exit(report.exit_code)
+
+
+def emit_data(data: Any, output: Path | None) -> None:
+    """Print data by json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as is."""
+    emit(json.dumps(data, indent=2), output)

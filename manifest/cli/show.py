@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, State
-from manifest.cli.printing import emit
+from manifest.cli.printing import emit, emit_data
 
 
 def run(
@@ -34,8 +33,7 @@ def run(
         if state is not None:
             stored.choose(state)
         if format is Format.JSON:
-            # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
-            emit(json.dumps(contents.data(stored), indent=2), output)
+            emit_data(contents.data(stored), output)
         else:
             emit(contents.show(stored, tensors=tensors), output, color=not no_color)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, Quiet
-from manifest.cli.printing import emit
+from manifest.cli.printing import finish
 from manifest.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -40,16 +39,7 @@ def run(
     from manifest.workflows.verifying import verify
 
     report = verify(opened, key=key, fast=fast, allow=allow or ())
-    if quiet and report.passed and output is None:
-        raise typer.Exit(report.exit_code)
-    if format is Format.JSON:
-        # By json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as they are.
-        emit(json.dumps(report.model_dump(mode="json"), indent=2), output)
-    else:
-        from manifest.rendering import text
-
-        emit(text.report(report), output, color=not no_color)
-    raise typer.Exit(report.exit_code)
+    finish(report, format, output, quiet=quiet, color=not no_color)
 
 
 def _opened(path: Path) -> OpenCheckpoint | Path:

@@ -115,8 +115,15 @@ class Adapter(ABC):
     def preprocess_of(
         self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None
     ) -> Preprocess | None:
-        """How images are prepared, where that belongs to the model."""
-        del draft, built, live, creation
+        """How images are prepared, where that belongs to the model: as recorded, or as the call says."""
+        del draft, built, live
+        if creation is None:
+            return None
+        return self.preprocess_asked(creation) if creation.architecture is None else creation.architecture.preprocess
+
+    def preprocess_asked(self, creation: Creation) -> Preprocess | None:
+        """The preprocessing that a call names, for a model that does not carry its own."""
+        del creation
         return None
 
     def tokenizer_of(self, draft: Draft, built: nn.Module) -> Tokenizer | None:

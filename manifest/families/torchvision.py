@@ -87,15 +87,8 @@ class Torchvision(Adapter):
         del architecture
         return {name: _role(name) for name in names}
 
-    def preprocess_of(
-        self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None
-    ) -> Preprocess | None:
+    def preprocess_asked(self, creation: Creation) -> Preprocess | None:
         """What belongs to the weights that were asked for; detectors prepare their images themselves."""
-        del draft, built, live
-        if creation is None:
-            return None
-        if creation.architecture is not None:
-            return creation.architecture.preprocess
         weights = weights_of(creation).get("weights")
         preset = weights.transforms() if weights is not None else None
         if not isinstance(preset, ImageClassification):

@@ -121,14 +121,7 @@ class Transformers(Adapter):
         two = {"vision_model", "text_model"} <= tops
         return {name: _role(name, two=two) for name in names}
 
-    def preprocess_of(
-        self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None
-    ) -> Preprocess | None:
-        del draft, built, live
-        if creation is None:
-            return None
-        if creation.architecture is not None:
-            return creation.architecture.preprocess
+    def preprocess_asked(self, creation: Creation) -> Preprocess | None:
         named = creation.arguments.get("preprocessor")
         return None if named is None else recorded_preprocess(named)
 

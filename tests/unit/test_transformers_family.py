@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,22 +39,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 NAMES = list(CONFIGS)
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a connection was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """On one thread: small models spend their time waiting for the others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("offline", "alone")
 
 
 @cache
