@@ -28,5 +28,5 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
             yield faster(f"{what} / {_CALLS[library]}", pair, 5 if promised else None)
             memory = f"{what}, peak memory of the process (RssAnon) / the same"
             yield in_less_memory(memory, run(fast, look=True), run(theirs, look=True), 1 / 3 if promised else None)
-            full = in_turn(seconds_said_by([*fast[:-2], "full", library]), seconds_said_by(theirs), 1)
+            full = in_turn(seconds_said_by([*fast[:-2], "full", library]), seconds_said_by(theirs), runs)
             yield faster(f"the same with golden outputs compared, {suffix}", full, 1)

@@ -230,6 +230,11 @@ class Golden(_Part):
     threads: int = Field(gt=0)
     inputs: Digest
     outputs: dict[str, Output] = Field(min_length=1)
+    brief: dict[str, Output] = Field(
+        default_factory=dict,
+        exclude_if=_is_empty,
+        description="The outputs for the first sample of each kind in a batch of its own, by which a load is compared.",
+    )
     floor: dict[str, float] = Field(
         description="Greatest relative L2 distance of any output when only the arithmetic changes, by what changed."
     )

@@ -6,7 +6,7 @@ far the model was seen to move when only the arithmetic changed, and never asked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,10 +49,16 @@ def tolerance(golden: Golden) -> float:
     return MULTIPLE * max([FLOAT32_EPSILON, *golden.floor.values()])
 
 
-def compare(golden: Golden, found: Mapping[str, Output]) -> list[Comparison]:
-    """Compare each recorded output with what was found now."""
+def compare(golden: Golden, found: Mapping[str, Output], *, brief: bool = False) -> list[Comparison]:
+    """Compare each recorded output with what was found now, for the whole probe or for its first samples alone."""
     allowed = tolerance(golden)
-    return [_compare(name, recorded, found.get(name), allowed) for name, recorded in golden.outputs.items()]
+    recorded = golden.brief if brief else golden.outputs
+    return [_compare(name, output, found.get(name), allowed) for name, output in recorded.items()]
+
+
+def worst_of(comparisons: Sequence[Comparison]) -> Comparison:
+    """The one of the worst grade, and of these the one that is furthest off."""
+    return max(comparisons, key=lambda item: (item.grade is Grade.DIFFERENT, item.distance))
 
 
 def _compare(name: str, recorded: Output, found: Output | None, allowed: float) -> Comparison:

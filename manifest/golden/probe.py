@@ -50,6 +50,10 @@ class Inputs:
     tensors: Mapping[str, torch.Tensor]
     names: Mapping[str, tuple[str, ...]]
 
+    def first(self) -> Inputs:
+        """The first sample of each kind, in a batch of its own."""
+        return next(self.one_by_one())
+
     def one_by_one(self) -> Iterator[Inputs]:
         """Every sample in a batch of its own; a kind that has fewer begins again."""
         for index in range(max(map(len, self.tensors.values()))):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +96,10 @@ def record(
         return ask(family, architecture, module, inputs, threads=threads).outputs
 
     other_threads = 1 if answers.threads > 1 else 2
+    alone = [ask(family, architecture, module, one) for one in inputs.one_by_one()]
     floor = {
         "repeat": relative(again()),
-        "batch": relative(_one_by_one(family, architecture, module, inputs)),
+        "batch": relative(_together(family, inputs, [one.outputs for one in alone])),
         "threads": relative(again(other_threads)),
     }
     mkldnn: Any = torch.backends.mkldnn
@@ -117,6 +118,7 @@ def record(
         threads=answers.threads,
         inputs=inputs_digest(inputs),
         outputs=answers.record(),
+        brief=alone[0].record(),
         floor={name: _significant(value) for name, value in floor.items()},
         contrast={name: _significant(value) for name, value in contrast.items()},
         reading=answers.readings,
@@ -128,9 +130,8 @@ def finite(outputs: Mapping[str, torch.Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values())
 
 
-def _one_by_one(family: Family, architecture: Architecture, module: nn.Module, inputs: Inputs) -> Outputs:
-    """The outputs with a row for each sample, when every sample comes in a batch of its own."""
-    alone = [ask(family, architecture, module, one).outputs for one in inputs.one_by_one()]
+def _together(family: Family, inputs: Inputs, alone: Sequence[Outputs]) -> Outputs:
+    """The outputs with a row for each sample, of samples that each came in a batch of its own."""
     return {
         name: torch.cat([outputs[name] for outputs in alone[: len(inputs.tensors[kind])]])
         for name, kind in family.rows.items()

@@ -37,7 +37,7 @@ from manifest.document import (
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.families import Creation, Family
 from manifest.findings import Severity
-from manifest.golden.compare import Grade, compare
+from manifest.golden.compare import Grade, compare, worst_of
 from manifest.golden.record import Answers, ask, finite, record
 from manifest.mapped_weights import assign, misfits
 from manifest.version import __version__
@@ -225,11 +225,11 @@ def _golden(
 
 def _require_same(golden: Golden, rebuilt: Answers) -> None:
     """The model rebuilt from file and architecture must say what the live one said, or the manifest would be a lie."""
-    different = [item for item in compare(golden, rebuilt.record()) if item.grade is Grade.DIFFERENT]
-    if different:
+    worst = worst_of(compare(golden, rebuilt.record()))
+    if worst.grade is Grade.DIFFERENT:
         raise ArchitectureError(
-            f"The rebuilt model gives other {different[0].output} than the model that was saved "
-            f"(relative distance {different[0].distance:.1e}, arithmetic explains {different[0].tolerance:.1e}): "
+            f"The rebuilt model gives other {worst.output} than the model that was saved "
+            f"(relative distance {worst.distance:.1e}, arithmetic explains {worst.tolerance:.1e}): "
             "its code was changed in a way that its modules do not show; save it with `golden=False`, "
             "or make it with `manifest.create_model`."
         )

@@ -43,7 +43,8 @@ def load(
     Args:
         path: The checkpoint; its manifest and signature lie beside it.
         key: Public key of the signer that is trusted.
-        verify: `full` climbs the whole ladder; `fast` checks trust, integrity, format and completeness; `none` checks
+        verify: `full` climbs the whole ladder, asking the model the first sample of its probe, and the others where
+            that answer differs; `fast` checks trust, integrity, format and completeness; `none` checks
             nothing and still rebuilds exactly.
         device: Where the model goes once it is verified.
         allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it.
@@ -54,7 +55,7 @@ def load(
     """
     if verify not in ("full", "fast", "none"):
         raise ArchitectureError(f"verify is {verify!r}, expected 'full', 'fast' or 'none'.")
-    subject, rebuilder = open_subject(path), Rebuilder()
+    subject, rebuilder = open_subject(path), Rebuilder(brief=True)
     with granted(allow):
         if verify != "none":
             # Nothing here unpickles the file.

@@ -14,7 +14,7 @@ from manifest.document import Architecture, Golden, activation_words
 from manifest.errors import ArchitectureError, NotGrantedError, one_line
 from manifest.families import Family, Variant, family
 from manifest.findings import Finding, Severity, finding
-from manifest.golden.compare import Comparison, Grade, compare
+from manifest.golden.compare import Comparison, Grade, compare, worst_of
 from manifest.golden.probe import Inputs, inputs_digest
 from manifest.golden.record import Answers, ask, finite
 from manifest.mapped_weights import assign, misfits
@@ -38,9 +38,14 @@ _INPUT_LIBRARIES = frozenset({"torch", "torchvision", "pillow", "open_clip_torch
 
 
 class Rebuilder:
-    """Rebuilds one subject's model once, for every rung and for `load`."""
+    """Rebuilds one subject's model once, for every rung and for `load`.
 
-    def __init__(self) -> None:
+    Args:
+        brief: Compare golden outputs for the first sample of each kind alone, and for all of them only when it differs.
+    """
+
+    def __init__(self, *, brief: bool = False) -> None:
+        self.brief = brief
         self.module: nn.Module | None = None
         self.weighted = False
 
@@ -116,14 +121,18 @@ class Rebuilder:
         if architecture.precision not in adapter.float32:
             model = in_float32(adapter, architecture, stored, roles)
         threads = min(golden.threads, torch.get_num_threads())
+        if self.brief and golden.brief:
+            answers = ask(adapter, architecture, model, inputs.first(), threads=threads)
+            comparisons = compare(golden, answers.record(), brief=True)
+            if worst_of(comparisons).grade is not Grade.DIFFERENT:
+                return Climbed(f"{_agreement(comparisons)}, for the first sample of each kind")
         answers = ask(adapter, architecture, model, inputs, threads=threads)
         if not finite(answers.outputs):
             return Climbed("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
         comparisons = compare(golden, answers.record())
-        worst = max(comparisons, key=lambda item: (item.grade is Grade.DIFFERENT, item.distance))
+        worst = worst_of(comparisons)
         if worst.grade is not Grade.DIFFERENT:
-            grade = "exact" if all(item.grade is Grade.EXACT for item in comparisons) else "equivalent"
-            return Climbed(f"{grade}: {_distance_words(worst)}")
+            return Climbed(_agreement(comparisons))
         if inputs_digest(inputs) != golden.inputs:
             return Climbed("inputs differ", [_inputs_finding(subject.manifest.environment.libraries, worst)])
         reproduced = _reproduced_by(
@@ -279,15 +288,19 @@ def _inputs_finding(libraries: Mapping[str, str], worst: Comparison) -> Finding:
 def _reproduced_by(variants: Sequence[Variant], golden: Golden, answer: Any) -> Variant | None:
     """The wrong architecture, among those the family knows, whose outputs are the recorded ones."""
     for variant in variants:
-        if all(item.grade is not Grade.DIFFERENT for item in compare(golden, answer(variant.architecture).record())):
+        if worst_of(compare(golden, answer(variant.architecture).record())).grade is not Grade.DIFFERENT:
             return variant
     return None
 
 
-def _distance_words(item: Comparison) -> str:
-    if item.grade is Grade.EXACT:
-        return "every output has the recorded digest"
-    return f"{item.output} within {item.distance:.1e} of the record, arithmetic explains {item.tolerance:.1e}"
+def _agreement(comparisons: Sequence[Comparison]) -> str:
+    """How well outputs agree that do."""
+    item = worst_of(comparisons)
+    if all(each.grade is Grade.EXACT for each in comparisons):
+        return "exact: every output has the recorded digest"
+    return (
+        f"equivalent: {item.output} within {item.distance:.1e} of the record, arithmetic explains {item.tolerance:.1e}"
+    )
 
 
 def _difference_finding(golden: Golden, answers: Answers, worst: Comparison, reproduced: Variant | None) -> Finding:
