@@ -35,6 +35,7 @@ from manifest.families.open_clip_inputs import (
 )
 from manifest.families.open_clip_recovery import recover
 from manifest.families.open_clip_registry import normal, registered_name
+from manifest.families.readings import of_prompts
 from manifest.families.values import as_data
 from manifest.fitting import Fit
 from manifest.golden.probe import WITHOUT_TOKENIZER, Inputs, photographs_and_prompts
@@ -161,16 +162,8 @@ class OpenClip(Adapter):
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:
         del architecture
-        logits = outputs["logits"].double()
         # A model with a bias was trained with the sigmoid loss: each pair is judged by itself.
-        probabilities = logits.softmax(dim=-1) if getattr(module, "logit_bias", None) is None else logits.sigmoid()
-        return [
-            Reading(
-                image=image,
-                prompts={prompt: round(float(p), 4) for prompt, p in zip(inputs.names["tokens"], row, strict=True)},
-            )
-            for image, row in zip(inputs.names["images"], probabilities, strict=True)
-        ]
+        return of_prompts(outputs["logits"], inputs, each_by_itself=getattr(module, "logit_bias", None) is not None)
 
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         quick = bool(architecture.config.get("quick_gelu"))

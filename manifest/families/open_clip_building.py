@@ -6,7 +6,6 @@ model; `construct` does that. Sizes are checked first, since a record may come f
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
@@ -19,9 +18,10 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP, get_cast_dtype
 from torch import nn
 
-from manifest.errors import ArchitectureError, UnknownModelError
+from manifest.errors import ArchitectureError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
+from manifest.families.nearest import unknown_model
 from manifest.families.open_clip_hugging_face import in_place
 from manifest.families.sizes import require_sane
 from manifest.families.values import as_data, from_data
@@ -52,9 +52,7 @@ def resolve(creation: Creation) -> Draft:
     )
     config = open_clip.get_model_config(name if schema is None else creation.name)
     if config is None:
-        nearest = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `open_clip.list_models()`"
-        raise UnknownModelError(f"open_clip has no model {creation.name!r}; {hint}?")
+        raise unknown_model("open_clip", creation.name, name, open_clip.list_models())
     config = deepcopy(config)
     vision, text = config["vision_cfg"], config["text_cfg"]
     if arguments.get("force_quick_gelu"):

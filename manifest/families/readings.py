@@ -1,4 +1,4 @@
-"""What a person reads off class scores: for each photograph, the likeliest classes by name."""
+"""What a person reads off outputs: for each photograph, the likeliest classes by name, or what each prompt gets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from manifest.document import Reading
+from manifest.golden.probe import Inputs
 
 _MOST = 5
 
@@ -23,6 +24,22 @@ def most_likely(logits: torch.Tensor, images: Sequence[str], categories: Sequenc
     return [
         Reading(image=image, prompts={_name(i, categories): round(p, 4) for i, p in zip(indices, values, strict=True)})
         for image, indices, values in zip(images, scores.indices.tolist(), scores.values.tolist(), strict=True)
+    ]
+
+
+def of_prompts(logits: torch.Tensor, inputs: Inputs, *, each_by_itself: bool) -> list[Reading]:
+    """The probability of each prompt for each image.
+
+    Args:
+        logits: Of shape (images, prompts).
+        inputs: What was asked.
+        each_by_itself: Whether each pair is judged by itself (sigmoid), or the prompts compete (softmax).
+    """
+    scores = logits.double()
+    probabilities = scores.sigmoid() if each_by_itself else scores.softmax(dim=-1)
+    return [
+        Reading(image=image, prompts={name: round(p, 4) for name, p in zip(inputs.names["tokens"], row, strict=True)})
+        for image, row in zip(inputs.names["images"], probabilities.tolist(), strict=True)
     ]
 
 

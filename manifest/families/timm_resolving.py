@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from timm.models import PretrainedCfg, is_model, parse_model_name
 from manifest.errors import ArchitectureError, UnknownModelError
 from manifest.families import Creation
 from manifest.families.adapter import PRECISIONS, Draft
+from manifest.families.nearest import nearest_names, unknown_model
 from manifest.families.timm_naming import cfg_of, shortest, split, substance
 from manifest.families.values import as_data
 
@@ -41,9 +41,7 @@ def resolve(creation: Creation) -> Draft:
     else:
         architecture, tag = split(creation.name)
     if not is_model(architecture):
-        nearest = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `timm.list_models()`"
-        raise UnknownModelError(f"timm has no model {creation.name!r}; {hint}?")
+        raise unknown_model("timm", creation.name, architecture, timm.list_models())
     if isinstance(cfg, str):
         cfg, tag = None, str(cfg)
     elif not tag and creation.pretrained and cfg_of(f"{architecture}.{creation.pretrained}") is not None:
@@ -130,7 +128,7 @@ def _saved_config(source: str, identifier: str) -> tuple[Any, str, Mapping[str, 
 
 def _unknown_tag(architecture: str, tag: str) -> str:
     tags = [split(name)[1] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
-    nearest = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4) or tags[:3]
+    nearest = nearest_names(tag, tags) or tags[:3]
     hint = f"did you mean {' or '.join(nearest)}" if nearest else "it has none"
     return f"timm has no weights {tag!r} of {architecture}; {hint}?"
 

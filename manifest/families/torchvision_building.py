@@ -7,7 +7,6 @@ given none. A config names weights only where that makes a difference, and claim
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import threading
 import warnings
@@ -19,10 +18,11 @@ import torchvision
 from torch import nn
 from torchvision.models import WeightsEnum, get_model_builder
 
-from manifest.errors import InputError, UnknownModelError
+from manifest.errors import InputError
 from manifest.families import Creation
 from manifest.families.adapter import Draft, cast
 from manifest.families.empty_build import without_weights
+from manifest.families.nearest import unknown_model
 from manifest.families.proving import first_departure
 from manifest.families.sizes import require_sane
 from manifest.families.torchvision_settings import adjust
@@ -41,10 +41,8 @@ def resolve(creation: Creation) -> Draft:
         UnknownModelError: No such model; the message has the nearest names.
     """
     name = creation.name.lower()
-    if name not in torchvision.models.list_models():
-        nearest = difflib.get_close_matches(name, torchvision.models.list_models(), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(nearest)}" if nearest else "see `torchvision.models.list_models()`"
-        raise UnknownModelError(f"torchvision has no model {creation.name!r}; {hint}?")
+    if name not in (known := torchvision.models.list_models()):
+        raise unknown_model("torchvision.models", creation.name, name, known)
     own = {*WEIGHTS, *_LEGACY, "progress", "precision"}
     arguments = {key: value for key, value in creation.arguments.items() if key not in own}
     weights = weights_of(creation)

@@ -20,6 +20,7 @@ from manifest.errors import InputError
 from manifest.families import Creation, Variant
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.open_clip_inputs import load_preprocess
+from manifest.families.readings import most_likely, of_prompts
 from manifest.families.transformers_building import ATTENTION, build, data_of, directory_config, model_class
 from manifest.families.transformers_inputs import USUAL_SIDE, plain_preprocess, recorded_preprocess
 from manifest.families.values import as_data
@@ -41,7 +42,6 @@ _ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh")
 """Those that are mistaken for one another."""
 _ARGUMENTS = frozenset({"config", "class_name", ATTENTION, "precision", "preprocessor"})
 _MOST_TOKENS = 77
-_READ_OFF = 5
 
 
 class Transformers(Adapter):
@@ -155,19 +155,13 @@ class Transformers(Adapter):
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:
-        logits = (outputs["logits"] if "logits" in outputs else outputs["class_logits"]).double()
-        # A model with a bias was trained with the sigmoid loss: each pair is judged by itself.
-        probabilities = logits.sigmoid() if hasattr(module, "logit_bias") else logits.softmax(dim=-1)
+        if "logits" in outputs:
+            # A model with a bias was trained with the sigmoid loss: each pair is judged by itself.
+            return of_prompts(outputs["logits"], inputs, each_by_itself=hasattr(module, "logit_bias"))
         labels = architecture.config.get("id2label") or {}
-        names = inputs.names.get("tokens") or [
-            str(labels.get(str(index), index)) for index in range(probabilities.shape[-1])
-        ]
-        most = len(names) if "tokens" in inputs.names else _READ_OFF
-        readings = []
-        for image, row in zip(inputs.names["images"], probabilities, strict=True):
-            best = row.topk(min(most, len(row))).indices.sort().values.tolist() if most < len(row) else range(len(row))
-            readings.append(Reading(image=image, prompts={names[i]: round(float(row[i]), 4) for i in best}))
-        return readings
+        logits = outputs["class_logits"]
+        categories = [str(labels.get(str(index), index)) for index in range(logits.shape[-1])]
+        return most_likely(logits, inputs.names["images"], categories)
 
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         now = next(iter(_hidden_acts(architecture.config)), None)

@@ -7,7 +7,7 @@ of files; it opens no checkpoint and no manifest, and whether a key is to be tru
 from __future__ import annotations
 
 from manifest.signing.envelope import Statement, read_bundle, sign_resources, verify_bundle
-from manifest.signing.keys import PrivateKey, PublicKey, generate_keys, load_private_key, load_public_key
+from manifest.signing.keys import PrivateKey, PublicKey, generate_keys, load_private_key, load_public_key, private_key
 
 __all__ = [
     "PrivateKey",
@@ -16,6 +16,7 @@ __all__ = [
     "generate_keys",
     "load_private_key",
     "load_public_key",
+    "private_key",
     "read_bundle",
     "sign_resources",
     "verify_bundle",

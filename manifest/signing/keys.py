@@ -109,6 +109,11 @@ def generate_keys(stem: Path, *, passphrase: bytes | None = None, curve: str = "
     return private, public
 
 
+def private_key(key: str | os.PathLike[str] | PrivateKey, passphrase: bytes | None = None) -> PrivateKey:
+    """A private key, read where it is not one already; see `load_private_key`."""
+    return key if isinstance(key, PrivateKey) else load_private_key(os.fspath(key), passphrase)
+
+
 def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> PrivateKey:
     """Read a private key.
 

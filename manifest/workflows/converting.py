@@ -18,7 +18,7 @@ from manifest.sidecars import (
     staging,
     synchronise,
 )
-from manifest.signing import PrivateKey, load_private_key
+from manifest.signing import PrivateKey, private_key
 from manifest.workflows.signing import publish_signed
 
 
@@ -57,7 +57,7 @@ def convert(
         raise InputError(f"{target} exists already; choose another name, or replace it with --force.")
     if key is not None and not has_manifest(source):
         raise InputError(f"{source.name} has no manifest that could be signed; leave out the key.")
-    signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
+    signer = None if key is None else private_key(key, passphrase)
     recorded = read_manifest(source) if has_manifest(source) else None
     with open_checkpoint(source) as stored, staging(target) as staged:
         chosen = state if state is not None or recorded is None else recorded.checkpoint.state.path

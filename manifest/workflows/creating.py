@@ -15,7 +15,7 @@ from manifest.families import Creation
 from manifest.families import family as family_named
 from manifest.grants import granted
 from manifest.sidecars import require_checkpoint, staging
-from manifest.signing import PrivateKey, load_private_key
+from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import describe
 from manifest.workflows.signing import publish_signed
 
@@ -55,7 +55,7 @@ def create(
         IncompleteModelError: A component is missing or untrained and not declared in `partial`.
     """
     checkpoint = require_checkpoint(path)
-    signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
+    signer = None if key is None else private_key(key, passphrase)
     adapter = family_named(family)
     creation = Creation(model_name, dict(arguments or {}), pretrained, family=family)
     if model_config is not None:

@@ -20,7 +20,7 @@ from manifest.families import Creation, creation_of, family_of, unwrap
 from manifest.families import family as family_named
 from manifest.grants import granted
 from manifest.sidecars import staging, synchronise
-from manifest.signing import PrivateKey, load_private_key
+from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import describe
 from manifest.workflows.signing import publish_signed
 
@@ -68,7 +68,7 @@ def save(
     checkpoint = Path(path)
     if checkpoint.is_dir():
         raise InputError(f"{checkpoint} is a directory, expected a file name; add one.")
-    signer = key if isinstance(key, PrivateKey) or key is None else load_private_key(os.fspath(key), passphrase)
+    signer = None if key is None else private_key(key, passphrase)
     module = unwrap(model)
     creation = creation_of(module)
     if creation is None and model_name is not None:

@@ -10,7 +10,7 @@ from manifest.digests import file_digests
 from manifest.document import Manifest, serialize
 from manifest.errors import StorageError
 from manifest.sidecars import Sidecars, publish, read_manifest, recorded_files, require_checkpoint, staging
-from manifest.signing import PrivateKey, load_private_key, sign_resources
+from manifest.signing import PrivateKey, private_key, sign_resources
 
 
 def sign(
@@ -25,7 +25,7 @@ def sign(
         StorageError: The checkpoint is not what the manifest describes, so there is nothing to vouch for.
     """
     checkpoint = require_checkpoint(path)
-    signer = key if isinstance(key, PrivateKey) else load_private_key(os.fspath(key), passphrase)
+    signer = private_key(key, passphrase)
     sidecars = Sidecars(checkpoint)
     manifest = read_manifest(checkpoint)
     files = recorded_files(checkpoint, manifest)
