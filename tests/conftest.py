@@ -1,8 +1,13 @@
-"""What several rooms of tests share: the trained digits CLIP, whose answers mean something, and published packages."""
+"""What several rooms of tests share: the trained digits CLIP, published packages, the command line as a process."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +15,43 @@ from typing import Any
 import pytest
 
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a process printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one sentence on stderr of a process that could not do what it was asked."""
+        assert self.code == 2, self
+        assert self.err.startswith("manifest: ")
+        assert len(self.err.splitlines()) == 1
+        return self.err.removeprefix("manifest: ").strip()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Answer]:
+    """`manifest ARGUMENTS` with environment variables by keyword; a traceback is never an answer."""
+
+    def call(*arguments: object, stdout: Any = subprocess.PIPE, **environment: str) -> Answer:
+        done = subprocess.run(
+            [sys.executable, "-m", "manifest", *map(str, arguments)],
+            cwd=tmp_path,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
+            env={**os.environ, **environment},
+        )
+        assert "Traceback" not in (done.stdout or "") + done.stderr
+        return Answer(done.returncode, done.stdout or "", done.stderr)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -271,7 +271,7 @@ class Adapter(ABC):
                 "preprocess": self.preprocess_of(draft, built, live, creation),
                 "tokenizer": self.tokenizer_of(draft, built),
                 "precision": draft.precision,
-                "frozen": _frozen(built if live is None else live),
+                "frozen": frozen(built if live is None else live),
                 "mode": Mode.UNKNOWN if live is None else _mode(live),
                 "structure": structure_digest(parts),
                 "modules": outline(parts),
@@ -308,10 +308,17 @@ def cast(module: nn.Module, precision: str) -> nn.Module:
     return module if precision == "fp32" else module.to(PRECISIONS[precision])
 
 
-def _frozen(module: nn.Module) -> list[str]:
+def width_of(layer: nn.Module | None) -> int | None:
+    """Outputs of a layer, None where it does not say how many it has."""
+    width = getattr(layer, "out_features", getattr(layer, "out_channels", None))
+    return width if isinstance(width, int) else None
+
+
+def frozen(module: nn.Module) -> list[str]:
+    """The parameters that take no gradient, by name or by what only their names begin with."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
-    return prefixes(frozen, [name for name, parameter in parameters.items() if parameter.requires_grad])
+    still = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    return prefixes(still, [name for name, parameter in parameters.items() if parameter.requires_grad])
 
 
 def _mode(module: nn.Module) -> Mode:

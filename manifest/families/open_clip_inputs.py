@@ -23,7 +23,7 @@ from manifest.errors import ArchitectureError
 from manifest.families import Creation
 from manifest.families.adapter import Draft
 from manifest.families.open_clip_hugging_face import longest_prompt, vocabulary
-from manifest.families.sizes import require_sane_images
+from manifest.families.sizes import as_recorded, require_sane_images
 from manifest.families.values import as_data
 
 _TOKENIZER_ARGUMENTS = frozenset(
@@ -132,15 +132,10 @@ def load_preprocess(record: Preprocess) -> Any:
     Raises:
         ArchitectureError: It is none that open_clip has; a record may come from anyone.
     """
-    try:
+    with as_recorded(record, "open_clip"):
         require_sane_images(record)
         cfg = open_clip.transform.PreprocessCfg(**preprocess_cfg(record))
         return open_clip.transform.image_transform_v2(cfg, is_train=False)
-    except (AssertionError, TypeError, ValueError, LookupError) as error:
-        raise ArchitectureError(
-            f"The recorded preprocessing is none that open_clip has ({' '.join(str(error).split()) or record!r:.300}); "
-            "get the manifest from a source you trust."
-        ) from error
 
 
 def load_tokenizer(record: Tokenizer) -> Any:

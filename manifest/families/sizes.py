@@ -7,6 +7,7 @@ or all time. The bounds are some powers of two above the largest models and imag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from manifest.document import Preprocess
@@ -63,6 +64,22 @@ def require_sane_images(record: Preprocess, largest: float | None = None) -> Non
         raise ValueError(f"size {sides!r:.40}")
     if largest is not None and not 0 < largest <= 2 * LARGEST_SIDE:
         raise ValueError(f"resized to {largest!r:.40} pixels")
+
+
+@contextmanager
+def as_recorded(record: Preprocess, library: str) -> Iterator[None]:
+    """Inside, a library makes its preprocessing of a record, which may come from anyone.
+
+    Raises:
+        ArchitectureError: It is none that the library has.
+    """
+    try:
+        yield
+    except (AssertionError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise ArchitectureError(
+            f"The recorded preprocessing is none that {library} has ({' '.join(str(error).split()) or record!r:.300}); "
+            "get the manifest from a source you trust."
+        ) from error
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -22,7 +22,7 @@ from manifest.errors import ArchitectureError
 from manifest.families import Conversion, Creation, Variant
 from manifest.families.adapter import Adapter, Draft, cast
 from manifest.families.readings import most_likely
-from manifest.families.sizes import require_sane, require_sane_images
+from manifest.families.sizes import as_recorded, require_sane, require_sane_images
 from manifest.families.timm_naming import cfg_of, is_image_tower, split
 from manifest.families.timm_recovery import recover
 from manifest.families.timm_resolving import WHERE_NOT_WHAT, change, resolve
@@ -214,7 +214,7 @@ def _load_preprocess(record: Preprocess) -> Any:
     Raises:
         ArchitectureError: It is none that timm has; a record may come from anyone.
     """
-    try:
+    with as_recorded(record, "timm"):
         crop_pct = record.crop_pct or timm.data.DEFAULT_CROP_PCT
         require_sane_images(record, largest=max(record.size) / crop_pct)
         if record.crop_mode not in _RESIZE_MODES:
@@ -227,11 +227,6 @@ def _load_preprocess(record: Preprocess) -> Any:
             crop_pct=crop_pct,
             crop_mode=record.crop_mode,
         )
-    except (AssertionError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise ArchitectureError(
-            f"The recorded preprocessing is none that timm has ({' '.join(str(error).split()) or record!r:.300}); "
-            "get the manifest from a source you trust."
-        ) from error
 
 
 @cache

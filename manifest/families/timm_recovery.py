@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from manifest.errors import ArchitectureError
-from manifest.families.adapter import Draft, precision_of
+from manifest.families.adapter import Draft, precision_of, width_of
 from manifest.families.empty_build import without_weights
 from manifest.families.timm_naming import cfg_of, shortest
 from manifest.families.timm_resolving import departures, draft
@@ -65,9 +65,7 @@ def _classes_of_head(module: nn.Module) -> int | None:
     """How many classes the head has by its shape, which is not what the module says where it was put in by hand."""
     classifier: Any = module.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
     for path in (classifier,) if isinstance(classifier, str) else classifier:
-        head = dict(module.named_modules()).get(path)
-        width = getattr(head, "out_features", getattr(head, "out_channels", None))
-        if isinstance(width, int):
+        if (width := width_of(dict(module.named_modules()).get(path))) is not None:
             return width
     return None
 

@@ -17,11 +17,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from manifest.document import Architecture, Preprocess, Reading
-from manifest.errors import ArchitectureError, InputError
+from manifest.errors import InputError
 from manifest.families import Creation
 from manifest.families.adapter import Adapter, Draft, cast
 from manifest.families.readings import most_likely
-from manifest.families.sizes import require_sane_images
+from manifest.families.sizes import as_recorded, require_sane_images
 from manifest.families.torchvision_building import WEIGHTS, construct, resolve, weights_of
 from manifest.families.torchvision_recovery import recover
 from manifest.golden.probe import Inputs, photographs_alone
@@ -200,7 +200,7 @@ def _load_preprocess(record: Preprocess) -> ImageClassification:
     Raises:
         ArchitectureError: It is none; a record may come from anyone.
     """
-    try:
+    with as_recorded(record, "torchvision"):
         require_sane_images(record)
         preset = ImageClassification(
             crop_size=record.size[0],
@@ -209,10 +209,5 @@ def _load_preprocess(record: Preprocess) -> ImageClassification:
             interpolation=InterpolationMode(record.interpolation),
             antialias=record.antialias,
         )
-    except (ValueError, TypeError, LookupError) as error:
-        raise ArchitectureError(
-            f"The recorded preprocessing is none that torchvision has ({' '.join(str(error).split()):.300}); "
-            "get the manifest from a source you trust."
-        ) from error
     preset.crop_size, preset.resize_size = list(record.size), list(record.resize or record.size)
     return preset

@@ -20,7 +20,7 @@ from torchvision.models import WeightsEnum, get_model_builder
 
 from manifest.errors import InputError
 from manifest.families import Creation
-from manifest.families.adapter import Draft, cast
+from manifest.families.adapter import Draft, cast, frozen
 from manifest.families.empty_build import without_weights
 from manifest.families.nearest import unknown_model
 from manifest.families.proving import first_departure
@@ -176,13 +176,9 @@ def _simplest(
     for candidate in (plain, {**plain, "num_classes": classes} if classes else plain):
         with without_weights():
             built = build(name, candidate, {})
-        if first_departure(built, meant) is None and _frozen(built) == _frozen(meant):
+        if first_departure(built, meant) is None and frozen(built) == frozen(meant):
             return candidate, {}
     return plain, dict(told)
-
-
-def _frozen(module: nn.Module) -> set[str]:
-    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 class _NoWeights(dict[str, Any]):

@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model_builder
 
-from manifest.families.adapter import Draft, precision_of
+from manifest.families.adapter import Draft, precision_of, width_of
 from manifest.families.empty_build import without_weights
 from manifest.families.torchvision_building import accepts, build, default_weights, draft
 from manifest.families.torchvision_settings import departures
@@ -90,13 +90,7 @@ def _classes(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> int | None:
         if path in mine and path in yours and isinstance(count := getattr(mine[path], attribute, None), int):
             return None if count == getattr(yours[path], attribute, None) else count
     widths = [
-        (_width(module), _width(yours[path])) for path, module in mine.items() if path in yours and _width(module)
+        (width_of(module), width_of(yours[path])) for path, module in mine.items() if path in yours and width_of(module)
     ]
     different = [now for now, then in widths if now != then]
     return different[-1] if different else None
-
-
-def _width(module: nn.Module) -> int | None:
-    """Outputs of a layer."""
-    width = getattr(module, "out_features", getattr(module, "out_channels", None))
-    return width if isinstance(width, int) else None

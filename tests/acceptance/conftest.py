@@ -1,12 +1,8 @@
-"""The command line as a real process, and a small signed checkpoint to damage."""
+"""A small signed checkpoint to damage."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +12,6 @@ import manifest
 from manifest.signing import generate_keys
 
 SUFFIXES = ("", ".manifest.json", ".manifest.sig")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a process printed, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Answer]:
-    """`manifest ARGUMENTS`, run in the test's own directory."""
-
-    def call(*arguments: object, **environment: str) -> Answer:
-        import os
-
-        done = subprocess.run(
-            [sys.executable, "-m", "manifest", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **environment},
-        )
-        assert "Traceback" not in done.stdout + done.stderr
-        return Answer(done.returncode, done.stdout, done.stderr)
-
-    return call
 
 
 @pytest.fixture(scope="session")
