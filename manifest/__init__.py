@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from manifest.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from manifest.determinism.switches import dataloader_generator as dataloader_generator
+    from manifest.determinism.switches import deterministic as deterministic
+    from manifest.determinism.switches import seed_worker as seed_worker
     from manifest.hooks.create_model import create_model as create_model
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
     from manifest.workflows.creating import create as create
@@ -24,9 +27,12 @@ _HOMES = {
     "create_model": "manifest.hooks.create_model",
     "create_model_and_transforms": "manifest.hooks.create_model",
     "create": "manifest.workflows.creating",
+    "dataloader_generator": "manifest.determinism.switches",
+    "deterministic": "manifest.determinism.switches",
     "load": "manifest.workflows.loading",
     "load_transforms": "manifest.workflows.loading",
     "save": "manifest.workflows.saving",
+    "seed_worker": "manifest.determinism.switches",
     "verify": "manifest.workflows.verifying",
 }
 

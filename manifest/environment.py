@@ -64,15 +64,53 @@ def flags(torch: Any) -> dict[str, Any]:
         "cudnn.enabled": torch.backends.cudnn.enabled,
         "cudnn.deterministic": torch.backends.cudnn.deterministic,
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
-        "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
-        "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
         "mkldnn.enabled": torch.backends.mkldnn.enabled,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "fill_uninitialized_memory": torch.utils.deterministic.fill_uninitialized_memory,
+        **precisions(torch),
+        "seed": seed(),
         "num_threads": torch.get_num_threads(),
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED"),
         "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     }
+
+
+def precision_owners(torch: Any) -> dict[str, Any]:
+    """What has a precision of float32 products of its own, by name.
+
+    `allow_tf32` and `get_float32_matmul_precision` raise where somebody has set these by their newer names.
+    """
+    backends = torch.backends
+    return {
+        "cuda.matmul": backends.cuda.matmul,
+        **{f"cudnn.{name}": getattr(backends.cudnn, name) for name in ("conv", "rnn")},
+        **{f"mkldnn.{name}": getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn")},
+    }
+
+
+def precisions(torch: Any) -> dict[str, str]:
+    """The precision that float32 products have: `ieee`, `tf32` or `bf16`; who has none takes the general one."""
+    found = {}
+    for name, owner in precision_owners(torch).items():
+        general = getattr(torch.backends, name.partition(".")[0])
+        chain = [owner, *([general] if hasattr(general, "fp32_precision") else []), torch.backends]
+        set_ones = [each.fp32_precision for each in chain if each.fp32_precision != "none"]
+        found[f"{name}.fp32_precision"] = set_ones[0] if set_ones else "ieee"
+    return found
+
+
+_seed: int | None = None
+
+
+def seed() -> int | None:
+    """The seed of the `deterministic` that is in force, if one is."""
+    return _seed
+
+
+def note_seed(value: int | None) -> None:
+    """Remember which seed is in force."""
+    global _seed
+    _seed = value
 
 
 def library_differences(recorded: dict[str, str]) -> dict[str, tuple[str, str | None]]:

@@ -22,15 +22,8 @@ from manifest.structure import changes, grouped, structure, structure_digest, un
 from manifest.workflows.climbing import Check, Climbed, Subject
 from manifest.workflows.describing import absent_by_design, in_float32
 
-_ENVIRONMENT_FLAGS = (
-    "mkldnn.enabled",
-    "deterministic_algorithms",
-    "float32_matmul_precision",
-    "cuda.matmul.allow_tf32",
-    "cudnn.allow_tf32",
-    "cudnn.enabled",
-)
-"""Flags that move results on the machine that verifies; thread counts are pinned instead."""
+_PINNED_FLAGS = frozenset({"num_threads", "seed"})
+"""Set as recorded for golden outputs, or without effect on them, and so they explain nothing."""
 
 
 _BUILDING_LIBRARIES = frozenset({"torch", "torchvision", "open_clip_torch", "timm", "transformers"})
@@ -179,8 +172,8 @@ def environment_rung(subject: Subject) -> Climbed:
     now = environment.flags(torch)
     if moved := {
         name: (recorded.flags[name], now[name])
-        for name in _ENVIRONMENT_FLAGS
-        if name in recorded.flags and recorded.flags[name] != now[name]
+        for name in now
+        if name in recorded.flags and name not in _PINNED_FLAGS and recorded.flags[name] != now[name]
     }:
         words = ", ".join(f"{name} was {then} and is {here}" for name, (then, here) in moved.items())
         findings.append(finding("E002", f"Numerics flags differ: {words}.", flags=list(moved)))
