@@ -15,20 +15,30 @@ if TYPE_CHECKING:
     from manifest.determinism.switches import dataloader_generator as dataloader_generator
     from manifest.determinism.switches import deterministic as deterministic
     from manifest.determinism.switches import seed_worker as seed_worker
+    from manifest.golden.probe import Probe as Probe
     from manifest.hooks.create_model import create_model as create_model
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
+    from manifest.workflows.comparing import answer as answer
+    from manifest.workflows.comparing import compare as compare
     from manifest.workflows.creating import create as create
+    from manifest.workflows.diagnosing import diagnose as diagnose
+    from manifest.workflows.doctoring import doctor as doctor
     from manifest.workflows.loading import load as load
     from manifest.workflows.loading import load_transforms as load_transforms
     from manifest.workflows.saving import save as save
     from manifest.workflows.verifying import verify as verify
 
 _HOMES = {
+    "Probe": "manifest.golden.probe",
+    "answer": "manifest.workflows.comparing",
+    "compare": "manifest.workflows.comparing",
     "create_model": "manifest.hooks.create_model",
     "create_model_and_transforms": "manifest.hooks.create_model",
     "create": "manifest.workflows.creating",
     "dataloader_generator": "manifest.determinism.switches",
     "deterministic": "manifest.determinism.switches",
+    "diagnose": "manifest.workflows.diagnosing",
+    "doctor": "manifest.workflows.doctoring",
     "load": "manifest.workflows.loading",
     "load_transforms": "manifest.workflows.loading",
     "save": "manifest.workflows.saving",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -215,11 +215,29 @@ class Output(_Part):
     sketch: list[float] = Field(description="64 random ±1 projections of all its values; see golden/sketch.py.")
 
 
+class Found(_Part):
+    """An object in an image."""
+
+    label: str
+    score: float
+    box: list[float] = Field(min_length=4, max_length=4, description="Left, top, right and bottom, in pixels.")
+
+
 class Reading(_Part):
-    """What a person reads off the outputs: the probability of each prompt for one photograph."""
+    """What a person reads off the outputs for one image: the probability of each prompt or class, or objects."""
 
     image: str
-    prompts: dict[str, float]
+    prompts: dict[str, float] = Field(default_factory=dict)
+    objects: list[Found] = Field(default_factory=list, exclude_if=_is_empty)
+
+
+class Layer(_Part):
+    """What one layer gave for the first sample of each kind."""
+
+    module: str
+    norm: float = Field(ge=0)
+    floor: float = Field(default=0.0, ge=0, description="Relative distance when the kernels change.")
+    sketch: list[float] = Field(description="32 projections onto products of signs; see golden/layers.py.")
 
 
 class Golden(_Part):
@@ -241,6 +259,16 @@ class Golden(_Part):
     contrast: dict[str, float] = Field(
         default_factory=dict,
         description="Relative L2 distance when the architecture is wrong, by what is wrong.",
+    )
+    prepared: list[Layer] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="The inputs after preprocessing, by kind, as if they were what a layer gave.",
+    )
+    layers: list[Layer] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="What each layer gave for the first sample of each kind, in the order in which they finished.",
     )
     reading: list[Reading] = Field(default_factory=list)
 
@@ -357,14 +385,7 @@ def parse(data: bytes, *, source: str = "the manifest", strict: bool = False) ->
         DocumentError: It is not a valid manifest.
     """
     again = "write it anew with `manifest create`"
-    if len(data) > LARGEST:
-        raise DocumentError(f"{source} is {len(data):,} bytes long, expected at most {LARGEST:,}; {again}.")
-    try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{source} is not valid JSON ({error}); {again}.") from None
-    if not isinstance(content, dict):
-        raise DocumentError(f"{source} is a JSON {type(content).__name__}, expected an object; {again}.")
+    content = _object(data, source, again)
     version = re.fullmatch(r"manifest/v(\d{1,6})", str(content.get("schema")))
     if version is None:
         raise DocumentError(f'{source} has no field "schema": "{SCHEMA}", so it is no manifest; {again}.')
@@ -373,15 +394,44 @@ def parse(data: bytes, *, source: str = "the manifest", strict: bool = False) ->
             f"{source} is written in format manifest/v{version[1]}, and this version reads up to {SCHEMA}; "
             "upgrade: `pip install -U checkpoint-manifest`."
         )
+    manifest = _validated(Manifest, content, source, again)
+    if strict and (unknown := _unknown_fields(manifest)):
+        raise DocumentError(f"{source} has a field that the format does not know, {unknown[0]!r}; {again}.")
+    return manifest
+
+
+def parse_answers(data: bytes, *, source: str) -> Golden:
+    """Read what a model said somewhere else.
+
+    Raises:
+        DocumentError: It is no such thing.
+    """
+    again = "write it anew with `manifest.answer`"
+    return _validated(Golden, _object(data, source, again), source, again)
+
+
+def _object(data: bytes, source: str, again: str) -> dict[str, Any]:
+    if len(data) > LARGEST:
+        raise DocumentError(f"{source} is {len(data):,} bytes long, expected at most {LARGEST:,}; {again}.")
     try:
-        manifest = Manifest.model_validate(content)
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{source} is not valid JSON ({error}); {again}.") from None
+    if not isinstance(content, dict):
+        raise DocumentError(f"{source} is a JSON {type(content).__name__}, expected an object; {again}.")
+    return content
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+def _validated(model: type[_Document], content: dict[str, Any], source: str, again: str) -> _Document:
+    try:
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise DocumentError(f"{source} is not valid at {where!r}: {first['msg']}; {again}.") from None
-    if strict and (unknown := _unknown_fields(manifest)):
-        raise DocumentError(f"{source} has a field that the format does not know, {unknown[0]!r}; {again}.")
-    return manifest
 
 
 def _unknown_fields(part: Any, path: str = "") -> list[str]:

@@ -27,10 +27,15 @@ def unfold_name(name: str, most: int) -> list[str] | None:
 
 def shortened(names: Sequence[str], limit: int = 3) -> str:
     """Some names and how many more there are, with the verb: `a.{0..3}.b, c and 7 more are`."""
+    return listed(names, limit) + (" are" if len(names) > 1 else " is")
+
+
+def listed(names: Sequence[str], limit: int = 3) -> str:
+    """Some names and how many more there are: `a.{0..3}.b, c and 7 more`."""
     folded = fold(names)
     rest = sum(len(unfold_name(name, most=len(names)) or ()) for name in folded[limit:])
     more = f" and {rest} more" if rest else ""
-    return ", ".join(folded[:limit]) + more + (" are" if len(names) > 1 else " is")
+    return ", ".join(folded[:limit]) + more
 
 
 def fold(names: Sequence[str]) -> list[str]:

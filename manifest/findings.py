@@ -72,12 +72,24 @@ class Rung(BaseModel):
     findings: list[Finding] = Field(default_factory=list)
 
 
+class Kind(StrEnum):
+    """What a report answers."""
+
+    VERIFY = "verify"
+    AUDIT = "audit"
+    COMPARE = "compare"
+    DIAGNOSE = "diagnose"
+    DIFF = "diff"
+    DOCTOR = "doctor"
+
+
 class Report(BaseModel):
-    """What one run of `verify` or `audit` found."""
+    """What one command found."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: str = "report/v1"
+    kind: Kind = Kind.VERIFY
     subject: str = Field(description="File name of the checkpoint, without its directory.")
     safety: str | None = Field(
         default=None, description="Whether loading would run code, after an audit: `safe`, `unsafe` or `unreadable`."
@@ -384,6 +396,55 @@ RULES: dict[str, Rule] = {
             _N,
             "Without golden outputs nothing shows that the rebuilt model still says the same thing.",
             "Save with `golden=True`, or run `manifest create CKPT`.",
+        ),
+        Rule(
+            "D001",
+            "train-mode",
+            _W,
+            "Dropout, stochastic depth and batch norm compute something else while a model is trained.",
+            "Call `model.eval()` before you compare; `manifest.load` returns models so.",
+        ),
+        Rule(
+            "D002",
+            "random-operators",
+            _W,
+            "Operators that draw random numbers give other answers every time, whatever else is the same.",
+            "Call `model.eval()`, or seed every generator: `manifest.deterministic(seed=0)`.",
+        ),
+        Rule(
+            "D003",
+            "operators-not-deterministic",
+            _N,
+            "PyTorch documents that these may add up in another order each time, on some devices.",
+            "`with manifest.deterministic():` chooses deterministic forms, and raises where there are none.",
+        ),
+        Rule(
+            "D004",
+            "switches-unset",
+            _N,
+            "Libraries choose the fastest kernels unless they are told to choose the same ones every time.",
+            "`manifest.deterministic(seed=0)` sets what can be set in a running process.",
+        ),
+        Rule(
+            "D005",
+            "answers-move",
+            _E,
+            "The same model gives other answers to the same question when only this is changed.",
+            "Keep it as it was, or compare within the numerics floor that the manifest records.",
+        ),
+        Rule(
+            "G005",
+            "probe-not-given",
+            _N,
+            "A probe of its owner's own is recorded by digests alone, so nobody else can ask it.",
+            "Give it if you have it: `--probe DIR`.",
+        ),
+        Rule(
+            "G006",
+            "floor-over-bound",
+            _E,
+            "Arithmetic alone moves this model's answers further than the policy lets it.",
+            "Find the cause with `manifest doctor CKPT`, or raise `golden.max_floor` in the policy.",
         ),
         Rule(
             "G004",

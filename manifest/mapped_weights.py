@@ -6,7 +6,9 @@ may write to it without touching the file.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +28,15 @@ def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
     if data.readonly:  # values that had to be gathered
         data = memoryview(bytearray(data))
     return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(stored.shape)
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """Another module over the same values: its modules and parameters can be replaced without touching the first."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        same = tensor.detach()
+        memo[id(tensor)] = nn.Parameter(same, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else same
+    return copy.deepcopy(module, memo)
 
 
 def misfits(

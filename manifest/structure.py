@@ -11,7 +11,7 @@ import copy
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -20,9 +20,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifest.digests import text_digest
-from manifest.document import ModuleRecord, Operators
-from manifest.dotted_names import fold, unfold_name, without_numbers
-from manifest.errors import ArchitectureError
+from manifest.document import Operators
+from manifest.module_tree import Part
 
 _NOT_STRUCTURE = frozenset(
     {
@@ -55,69 +54,6 @@ _HYPERPARAMETERS_BY_PRIVATE_NAMES = frozenset({"_loss_type"})
 """torchvision's detection heads keep the kind of their box loss so."""
 _LIBRARIES_OF_MODELS = frozenset({"open_clip", "timm", "torchvision"})
 _DEEPEST_OBJECT = 4
-
-
-@dataclass(frozen=True)
-class Part:
-    """One module of a tree.
-
-    Attributes:
-        path: Attributes that lead to it, joined with dots; `.` for the tree itself.
-        class_name: Name of its class, without the class's module, which moves between versions of a library.
-        settings: Its hyper-parameters as text.
-    """
-
-    path: str
-    class_name: str
-    settings: Mapping[str, str]
-
-    @property
-    def description(self) -> str:
-        """`Class(name=value, …)`."""
-        return f"{self.class_name}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.description}"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One module in which two trees differ; None where a tree has no such module."""
-
-    before: Part | None
-    after: Part | None
-
-    @property
-    def path(self) -> str:
-        return (self.before or self.after).path  # type: ignore[union-attr]
-
-    @property
-    def words(self) -> str:
-        """What differs: whole descriptions where the class does, else the hyper-parameters that do."""
-        if self.before is None or self.after is None:
-            part, verb = (self.before, "missing") if self.after is None else (self.after, "added")
-            return f"{part.description} ({verb})"  # type: ignore[union-attr]
-        if self.before.class_name != self.after.class_name:
-            return f"{self.before.description} → {self.after.description}"
-        then, now = self.before.settings, self.after.settings
-        return ", ".join(
-            f"{name} {then.get(name, 'unset')} → {now.get(name, 'unset')}"
-            for name in sorted(then.keys() | now.keys())
-            if then.get(name) != now.get(name)
-        )
-
-    @property
-    def is_of_vocabulary(self) -> bool:
-        """Whether only the sets of hyper-parameters differ, as they do when a library learns a new one."""
-        if self.before is None or self.after is None or self.before.class_name != self.after.class_name:
-            return False
-        common = self.before.settings.keys() & self.after.settings.keys()
-        return all(self.before.settings[name] == self.after.settings[name] for name in common)
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.words}"
-
-
 _IN_PLACE = re.compile(r"(?<=[a-z0-9])_(\.|$)")
 _ONLY_COPIES = frozenset(
     {"aten.empty.memory_format"}
@@ -129,7 +65,6 @@ _ONLY_COPIES = frozenset(
         )
     }
 )
-_MOST_MODULES = 200_000
 
 
 def structure(module: nn.Module) -> list[Part]:
@@ -155,60 +90,6 @@ def hyperparameters(module: nn.Module) -> dict[str, Any]:
         if not isinstance(value, torch.Tensor)
         and (name in _HYPERPARAMETERS_BY_PRIVATE_NAMES or not (name.startswith("_") or name in hidden))
     }
-
-
-def structure_digest(parts: Sequence[Part]) -> str:
-    """Digest of a tree's lines."""
-    return text_digest(map(str, parts))
-
-
-def changes(expected: Sequence[Part], found: Sequence[Part]) -> list[Change]:
-    """The modules in which two trees differ, in the order of the first, then of the second."""
-    then, now = ({part.path: part for part in parts} for parts in (expected, found))
-    return [Change(then.get(path), now.get(path)) for path in {**then, **now} if _differ(then.get(path), now.get(path))]
-
-
-def grouped(differences: Sequence[Change], limit: int = 3) -> str:
-    """Changes for a message, like ones together: `…resblocks.{0..11}.mlp.gelu: GELU() → QuickGELU()`."""
-    alike: dict[str, list[str]] = {}
-    for change in differences:
-        alike.setdefault(change.words, []).append(change.path)
-    lines = [f"{path}: {words}" for words, paths in alike.items() for path in fold(paths)]
-    more = f" and {len(lines) - limit} more" if len(lines) > limit else ""
-    return "; ".join(lines[:limit]) + more
-
-
-def outline(parts: Sequence[Part]) -> list[ModuleRecord]:
-    """A tree in few words: modules that differ in the numbers of their paths only share a record."""
-    alike: dict[tuple[str, ...], list[Part]] = {}
-    for part in parts:
-        alike.setdefault((without_numbers(part.path), part.description), []).append(part)
-    return [
-        ModuleRecord.model_validate({"path": path, "class": same[0].class_name, "settings": same[0].settings})
-        for same in alike.values()
-        for path in fold([part.path for part in same])
-    ]
-
-
-def unfold(records: Iterable[ModuleRecord]) -> list[Part]:
-    """The parts of an outline.
-
-    Raises:
-        ArchitectureError: It stands for more modules than any model has.
-    """
-    parts: list[Part] = []
-    for record in records:
-        paths = unfold_name(record.path, most=_MOST_MODULES - len(parts))
-        if paths is None:
-            raise ArchitectureError(
-                f"The manifest lists more than {_MOST_MODULES:,} modules; get it from a source you trust."
-            )
-        parts += [Part(path, record.class_name, record.settings) for path in paths]
-    return parts
-
-
-def _differ(one: Part | None, other: Part | None) -> bool:
-    return one is None or other is None or one.description != other.description
 
 
 def ties(module: nn.Module) -> dict[str, str]:
@@ -241,14 +122,16 @@ def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
         module: A module whose parameters may be on any device; it is not changed.
         forward: Called with the copy; makes its own inputs, on the meta device.
     """
-    recorder = _Recorder()
-    ghost = _on_meta(module).eval()
+    recorder = Recorder()
+    ghost = on_meta(module).eval()
     with torch.no_grad(), recorder:
         forward(ghost)
     return Trace(tuple(recorder.operators), frozenset(recorder.random))
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operators that run inside it, those that only copy or view left out."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[str] = []
@@ -261,12 +144,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = _IN_PLACE.sub(r"\1", str(func))
         if not (func.is_view or name in _ONLY_COPIES):
             self.operators.append(name)
+            self.ran(name)
             if torch.Tag.nondeterministic_seeded in func.tags:
                 self.random.add(name)
         return func(*args, **(kwargs or {}))
 
+    def ran(self, name: str) -> None:
+        """Called for each operator, for whoever wants to know more of it."""
 
-def _on_meta(module: nn.Module) -> nn.Module:
+
+def on_meta(module: nn.Module) -> nn.Module:
     """A deep copy whose tensors are all on the meta device, made without copying their values."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):

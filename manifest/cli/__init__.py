@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from manifest.cli import audit, convert, create, keygen, rule, schema, show, sign, verify
+from manifest.cli import audit, convert, create, diagnose, diff, doctor, keygen, rule, schema, show, sign, verify
 from manifest.cli.printing import complain
 from manifest.errors import ManifestError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (create, verify, audit, show, convert, sign, keygen, rule, schema):
+for command in (create, verify, diff, diagnose, doctor, audit, show, convert, sign, keygen, rule, schema):
     app.command(name=command.__name__.rpartition(".")[2])(command.run)
 
 

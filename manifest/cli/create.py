@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from manifest.cli.options import (
     PASSPHRASE_VARIABLE,
+    Argument,
     Checkpoint,
+    Floor,
     NoColor,
     NoGolden,
     Partial,
     PassphraseVariable,
+    Probes,
     Quiet,
     SigningKey,
     State,
+    argument_of,
     passphrase,
     roles,
 )
 from manifest.cli.printing import emit
-from manifest.errors import InputError
 
 
 def run(
@@ -33,10 +35,7 @@ def run(
     force_context_length: Annotated[int | None, typer.Option("--force-context-length", help="Tokens.")] = None,
     force_custom_text: Annotated[bool, typer.Option("--force-custom-text", help="Text tower of its own.")] = False,
     precision: Annotated[str | None, typer.Option("--precision", help="Precision to rebuild it in.")] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option("--argument", help="Any other argument of the builder, as NAME=JSON.", show_default=False),
-    ] = None,
+    argument: Argument = None,
     model_config: Annotated[
         str | None,
         typer.Option("--model-config", help="JSON file of a model config of your own to register first."),
@@ -47,6 +46,8 @@ def run(
     key: SigningKey = None,
     passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
     no_golden: NoGolden = False,
+    floor: Floor = "quick",
+    probe: Probes = None,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
@@ -60,7 +61,7 @@ def run(
         "force_context_length": force_context_length,
         "force_custom_text": force_custom_text or None,
         "precision": precision,
-        **dict(_argument(item) for item in argument or []),
+        **dict(argument_of(item) for item in argument or []),
     }
     manifest = create(
         checkpoint,
@@ -72,18 +73,10 @@ def run(
         key=key,
         passphrase=passphrase(passphrase_env),
         golden=not no_golden,
+        floor=floor,
+        probes=probe or (),
         partial=roles(partial),
         state=state,
     )
     if not quiet:
         emit(text.show(manifest), None, color=not no_color)
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InputError(f"--argument is {text!r}, expected NAME=JSON, as in patch_dropout=0.5.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from manifest.errors import KeyFileError
+from manifest.errors import InputError, KeyFileError
 
 
 class Format(StrEnum):
@@ -44,6 +45,21 @@ Partial = Annotated[
 ]
 NoGolden = Annotated[bool, typer.Option("--no-golden", help="Record no golden outputs.")]
 
+Probes = Annotated[
+    list[Path] | None,
+    typer.Option("--probe", help="Directory of images and a prompts.txt to ask, too.", metavar="DIR"),
+]
+Floor = Annotated[str, typer.Option("--floor", help="Time for the numerics floor: quick, full or none.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Module of your own that may be imported, with all inside it.", metavar="MODULE"),
+]
+
+Argument = Annotated[
+    list[str] | None,
+    typer.Option("--argument", help="Any other argument of the builder, as NAME=JSON.", show_default=False),
+]
+
 PASSPHRASE_VARIABLE = "MANIFEST_PASSPHRASE"
 
 
@@ -62,3 +78,18 @@ def passphrase(variable: str, *, required: bool = False) -> bytes | None:
 def roles(partial: str) -> list[str]:
     """The component roles of a `--partial` option."""
     return [role.strip() for role in partial.split(",") if role.strip()]
+
+
+def argument_of(text: str) -> tuple[str, Any]:
+    """Name and value of an `--argument` option; what is no JSON is text.
+
+    Raises:
+        InputError: It has no name.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--argument is {text!r}, expected NAME=JSON, as in patch_dropout=0.5.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

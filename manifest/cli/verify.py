@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, Quiet
+from manifest.cli.options import Allow, Checkpoint, Format, FormatOption, NoColor, Output, Probes, Quiet
 from manifest.cli.printing import finish
 from manifest.errors import ManifestError
 
@@ -22,9 +22,10 @@ def run(
         typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the checks that need torch.")] = False,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="Module of your own that may be imported, with all inside it.", metavar="MODULE"),
+    allow: Allow = None,
+    probe: Probes = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="YAML file of what a release demands.", show_default=False)
     ] = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
@@ -38,7 +39,7 @@ def run(
     opened = _opened(checkpoint)
     from manifest.workflows.verifying import verify
 
-    report = verify(opened, key=key, fast=fast, allow=allow or ())
+    report = verify(opened, key=key, fast=fast, allow=allow or (), probes=probe or (), policy=policy)
     finish(report, format, output, quiet=quiet, color=not no_color)
 
 

@@ -5,10 +5,11 @@ Sources: PyTorch's notes on reproducibility, `torch.use_deterministic_algorithms
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -134,9 +135,7 @@ class deterministic:  # noqa: N801 - a call and a context manager, as `torch.no_
         self._seed_before = environment.seed()
         for switch in self._switches.values():
             switch.write(switch.wanted)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)  # of every device
+        _seed(seed)
         environment.note_seed(seed)
         for note in self.notes:
             warnings.warn(note, stacklevel=2)
@@ -158,6 +157,23 @@ class deterministic:  # noqa: N801 - a call and a context manager, as `torch.no_
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.undo()
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every generator begins from a seed inside, and goes on from where it was afterwards."""
+    before = Generators()
+    _seed(seed)
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of every device
 
 
 def _notes() -> list[str]:

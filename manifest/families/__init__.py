@@ -7,7 +7,7 @@ A family is added by one file and one line in `_BUILT_IN`, or, from outside this
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -21,7 +21,7 @@ from torch import nn
 from manifest.document import Architecture, Operators, Reading
 from manifest.errors import ArchitectureError
 from manifest.fitting import Fit
-from manifest.golden.probe import Inputs
+from manifest.golden.probe import Inputs, Probe
 
 _BUILT_IN = {
     "open_clip": "open_clip",
@@ -64,19 +64,39 @@ class Creation:
 
 @dataclass(frozen=True)
 class Variant:
-    """A way in which the same weights are often rebuilt wrongly.
+    """A way in which the same weights are often run wrongly.
+
+    It is another architecture, or the same one whose inputs, module or outputs are altered.
 
     Attributes:
-        name: What is wrong, for example `activation`.
-        description: The same in words, for a message.
-        architecture: The wrong architecture.
-        cure: Code that builds it rightly, if it should turn out to be the right one.
+        name: What is varied, for example `activation`.
+        here: How it is in the model itself, in a word or two.
+        there: How it is in the variant.
+        cure: Code that makes it as it is in the variant.
+        back: Code that makes it as it is in the model itself.
+        architecture: The other architecture, where the library's own config can say it.
+        prepare: Alters what is asked.
+        alter: Alters a module in place that is built for it alone.
+        conclude: Alters what is answered.
+        state: Where other weights are in the same checkpoint.
+        concerns: The only kind of inputs that it has to do with; None for all.
+        as_it_is: Whether the altered module is asked in its own mode, instead of in eval mode.
+        approximate: Whether it moves outputs by more than arithmetic even where it is the cause, as low precision does.
     """
 
     name: str
-    description: str
-    architecture: Architecture
+    here: str
+    there: str
     cure: str
+    back: str
+    architecture: Architecture | None = None
+    prepare: Callable[[Inputs], Inputs] | None = None
+    alter: Callable[[nn.Module], None] | None = None
+    conclude: Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    state: tuple[str, ...] | None = None
+    concerns: str | None = None
+    as_it_is: bool = False
+    approximate: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,13 @@ class Family(Protocol):
     def activations(self, module: nn.Module) -> dict[str, dict[str, int]]:
         """Activation modules by tower: class name (with GELU's approximation) and how many."""
 
+    def forward(self, ghost: nn.Module) -> None:
+        """One small question to a module on the meta device, by which operators are traced.
+
+        Raises:
+            NotImplementedError: None can be asked without values.
+        """
+
     def operators(self, module: nn.Module) -> Operators | None:
         """The operator fingerprint of answering one small question; None where that needs values."""
 
@@ -166,11 +193,14 @@ class Family(Protocol):
         None for what the model has not, or whose vocabulary is not at hand.
         """
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs | None:
+    def inputs(
+        self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
+    ) -> Inputs | None:
         """A probe through the recorded preprocessing and tokenizer, None where the family has none for this model.
 
         Args:
             architecture: Of the model that is asked.
+            material: What is asked; the photographs and prompts that ship with this package when None.
             probe: Name of a recorded probe; the family's best when None. Where it cannot be made here, for want of a
                 tokenizer, another one comes back, with its own name.
         """
@@ -184,7 +214,7 @@ class Family(Protocol):
         """What a person reads off the outputs: for each photograph, probabilities by prompt or category."""
 
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
-        """Architectures that the same weights fit and that give other outputs."""
+        """Ways to run the same weights that this library's own config can say, and that give other outputs."""
 
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         """In what a model asked for would differ from the recorded one, where that changes outputs."""

@@ -32,8 +32,10 @@ from manifest.families import Conversion, Creation, Difference, Variant
 from manifest.families.empty_build import without_weights
 from manifest.families.proving import first_departure
 from manifest.fitting import Fit
-from manifest.golden.probe import Inputs
-from manifest.structure import changes, grouped, outline, structure, structure_digest, trace, unfold
+from manifest.golden.flatten import flatten
+from manifest.golden.probe import Inputs, Probe, tensors_given
+from manifest.module_tree import changes, grouped, outline, structure_digest, unfold
+from manifest.structure import structure, trace
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -203,12 +205,16 @@ class Adapter(ABC):
         del architecture
         return None, None
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs | None:
+    def inputs(
+        self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
+    ) -> Inputs | None:
+        """Tensors that were given; a family of no fixed kind of inputs has no probe of its own."""
         del architecture, probe
-        return None
+        return tensors_given(material) if material is not None and material.tensors else None
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
+        """Whatever the module answers to its inputs by name."""
+        return flatten(module(**inputs.tensors))
 
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]

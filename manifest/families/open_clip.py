@@ -38,7 +38,7 @@ from manifest.families.open_clip_registry import normal, registered_name
 from manifest.families.readings import of_prompts
 from manifest.families.values import as_data
 from manifest.fitting import Fit
-from manifest.golden.probe import WITHOUT_TOKENIZER, Inputs, photographs_and_prompts
+from manifest.golden.probe import WITHOUT_TOKENIZER, Inputs, Probe, images_and_prompts, shipped
 
 _INTERPOLATED = frozenset({"visual.positional_embedding", "positional_embedding", "text.positional_embedding"})
 """What `open_clip.load_checkpoint` resizes; other sizes it refuses."""
@@ -140,12 +140,13 @@ class OpenClip(Adapter):
         preprocess, tokenizer = _inputs_of(architecture)
         return load_preprocess(preprocess), load_tokenizer(tokenizer)
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs:
+    def inputs(self, architecture: Architecture, probe: str | None = None, material: Probe | None = None) -> Inputs:
         preprocess, tokenizer = self.transforms(architecture)
         if probe == WITHOUT_TOKENIZER:
             tokenizer = None
         length = _inputs_of(architecture)[1].context_length
-        return photographs_and_prompts(preprocess, tokenizer, length, vocabulary(architecture.config["text_cfg"]))
+        ids = vocabulary(architecture.config["text_cfg"])
+        return images_and_prompts(material or shipped(), preprocess, tokenizer, length, ids)
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         model: Any = module
@@ -173,10 +174,12 @@ class OpenClip(Adapter):
         now, then = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
         return (
             Variant(
-                name="activation",
-                description=f"the config builds {now}, and the weights belong to {then}",
-                architecture=architecture.model_copy(update={"config": config}),
+                "activation",
+                here=now,
+                there=then,
                 cure=_activation_cure(architecture.name, quick=not quick),
+                back=_activation_cure(architecture.name, quick=quick),
+                architecture=architecture.model_copy(update={"config": config}),
             ),
         )
 

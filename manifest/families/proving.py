@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from manifest.structure import changes, grouped, structure, ties
+from manifest.module_tree import changes, grouped
+from manifest.structure import structure, ties
 
 
 def first_departure(built: nn.Module, live: nn.Module) -> str | None:

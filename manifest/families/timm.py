@@ -28,7 +28,7 @@ from manifest.families.timm_recovery import recover
 from manifest.families.timm_resolving import WHERE_NOT_WHAT, change, resolve
 from manifest.families.values import from_data
 from manifest.fitting import Fit
-from manifest.golden.probe import Inputs, photographs_alone
+from manifest.golden.probe import Inputs, Probe, images_alone, shipped
 
 _MOST_FEATURES = 64
 _RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
@@ -125,10 +125,12 @@ class Timm(Adapter):
         record = architecture.preprocess
         return (None if record is None else _load_preprocess(record)), None
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs | None:
+    def inputs(
+        self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
+    ) -> Inputs | None:
         del probe  # there is one
         preprocess, _ = self.transforms(architecture)
-        return None if preprocess is None else photographs_alone(preprocess)
+        return None if preprocess is None else images_alone(material or shipped(), preprocess)
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         answer = module(inputs.tensors["images"])
@@ -156,10 +158,12 @@ class Timm(Adapter):
         config = {**architecture.config, "act_layer": _ACTIVATIONS[other[kind]]}
         return (
             Variant(
-                name="activation",
-                description=f"the config builds {kind}, and the weights belong to {other[kind]}",
-                architecture=architecture.model_copy(update={"config": config}),
+                "activation",
+                here=kind,
+                there=other[kind],
                 cure=f"act_layer={_ACTIVATIONS[other[kind]]!r}",
+                back=f"act_layer={_ACTIVATIONS[kind]!r}",
+                architecture=architecture.model_copy(update={"config": config}),
             ),
         )
 

@@ -23,8 +23,9 @@ from manifest.families.adapter import Adapter, Draft, cast
 from manifest.families.readings import most_likely
 from manifest.families.sizes import as_recorded, require_sane_images
 from manifest.families.torchvision_building import WEIGHTS, construct, resolve, weights_of
+from manifest.families.torchvision_probing import PREPARED, detect, is_detector, objects
 from manifest.families.torchvision_recovery import recover
-from manifest.golden.probe import Inputs, photographs_alone
+from manifest.golden.probe import Inputs, Probe, images_alone, shipped
 
 _HEADS = ("head.", "heads.", "fc.", "classifier.", "aux_classifier.", "rpn.", "roi_heads.", "aux1.", "aux2.")
 _AUXILIARY = "AuxLogits."
@@ -41,7 +42,7 @@ class Torchvision(Adapter):
 
     name = "torchvision"
     builder = "torchvision.models.get_model"
-    rows: ClassVar[Mapping[str, str]] = {"logits": "images", "aux": "images"}
+    rows: ClassVar[Mapping[str, str]] = {"logits": "images", "aux": "images", "flow": "images"}
 
     def recognises(self, module: nn.Module) -> bool:
         return type(module).__module__.startswith("torchvision.models.")
@@ -106,22 +107,29 @@ class Torchvision(Adapter):
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         return (None if architecture.preprocess is None else _load_preprocess(architecture.preprocess)), None
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs | None:
-        """The photographs, for models of one image: prepared as recorded, or as most classifiers want them."""
-        del probe  # there is one
+    def inputs(
+        self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
+    ) -> Inputs | None:
+        """The photographs: prepared as recorded, or as most models of the kind want them."""
+        del probe  # of each kind of model there is one
+        material = material or shipped()
         home = _home(architecture)
-        if home in {"detection", "video", "optical_flow"}:
-            return None
+        if home in PREPARED:
+            return PREPARED[home](material)
         preprocess, _ = self.transforms(architecture)
         if preprocess is None:
             side = architecture.config.get("arguments", {}).get("image_size") or _SIDES.get(
                 architecture.class_name, _SIDE
             )
             preprocess = ImageClassification(crop_size=side, resize_size=side)
-        return photographs_alone(preprocess)
+        return images_alone(material, preprocess)
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
-        answer = module(inputs.tensors["images"])
+        if is_detector(module):
+            return detect(module, inputs.tensors["images"])
+        answer = module(*inputs.tensors.values())
+        if isinstance(answer, list):  # optical flow, finer with every step
+            return {"flow": answer[-1]}
         if isinstance(answer, torch.Tensor):
             return {"logits": answer}
         return {"logits" if name == "out" else name: tensor for name, tensor in answer.items()}
@@ -129,9 +137,10 @@ class Torchvision(Adapter):
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:
-        del module
-        logits = outputs["logits"]
-        if logits.ndim != 2:
+        if is_detector(module):
+            return objects(outputs, inputs.names["images"], _categories(architecture, None))
+        logits = outputs.get("logits")
+        if logits is None or logits.ndim != 2:
             return []
         return most_likely(logits, inputs.names["images"], _categories(architecture, logits.shape[1]))
 
@@ -145,14 +154,14 @@ def _home(architecture: Architecture) -> str:
     return home.split(".")[-2]
 
 
-def _categories(architecture: Architecture, count: int) -> Sequence[str]:
-    """Names of that many classes: those of the weights that were named, or ImageNet's."""
-    for named in (architecture.arguments.get("weights"), _OF_IMAGENET):
+def _categories(architecture: Architecture, count: int | None) -> Sequence[str]:
+    """Names of that many classes, of any number when None: those of the weights that were named, or ImageNet's."""
+    for named in (architecture.arguments.get("weights"), *([] if count is None else [_OF_IMAGENET])):
         try:
             categories: Sequence[str] = get_weight(named).meta.get("categories", ())
         except (AttributeError, KeyError, ValueError):  # none was named, or by someone who made it up
             continue
-        if len(categories) == count:
+        if count in (None, len(categories)):
             return categories
     return ()
 

@@ -19,7 +19,8 @@ from manifest.families.adapter import Draft, precision_of, width_of
 from manifest.families.empty_build import without_weights
 from manifest.families.torchvision_building import accepts, build, default_weights, draft
 from manifest.families.torchvision_settings import departures
-from manifest.structure import Part, changes, structure
+from manifest.module_tree import Part, changes
+from manifest.structure import structure
 
 _MOST_BUILDERS = 4
 _COUNTS_OF_CLASSES = (

@@ -21,10 +21,19 @@ from manifest.families import Creation, Variant
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.open_clip_inputs import load_preprocess
 from manifest.families.readings import most_likely, of_prompts
-from manifest.families.transformers_building import ATTENTION, build, data_of, directory_config, model_class
+from manifest.families.transformers_building import ATTENTION, build, config_of, data_of, directory_config, model_class
 from manifest.families.transformers_inputs import USUAL_SIDE, plain_preprocess, recorded_preprocess
 from manifest.families.values import as_data
-from manifest.golden.probe import Inputs, photographs_alone, photographs_and_prompts
+from manifest.golden.flatten import flatten
+from manifest.golden.probe import (
+    Inputs,
+    Probe,
+    images_alone,
+    images_and_prompts,
+    shipped,
+    tensors_given,
+    tokens_alone,
+)
 
 _TWO_TOWERS = frozenset({"CLIPModel", "SiglipModel", "MetaClip2Model", "ChineseCLIPModel"})
 _OF_IMAGES = "ForImageClassification"
@@ -42,6 +51,8 @@ _ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh")
 """Those that are mistaken for one another."""
 _ARGUMENTS = frozenset({"config", "class_name", ATTENTION, "precision", "preprocessor"})
 _MOST_TOKENS = 77
+_RESERVED = 2
+"""Positions that RoBERTa and its kin count from."""
 
 
 class Transformers(Adapter):
@@ -129,20 +140,32 @@ class Transformers(Adapter):
         record = architecture.preprocess
         return None if record is None else load_preprocess(record), None
 
-    def inputs(self, architecture: Architecture, probe: str | None = None) -> Inputs | None:
+    def inputs(
+        self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
+    ) -> Inputs | None:
         del probe  # of each kind of model there is one
+        material = material or shipped()
         config = architecture.config
         if architecture.class_name in _TWO_TOWERS:
             preprocess = load_preprocess(architecture.preprocess or plain_preprocess(config["vision_config"]))
             text = config["text_config"]
             length = min(int(text["max_position_embeddings"]), _MOST_TOKENS)
-            return photographs_and_prompts(preprocess, None, length, int(text["vocab_size"]))
+            return images_and_prompts(material, preprocess, None, length, int(text["vocab_size"]))
         if architecture.class_name.endswith(_OF_IMAGES) and config.get("num_channels", 3) == 3:
-            return photographs_alone(load_preprocess(architecture.preprocess or plain_preprocess(config)))
+            return images_alone(material, load_preprocess(architecture.preprocess or plain_preprocess(config)))
+        if material.tensors:
+            return tensors_given(material)
+        kind = model_class(architecture.class_name)
+        if kind.main_input_name == "input_ids" and "vocab_size" in config and not config.get("is_encoder_decoder"):
+            positions = getattr(config_of(kind, config), "max_position_embeddings", None) or _MOST_TOKENS
+            return tokens_alone(material, min(positions - _RESERVED, _MOST_TOKENS), int(config["vocab_size"]))
         return None
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
-        images, tokens = inputs.tensors["images"], inputs.tensors.get("tokens")
+        images, tokens = inputs.tensors.get("images"), inputs.tensors.get("tokens")
+        if images is None:
+            asked = {"input_ids": tokens} if tokens is not None else dict(inputs.tensors)
+            return flatten(module(**asked, return_dict=True))
         if tokens is None:
             return {"class_logits": module(pixel_values=images, return_dict=True).logits}
         said = module(pixel_values=images, input_ids=tokens, return_dict=True)
@@ -158,6 +181,8 @@ class Transformers(Adapter):
         if "logits" in outputs:
             # A model with a bias was trained with the sigmoid loss: each pair is judged by itself.
             return of_prompts(outputs["logits"], inputs, each_by_itself=hasattr(module, "logit_bias"))
+        if "class_logits" not in outputs:
+            return []
         labels = architecture.config.get("id2label") or {}
         logits = outputs["class_logits"]
         categories = [str(labels.get(str(index), index)) for index in range(logits.shape[-1])]
@@ -169,10 +194,12 @@ class Transformers(Adapter):
             return ()
         return [
             Variant(
-                name=f"activation {other}",
-                description=f"the config says hidden_act={now!r}, and the weights belong to {other!r}",
-                architecture=architecture.model_copy(update={"config": _with_act(architecture.config, now, other)}),
+                "activation",
+                here=now,
+                there=other,
                 cure=f"config.hidden_act={other!r}",
+                back=f"config.hidden_act={now!r}",
+                architecture=architecture.model_copy(update={"config": _with_act(architecture.config, now, other)}),
             )
             for other in _ACTIVATIONS
             if other != now

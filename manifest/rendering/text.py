@@ -12,7 +12,7 @@ from rich.text import Text
 
 from manifest.checkpoint.escaping import printable
 from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words
-from manifest.findings import Finding, Outcome, Report, Severity
+from manifest.findings import Finding, Kind, Outcome, Report, Severity
 
 _OUTCOMES = {
     Outcome.PASS: ("✔", "green"),
@@ -26,6 +26,14 @@ _SAFETY = {
     "safe": ("is safe to load: nothing in it would run", "bold green"),
     "unsafe": ("is unsafe to load: it would run code", "bold red"),
     "unreadable": ("cannot be read, so it is not called safe", "bold red"),
+}
+
+_VERDICTS = {
+    Kind.VERIFY: ("passes", "fails"),
+    Kind.COMPARE: ("says the same", "says something else"),
+    Kind.DIAGNOSE: ("gives these numbers", "gives other numbers"),
+    Kind.DIFF: ("are the same", "differ"),
+    Kind.DOCTOR: ("gives the same answers again", "gives other answers"),
 }
 
 
@@ -74,11 +82,12 @@ def _verdict(content: Report) -> Text:
     if content.safety is not None:
         sentence, style = _SAFETY[content.safety]
         return Text(f"{name} {sentence}", style=style)
+    good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if failed:
-        return Text(f"✘ {name} fails: {', '.join(failed)}", style="bold red")
+        return Text(f"✘ {name} {bad}: {', '.join(failed)}", style="bold red")
     if warned:
-        return Text(f"✔ {name} passes, with warnings: {', '.join(warned)}", style="bold yellow")
-    return Text(f"✔ {name} passes", style="bold green")
+        return Text(f"✔ {name} {good}, with warnings: {', '.join(warned)}", style="bold yellow")
+    return Text(f"✔ {name} {good}", style="bold green")
 
 
 def _rungs(content: Report) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.errors import CheckpointError
-from manifest.findings import Finding, Report, Rung, Severity, finding, outcome_of
+from manifest.findings import Finding, Kind, Report, Rung, Severity, finding, outcome_of
 from manifest.safety import Safety, safety_findings, safety_of
 
 
@@ -26,11 +26,11 @@ def audit(path: str | os.PathLike[str]) -> Report:
     started = time.perf_counter()
     try:
         with open_checkpoint(path) as stored:
-            report = Report(subject=path.name, safety=safety_of(stored))
+            report = Report(kind=Kind.AUDIT, subject=path.name, safety=safety_of(stored))
             findings = [*_damaged(stored), *_unlisted(stored), *safety_findings(stored)]
             reason = f"well-formed {stored.container}, read without running any of it: {_weights(stored)}"
     except CheckpointError as error:
-        report = Report(subject=path.name, safety=Safety.UNREADABLE)
+        report = Report(kind=Kind.AUDIT, subject=path.name, safety=Safety.UNREADABLE)
         findings = [finding(error.rule, str(error), where=printable(path.name))]
         reason = "cannot be read, so nothing is known of it"
     seconds = round(time.perf_counter() - started, 4)

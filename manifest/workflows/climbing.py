@@ -5,9 +5,10 @@ What the rungs check is said in `verifying`, for those that need no torch, and i
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.document import Manifest, parse
 from manifest.errors import CheckpointError
-from manifest.findings import Finding, Outcome, Report, Rung, outcome_of
+from manifest.findings import Finding, Kind, Outcome, Report, Rung, outcome_of
 from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
 
 
@@ -78,16 +79,21 @@ def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
     return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored)
 
 
-def climb(subject: Subject, rungs: Sequence[tuple[str, Check]]) -> Report:
-    """Climb some rungs, timing each."""
-    report = Report(subject=subject.path.name)
-    for name, check in rungs:
+def climb(subject: Subject, rungs: Sequence[tuple[str, Check]], kind: Kind = Kind.VERIFY) -> Report:
+    """Climb some rungs with a checkpoint, timing each."""
+    return ascend(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
+
+
+def ascend(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], Climbed]]]) -> Report:
+    """Climb some rungs with whatever it is, timing each."""
+    report = Report(kind=kind, subject=name)
+    for rung, check in rungs:
         started = time.perf_counter()
-        climbed = check(subject)
+        climbed = check()
         outcome = Outcome.SKIP if climbed.skipped else outcome_of(climbed.findings)
         report.rungs.append(
             Rung(
-                name=name,
+                name=rung,
                 outcome=outcome,
                 reason=climbed.reason,
                 seconds=round(time.perf_counter() - started, 4),

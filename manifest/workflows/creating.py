@@ -13,10 +13,13 @@ from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.families import Creation
 from manifest.families import family as family_named
+from manifest.golden.floor import Thoroughness
+from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import require_checkpoint, staging
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import describe
+from manifest.workflows.probes import asking_of
 from manifest.workflows.signing import publish_signed
 
 
@@ -31,6 +34,9 @@ def create(
     key: str | os.PathLike[str] | PrivateKey | None = None,
     passphrase: bytes | None = None,
     golden: bool = True,
+    floor: Thoroughness | str = Thoroughness.QUICK,
+    probes: Sequence[Probe | str | os.PathLike[str]] = (),
+    precisions: Sequence[str] = (),
     partial: Sequence[str] = (),
     state: str | None = None,
 ) -> Manifest:
@@ -46,6 +52,9 @@ def create(
         key: Private key to sign with.
         passphrase: Of an encrypted key.
         golden: Whether to record golden outputs.
+        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+        probes: What else the model is asked; see `manifest.save`.
+        precisions: In what else its answers are recorded, besides float32.
         partial: Roles of components that are absent or untrained by design.
         state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
 
@@ -74,6 +83,7 @@ def create(
             digests=background.submit(files_digests, [file.path for file in stored.files]),
             creation=creation,
             golden=golden,
+            asking=asking_of(floor, probes, precisions),
             partial=partial,
             signer=signer.public.hint if signer else None,
         )

@@ -6,10 +6,12 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -37,10 +39,30 @@ from manifest.document import (
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.families import Creation, Family
 from manifest.findings import Severity
+from manifest.golden.asking import Answers, Outputs, ask, finite
 from manifest.golden.compare import Grade, compare, worst_of
-from manifest.golden.record import Answers, ask, finite, record
+from manifest.golden.floor import Built, Elsewhere, Thoroughness
+from manifest.golden.probe import Probe
+from manifest.golden.record import record
 from manifest.mapped_weights import assign, misfits
 from manifest.version import __version__
+from manifest.workflows.elsewhere import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.workflows.precision import in_float32, in_precision
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is recorded of a model's answers.
+
+    Attributes:
+        floor: How much time the numerics floor may take.
+        probes: What else the model is asked, besides its family's probe.
+        precisions: In what else it answers, besides float32.
+    """
+
+    floor: Thoroughness = Thoroughness.QUICK
+    probes: Sequence[Probe] = ()
+    precisions: Sequence[str] = ()
 
 
 def describe(
@@ -53,6 +75,7 @@ def describe(
     creation: Creation | None,
     live: nn.Module | None = None,
     golden: bool = True,
+    asking: Asking | None = None,
     partial: Sequence[str] = (),
     signer: str | None = None,
 ) -> Manifest:
@@ -67,6 +90,7 @@ def describe(
         creation: How the model was made, if known.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
         golden: Whether to record golden outputs.
+        asking: What is recorded of its answers; the family's probe in float32 when None.
         partial: Roles that are absent or untrained by design.
         signer: Hint of the key that will sign.
 
@@ -98,7 +122,7 @@ def describe(
             "architecture": architecture,
             "components": components,
             "environment": surroundings(),
-            "golden": _golden(checkpoint, family, architecture, module, live) if golden else [],
+            "golden": _golden(checkpoint, family, architecture, module, live, asking or Asking()) if golden else [],
             "provenance": _provenance(family, creation),
         }
     )
@@ -117,14 +141,6 @@ def _require_known(partial: Sequence[str], roles: Mapping[str, str]) -> None:
         raise InputError(
             f"There is no component {unknown[0]!r} to declare partial, expected among {', '.join(known)}; correct it."
         )
-
-
-def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint, roles: dict[str, str]) -> nn.Module:
-    """The model of a checkpoint in float32 on the CPU, as golden outputs are taken from it."""
-    module = family.build(architecture.model_copy(update={"precision": "fp32"}))
-    missing = frozenset(name for name in roles if name not in checkpoint.tensors)
-    assign(module, checkpoint, absent=missing)
-    return module.eval()
 
 
 def absent_by_design(components: Sequence[Component], roles: dict[str, str]) -> frozenset[str]:
@@ -199,33 +215,80 @@ def _require_whole(components: Sequence[Component], file_name: str) -> None:
 
 
 def _golden(
-    checkpoint: Checkpoint, family: Family, architecture: Architecture, module: nn.Module, live: nn.Module | None
+    checkpoint: Checkpoint,
+    family: Family,
+    architecture: Architecture,
+    module: nn.Module,
+    live: nn.Module | None,
+    asking: Asking,
 ) -> list[Golden]:
-    inputs = family.inputs(architecture)
-    if inputs is None:
-        return []
-    roles = family.roles(architecture, module.state_dict())
     as_it_is = architecture.precision in family.float32
     if not as_it_is:
-        module = in_float32(family, architecture, checkpoint, roles)
-    rebuilt = ask(family, architecture, module, inputs)
+        module = in_float32(family, architecture, checkpoint)
+    built = Built(family, architecture, module)
     witness = live if live is not None and as_it_is and _on_cpu(live) else None
-    answers = rebuilt if witness is None else ask(family, architecture, witness, inputs)
-    if not finite(answers.outputs):
-        raise ArchitectureError(
-            "The model answers its probe with NaN or infinity, so it has no golden outputs; "
-            "find the diverged weights, or save it with `golden=False`."
+    found = []
+    for probe in (None, *asking.probes):
+        inputs = family.inputs(architecture, None, probe)
+        if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
+            raise InputError(
+                f"The probe {probe.name!r} has nothing that a {architecture.class_name} takes; give it "
+                "`tensors={argument: values}`, or leave it out."
+            )
+        if inputs is None:
+            continue
+        rebuilt = built.ask(inputs)
+        answers = rebuilt if witness is None else ask(family, architecture, witness, inputs)
+        if not finite(answers.outputs):
+            raise ArchitectureError(
+                "The model answers its probe with NaN or infinity, so it has no golden outputs; "
+                "find the diverged weights, or save it with `golden=False`."
+            )
+        golden = record(
+            built,
+            answers,
+            rebuilt,
+            _wrong_ones(family, architecture, checkpoint),
+            thoroughness=asking.floor,
+            elsewhere=_elsewhere(checkpoint, architecture, answers.threads) if probe is None else None,
         )
-    golden = record(
-        family, architecture, module, answers, rebuilt, lambda wrong: in_float32(family, wrong, checkpoint, roles)
-    )
-    _require_same(golden, rebuilt)
-    return [golden]
+        _require_same(golden, rebuilt)
+        found.append(golden)
+        for precision in asking.precisions:
+            lower = in_precision(built, precision)
+            said = lower.ask(inputs)
+            found.append(record(lower, said, said, {}, precision=precision, thoroughness=asking.floor))
+    return found
+
+
+def _wrong_ones(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> dict[str, Callable[[], Built]]:
+    """Models of other architectures over the same weights, by what is wrong with them."""
+    return {
+        f"{variant.name} {variant.there}": functools.partial(_wrong, family, variant.architecture, checkpoint)
+        for variant in family.variants(architecture)
+        if variant.architecture is not None
+    }
+
+
+def _elsewhere(checkpoint: Checkpoint, architecture: Architecture, threads: int) -> Elsewhere:
+    """The model in fresh processes that compute with other instructions."""
+
+    def ask_elsewhere() -> dict[str, Outputs]:
+        return {
+            name: outputs_of_checkpoint(checkpoint.path, checkpoint.state_path, architecture, threads, variables)
+            for name, variables in INSTRUCTION_SETS.items()
+        }
+
+    return ask_elsewhere
+
+
+def _wrong(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> Built:
+    return Built(family, architecture, in_float32(family, architecture, checkpoint))
 
 
 def _require_same(golden: Golden, rebuilt: Answers) -> None:
     """The model rebuilt from file and architecture must say what the live one said, or the manifest would be a lie."""
-    worst = worst_of(compare(golden, rebuilt.record()))
+    worst = worst_of(compare(golden, rebuilt.record(), rebuilt.readings))
     if worst.grade is Grade.DIFFERENT:
         raise ArchitectureError(
             f"The rebuilt model gives other {worst.output} than the model that was saved "

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from manifest import environment
 from manifest.checkpoint import Checkpoint
-from manifest.document import Architecture, Golden, activation_words
+from manifest.document import Architecture, Golden, Manifest, activation_words
 from manifest.errors import ArchitectureError, NotGrantedError, one_line
-from manifest.families import Family, Variant, family
+from manifest.families import Family, family
 from manifest.findings import Finding, Severity, finding
-from manifest.golden.compare import Comparison, Grade, compare, worst_of
-from manifest.golden.probe import Inputs, inputs_digest
-from manifest.golden.record import Answers, ask, finite
+from manifest.golden.asking import finite
+from manifest.golden.compare import Comparison, Grade, agreement, compare, worst_of
+from manifest.golden.floor import Thoroughness, measure
+from manifest.golden.probe import Inputs, Probe, inputs_digest, is_of_user
 from manifest.mapped_weights import assign, misfits
-from manifest.structure import changes, grouped, structure, structure_digest, unfold
+from manifest.module_tree import changes, grouped, structure_digest, unfold
+from manifest.structure import structure
 from manifest.workflows.climbing import Check, Climbed, Subject
-from manifest.workflows.describing import absent_by_design, in_float32
+from manifest.workflows.describing import absent_by_design
+from manifest.workflows.explaining import Original, explained, inputs_apart
+from manifest.workflows.precision import in_precision
 
 _PINNED_FLAGS = frozenset({"num_threads", "seed"})
 """Set as recorded for golden outputs, or without effect on them, and so they explain nothing."""
@@ -34,11 +37,13 @@ class Rebuilder:
     """Rebuilds one subject's model once, for every rung and for `load`.
 
     Args:
+        probes: Probes of the user's own, for records of answers to them.
         brief: Compare golden outputs for the first sample of each kind alone, and for all of them only when it differs.
     """
 
-    def __init__(self, *, brief: bool = False) -> None:
+    def __init__(self, *, brief: bool = False, probes: Sequence[Probe] = ()) -> None:
         self.brief = brief
+        self.probes = probes
         self.module: nn.Module | None = None
         self.weighted = False
 
@@ -93,9 +98,20 @@ class Rebuilder:
         if not subject.intact:
             return Climbed("not run on weights that are not those that were saved", skipped=True)
         try:
-            return self._compare(subject, subject.stored, records[0])
+            at_hand = self._at_hand(records)
+            asked = at_hand[:1] if self.brief else at_hand
+            climbed = [self._compare(subject, subject.stored, record) for record in asked]
         except ArchitectureError as error:
             return Climbed("the model cannot be run", [finding("G001", str(error), where="golden")])
+        findings = [found for each in climbed for found in each.findings]
+        findings += [_not_asked(record) for record in records if record not in at_hand]
+        worst = next((each for each in climbed if each.findings), climbed[0] if climbed else None)
+        return Climbed(worst.reason if worst else "no probe at hand", findings, skipped=worst is None)
+
+    def _at_hand(self, records: Sequence[Golden]) -> list[Golden]:
+        """The records whose probes are: those that ship with this package, and those that were given."""
+        names = {material.called("") for material in self.probes}
+        return [record for record in records if not is_of_user(record.probe) or record.probe in names]
 
     def _built(self, subject: Subject) -> nn.Module:
         if self.module is None:
@@ -104,41 +120,43 @@ class Rebuilder:
 
     def _compare(self, subject: Subject, stored: Checkpoint, golden: Golden) -> Climbed:
         adapter, architecture = _family(subject), subject.manifest.architecture
-        inputs = _inputs(adapter, architecture, golden.probe)
+        material = next((each for each in self.probes if each.called("") == golden.probe), None)
+        inputs = _inputs(adapter, architecture, golden.probe, material)
         if inputs is None or inputs.probe != golden.probe:
             message = f"The probe {golden.probe} cannot be made here, for want of the recorded tokenizer."
             remedy = "Install the extra `transformers` and fetch the tokenizer once, then verify again."
             return Climbed("the probe cannot be made here", [finding("G002", message, remedy=remedy)])
-        model = self.model(subject)
-        roles = adapter.roles(architecture, model.state_dict())
-        if architecture.precision not in adapter.float32:
-            model = in_float32(adapter, architecture, stored, roles)
+        original = Original(adapter, architecture, stored)
+        if architecture.precision in adapter.float32:
+            original = Original(adapter, architecture, stored, self.model(subject))
+        if golden.precision != "fp32":
+            module = in_precision(original.built, golden.precision).module
+            original = Original(adapter, architecture, stored, module)
         threads = min(golden.threads, torch.get_num_threads())
         if self.brief and golden.brief:
-            answers = ask(adapter, architecture, model, inputs.first(), threads=threads)
+            answers = original.built.ask(inputs.first(), threads=threads)
             comparisons = compare(golden, answers.record(), brief=True)
             if worst_of(comparisons).grade is not Grade.DIFFERENT:
-                return Climbed(f"{_agreement(comparisons)}, for the first sample of each kind")
-        answers = ask(adapter, architecture, model, inputs, threads=threads)
+                return Climbed(f"{agreement(comparisons)}, for the first sample of each kind")
+        answers = original.built.ask(inputs, threads=threads)
         if not finite(answers.outputs):
             return Climbed("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
-        comparisons = compare(golden, answers.record())
+        comparisons, widened = compare(golden, answers.record(), answers.readings), ""
+        if worst_of(comparisons).grade is Grade.DIFFERENT and _computes_otherwise(subject.manifest):
+            here = measure(original.built, answers, original.built.ask(inputs.first()), Thoroughness.QUICK)
+            comparisons = compare(golden, answers.record(), answers.readings, here=here)
+            widened = ", by the floor of this machine, which computes otherwise than where it was saved"
         worst = worst_of(comparisons)
         if worst.grade is not Grade.DIFFERENT:
-            return Climbed(_agreement(comparisons))
+            return Climbed(agreement(comparisons) + widened)
         if inputs_digest(inputs) != golden.inputs:
-            return Climbed("inputs differ", [_inputs_finding(subject.manifest.environment.libraries, worst)])
-        reproduced = _reproduced_by(
-            adapter.variants(architecture),
-            golden,
-            lambda wrong: ask(adapter, wrong, in_float32(adapter, wrong, stored, roles), inputs, threads=threads),
-        )
-        return Climbed("different", [_difference_finding(golden, answers, worst, reproduced)])
+            return Climbed("inputs differ", [_inputs_finding(subject.manifest, worst, golden, inputs)])
+        return Climbed("different", [explained(original, golden, answers, worst, material)])
 
 
-def rungs() -> list[tuple[str, Check]]:
+def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:
     """The rungs above completeness, for one subject."""
-    return Rebuilder().rungs()
+    return Rebuilder(probes=probes).rungs()
 
 
 def build(adapter: Family, architecture: Architecture) -> nn.Module:
@@ -250,10 +268,15 @@ def _operator_findings(
     return [finding("A004", f"The forward pass runs other operators than at save time: {what}.", changed=changed)]
 
 
-def _inputs(adapter: Family, architecture: Architecture, probe: str) -> Inputs | None:
+def _not_asked(record: Golden) -> Finding:
+    name = record.probe.partition("/")[2]
+    return finding("G005", f"The manifest has answers to a probe of its owner's, {name!r}, which was not given.")
+
+
+def _inputs(adapter: Family, architecture: Architecture, probe: str, material: Probe | None) -> Inputs | None:
     """The probe as recorded; what a file says of preprocessing and tokenizer may be anything."""
     try:
-        return adapter.inputs(architecture, probe)
+        return adapter.inputs(architecture, probe, material)
     except ArchitectureError:
         raise
     except Exception as error:
@@ -263,10 +286,13 @@ def _inputs(adapter: Family, architecture: Architecture, probe: str) -> Inputs |
         ) from error
 
 
-def _inputs_finding(libraries: Mapping[str, str], worst: Comparison) -> Finding:
+def _inputs_finding(manifest: Manifest, worst: Comparison, golden: Golden, inputs: Inputs) -> Finding:
     """Other inputs are a warning where other libraries made them, and an error where nothing else explains them."""
     message = "The probe's photographs or prompts come out of preprocessing and tokenizer otherwise than at save time"
-    moved = [name for name in environment.library_differences(dict(libraries)) if name in _INPUT_LIBRARIES]
+    message += "".join(f", {kind} by {apart:.1e}" for kind, apart in inputs_apart(golden.prepared, inputs).items())
+    moved = [
+        name for name in environment.library_differences(manifest.environment.libraries) if name in _INPUT_LIBRARIES
+    ]
     if moved:
         return finding("G002", f"{message}; {', '.join(moved)} differ.", distance=worst.distance)
     return finding(
@@ -278,51 +304,12 @@ def _inputs_finding(libraries: Mapping[str, str], worst: Comparison) -> Finding:
     )
 
 
-def _reproduced_by(variants: Sequence[Variant], golden: Golden, answer: Any) -> Variant | None:
-    """The wrong architecture, among those the family knows, whose outputs are the recorded ones."""
-    for variant in variants:
-        if worst_of(compare(golden, answer(variant.architecture).record())).grade is not Grade.DIFFERENT:
-            return variant
-    return None
-
-
-def _agreement(comparisons: Sequence[Comparison]) -> str:
-    """How well outputs agree that do."""
-    item = worst_of(comparisons)
-    if all(each.grade is Grade.EXACT for each in comparisons):
-        return "exact: every output has the recorded digest"
+def _computes_otherwise(manifest: Manifest) -> bool:
+    """Whether numbers are added up here as they were not where the checkpoint was saved, or nobody measured how."""
+    recorded, hardware = manifest.environment, environment.hardware(torch)
     return (
-        f"equivalent: {item.output} within {item.distance:.1e} of the record, arithmetic explains {item.tolerance:.1e}"
+        not all(golden.floor for golden in manifest.golden)
+        or "torch" in environment.library_differences(recorded.libraries)
+        or recorded.platform != environment.platform_name()
+        or recorded.hardware.get("cpu_capability") != hardware["cpu_capability"]
     )
-
-
-def _difference_finding(golden: Golden, answers: Answers, worst: Comparison, reproduced: Variant | None) -> Finding:
-    message = (
-        f"The rebuilt model gives other {worst.output}: relative distance {worst.distance:.1e}, where arithmetic "
-        f"explains {worst.tolerance:.1e}{_greatest_change(golden, answers)}."
-    )
-    evidence: dict[str, Any] = {
-        "output": worst.output,
-        "distance": worst.distance,
-        "absolute": worst.absolute,
-        "tolerance": worst.tolerance,
-        "contrast": golden.contrast,
-    }
-    if reproduced is None:
-        return finding("G001", message, where="golden", **evidence)
-    message += f" The recorded outputs come back when {reproduced.name} is corrected: {reproduced.description}."
-    remedy = f"Build it rightly: {reproduced.cure}"
-    return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)
-
-
-def _greatest_change(golden: Golden, answers: Answers) -> str:
-    """The photograph and prompt whose probability moved most, in words; nothing where nothing can be read off."""
-    changes = [
-        (then.image, prompt, before, now.prompts.get(prompt, 0.0))
-        for then, now in zip(golden.reading, answers.readings, strict=False)
-        for prompt, before in then.prompts.items()
-    ]
-    if not changes:
-        return ""
-    image, prompt, then, now = max(changes, key=lambda change: abs(change[3] - change[2]))
-    return f"; for {image!r}, {prompt!r} went from {then:.4f} to {now:.4f}"

@@ -18,10 +18,13 @@ from manifest.document import Manifest
 from manifest.errors import InputError
 from manifest.families import Creation, creation_of, family_of, unwrap
 from manifest.families import family as family_named
+from manifest.golden.floor import Thoroughness
+from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import describe
+from manifest.workflows.probes import asking_of
 from manifest.workflows.signing import publish_signed
 
 
@@ -33,6 +36,9 @@ def save(
     passphrase: bytes | None = None,
     extras: Mapping[str, Any] | None = None,
     golden: bool = True,
+    floor: Thoroughness | str = Thoroughness.QUICK,
+    probes: Sequence[Probe | str | os.PathLike[str]] = (),
+    precisions: Sequence[str] = (),
     partial: Sequence[str] = (),
     model_name: str | None = None,
     family: str | None = None,
@@ -51,6 +57,10 @@ def save(
         extras: What else to keep in the file beside `state_dict`: `{"epoch": 3, "optimizer": …}`. In a safetensors
             file, text only.
         golden: Whether to record golden outputs.
+        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+        probes: What else the model is asked: `manifest.Probe(…)`, or directories of images with a `prompts.txt`. Their
+            answers are recorded, and they are not.
+        precisions: In what else its answers are recorded, besides float32: `["bf16"]`.
         partial: Roles of components that are untrained by design, for example `["text_tower"]`.
         model_name: Name in the model library's registry, for a model whose making was not seen; of a factory of your
             own, `package.module:name`.
@@ -68,6 +78,7 @@ def save(
     checkpoint = Path(path)
     if checkpoint.is_dir():
         raise InputError(f"{checkpoint} is a directory, expected a file name; add one.")
+    asking = asking_of(floor, probes, precisions)
     signer = None if key is None else private_key(key, passphrase)
     module = unwrap(model)
     creation = creation_of(module)
@@ -90,6 +101,7 @@ def save(
                 creation=creation,
                 live=module,
                 golden=golden,
+                asking=asking,
                 partial=partial,
                 signer=signer.public.hint if signer else None,
             )

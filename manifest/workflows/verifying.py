@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from manifest.checkpoint import Checkpoint
 from manifest.components import component_findings, initialised_throughout, reassess
@@ -18,6 +19,7 @@ from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import Finding, Report, Severity, finding
 from manifest.grants import granted
+from manifest.policy import Policy, read_policy
 from manifest.safety import safety_findings
 from manifest.sidecars import Sidecars, recorded_files
 from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
@@ -30,6 +32,8 @@ def verify(
     key: str | os.PathLike[str] | PublicKey | None = None,
     fast: bool = False,
     allow: Sequence[str] = (),
+    probes: Sequence[Any] = (),
+    policy: str | os.PathLike[str] | Policy | None = None,
 ) -> Report:
     """Hold a checkpoint to its manifest.
 
@@ -39,6 +43,8 @@ def verify(
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
         fast: Stop before the rungs that need torch.
         allow: Modules of your own that may be imported to rebuild the model, `["mypkg"]` for `mypkg` and all inside it.
+        probes: Probes of your own that it was saved with: `manifest.Probe(…)`, or directories.
+        policy: What a release demands beyond the manifest's promise: a YAML file.
 
     Returns:
         Every rung with its outcome, reason, time and findings; `report.exit_code` is 0 when none failed.
@@ -49,10 +55,14 @@ def verify(
         DocumentError: Its manifest is not valid.
         KeyFileError: The key cannot be used.
     """
+    demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
     subject = open_subject(path)
     try:
         with granted(allow):
-            return climb(subject, static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs()))
+            rungs = static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs(probes))
+            if demanded is not None:
+                rungs.append(("policy", lambda each: _policy(each, demanded)))
+            return climb(subject, rungs)
     finally:
         subject.close()
 
@@ -84,10 +94,11 @@ def skipped_rungs() -> list[tuple[str, Check]]:
     return [(name, lambda subject: skipped) for name in ("architecture", "environment", "golden")]  # noqa: ARG005
 
 
-def _dynamic_rungs() -> list[tuple[str, Check]]:
+def _dynamic_rungs(probes: Sequence[Any]) -> list[tuple[str, Check]]:
+    from manifest.workflows.probes import as_probe
     from manifest.workflows.rebuilding import rungs
 
-    return rungs()
+    return rungs([as_probe(probe) for probe in probes])
 
 
 def _trust(subject: Subject, key: PublicKey | None) -> Climbed:
@@ -218,6 +229,22 @@ def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:
     if not wrong:
         return []
     return [finding("F006", f"The manifest lists other tensors than the file holds, {wrong[0]} first.", where=wrong[0])]
+
+
+def _policy(subject: Subject, policy: Policy) -> Climbed:
+    """What is demanded beyond what the manifest promises."""
+    goldens, bound = subject.manifest.golden, policy.golden.max_floor
+    findings = []
+    if policy.golden.required and not goldens:
+        message = "The policy demands golden outputs, and the manifest records none."
+        findings.append(finding("G003", message, severity=Severity.ERROR, where="golden"))
+    for golden in goldens:
+        over = {cause: value for cause, value in golden.floor.items() if bound is not None and value > bound}
+        if bound is not None and golden.precision == "fp32" and (over or not golden.floor):
+            words = ", ".join(f"{cause} {value:.1e}" for cause, value in over.items()) or "nobody measured how far"
+            message = f"Arithmetic moves the outputs of {golden.probe} further than {bound:g}: {words}."
+            findings.append(finding("G006", message, where="golden", floor=golden.floor, bound=bound))
+    return Climbed("not met" if findings else "met", findings)
 
 
 def _completeness(subject: Subject) -> Climbed:

@@ -81,7 +81,7 @@ def test_manifest_records_activation_flag_and_preprocessing(quick: tuple[Any, Pa
 
 def test_manifest_contrast_stands_far_above_its_floor(quick: tuple[Any, Path]) -> None:
     golden = read_manifest(quick[1]).golden[0]
-    assert golden.contrast["activation"] > 1000 * max(golden.floor.values())
+    assert golden.contrast["activation GELU"] > 1000 * max(golden.floor.values())
 
 
 def test_load_gives_the_saved_answers_exactly(quick: tuple[Any, Path]) -> None:

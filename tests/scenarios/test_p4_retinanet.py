@@ -7,6 +7,9 @@ library's own parts, as the builder does it, and given statistics such as traini
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +152,77 @@ def test_create_for_the_weights_under_the_call_that_made_them_records_their_clas
     assert recorded.provenance.pretrained == "RetinaNet_ResNet50_FPN_Weights.COCO_V1"
     assert recorded.provenance.categories[1] == "person"
     assert recorded.architecture.structure == read_manifest(saved).architecture.structure
+
+
+VERSION_TWO = "retinanet_resnet50_fpn_v2"
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of P4, seeded, sure enough of some classes to find objects."""
+    path = tmp_path_factory.mktemp("p4v2") / "v2.safetensors"
+    settings = {**SMALL, "min_size": 96, "max_size": 96, "detections_per_img": 10}
+    with manifest.deterministic(seed=3):
+        model: Any = manifest.create_model(
+            VERSION_TWO, family="torchvision", weights=None, weights_backbone=None, **settings
+        )
+        with torch.no_grad():
+            model.head.classification_head.cls_logits.weight.normal_(std=0.05)
+            model.head.classification_head.cls_logits.bias.normal_(std=1.0)
+    manifest.save(model, path)
+    return path
+
+
+def test_golden_outputs_have_what_the_heads_say_and_what_was_found(second: Path) -> None:
+    (golden,) = read_manifest(second).golden
+    assert golden.probe == "photos-to-search/1"
+    assert {"head.cls_logits", "head.bbox_regression"} <= golden.outputs.keys()
+    assert [len(reading.objects) for reading in golden.reading] == [10] * 4
+    assert golden.reading[0].objects[0].score >= golden.reading[0].objects[-1].score
+    assert "objects" in golden.floor
+
+
+def test_verify_in_fresh_processes_with_other_hash_seeds_gives_the_same_twice(second: Path) -> None:
+    reports = []
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "manifest", "verify", second, "--format", "json"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        rungs = json.loads(done.stdout)["rungs"]
+        reports.append([(rung["name"], rung["outcome"], rung["reason"]) for rung in rungs])
+    assert reports[0] == reports[1]
+    assert ("golden", "pass") in [rung[:2] for rung in reports[0]]
+
+
+def test_other_threshold_for_overlaps_is_seen_in_what_is_found(second: Path) -> None:
+    """It changes neither weights nor what the heads say."""
+    model: Any = manifest.load(second)
+    assert manifest.compare(model, second).exit_code == 0
+    model.nms_thresh = 0.01
+    report = manifest.compare(model, second)
+    (found,) = report.findings()
+    assert found.evidence["output"] == "objects"
+
+
+def test_everything_seeded_trains_the_same_weights_twice_with_workers() -> None:
+    """A little training in fresh processes: shuffled by workers that draw from all three generators."""
+    digests = {
+        subprocess.run(
+            [sys.executable, Path(__file__).with_name("training_p4.py"), seed],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("5", "5", "5")
+    }
+    other = subprocess.run(
+        [sys.executable, Path(__file__).with_name("training_p4.py"), "6"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert len(digests) == 1
+    assert other not in digests

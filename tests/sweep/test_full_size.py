@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from manifest.findings import Report
+
 MODELS = ["convnext_xxlarge", "ViT-H-14-378-quickgelu", "ViT-bigG-14"]
 _MOST_MEMORY = 24 << 30  # bytes
 
@@ -46,16 +48,61 @@ print(greatest + os.path.getsize(sys.argv[2]))
 """
 
 
+_TRAIN_MODE = r"""
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import torch, manifest
+torch.manual_seed(0)
+live = manifest.create_model("convnext_xxlarge", force_quick_gelu=True).train()
+for name, parameter in live.named_parameters():
+    if name.endswith("gamma"):  # 1e-6 in a fresh model, so that nobody would miss a block
+        parameter.data.fill_(0.5)
+manifest.save(live, sys.argv[1], floor="none")
+doctored = manifest.doctor(live)
+verified = manifest.verify(sys.argv[1])
+compared = manifest.compare(live, sys.argv[1])
+for report in (doctored, verified, compared):
+    print(report.model_dump_json())
+"""
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.xdist_group("full size")
 def test_model_at_full_size_is_loaded_as_it_was(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    _only_when_asked(request)
+    assert int(_printed(_ROUND_TRIP, tmp_path, name).split()[-1]) < _MOST_MEMORY
+
+
+@pytest.mark.xdist_group("full size")
+def test_convnext_xxlarge_in_train_mode_is_told_from_eval_mode_and_its_cause_named(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """P3 itself; `tests/scenarios/test_p3_train_mode.py` has a small model of the same kind."""
+    _only_when_asked(request)
+    printed = _printed(_TRAIN_MODE, tmp_path).splitlines()[-3:]
+    doctored, verified, compared = (Report.model_validate_json(line) for line in printed)
+    assert verified.exit_code == 0
+    rungs = {rung.name: rung for rung in doctored.rungs}
+    (random,) = [found for found in rungs["operators"].findings if found.rule == "D002"]
+    assert "drop_path" in random.message
+    assert "not the cause: GELU (gelu), QuickGELU (mul, sigmoid)" in rungs["operators"].reason
+    assert rungs["repeat"].reason.endswith("cured by model.eval()")
+    assert rungs["eval mode"].reason.endswith("the same bit for bit")
+    assert "train mode instead of eval mode (mode)" in next(compared.findings()).message
+
+
+def _only_when_asked(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--whole", default=False):
         pytest.skip("takes minutes and gigabytes; `make sweep` does it")
-    path = tmp_path / "model.safetensors"
+
+
+def _printed(script: str, folder: Path, *arguments: str) -> str:
+    """What a script prints in a process of its own; the file that it writes is removed."""
+    path = folder / "model.safetensors"
     try:
-        command = [sys.executable, "-c", _ROUND_TRIP, name, path]
+        command = [sys.executable, "-c", script, *arguments, path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert int(done.stdout.split()[-1]) < _MOST_MEMORY
+        return done.stdout
     finally:
         path.unlink(missing_ok=True)

@@ -21,17 +21,8 @@ from manifest.errors import ArchitectureError
 from manifest.families import Creation
 from manifest.families.empty_build import without_weights
 from manifest.families.open_clip import FAMILY
-from manifest.structure import (
-    Part,
-    Trace,
-    changes,
-    grouped,
-    outline,
-    structure,
-    structure_digest,
-    trace,
-    unfold,
-)
+from manifest.module_tree import Part, changes, grouped, outline, structure_digest, unfold
+from manifest.structure import Trace, structure, trace
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,

@@ -311,5 +311,8 @@ def test_output_of_a_segmenter_is_a_score_for_each_class_and_pixel() -> None:
     assert {name: list(tensor.shape) for name, tensor in outputs.items()} == {"logits": [1, 21, 224, 224]}
 
 
-def test_detector_has_no_probe_yet() -> None:
-    assert FAMILY.inputs(described("retinanet_resnet50_fpn")) is None
+def test_detector_is_asked_photographs_at_their_own_size() -> None:
+    inputs = FAMILY.inputs(described("retinanet_resnet50_fpn"))
+    assert inputs is not None
+    assert inputs.probe == "photos-to-search/1"
+    assert inputs.names == {"images": ("astronaut", "chelsea", "coffee", "rocket")}

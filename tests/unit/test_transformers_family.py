@@ -234,8 +234,8 @@ def test_activation_that_was_mistaken_is_found_and_its_cure_named(tmp_path: Path
     activations = recorded.architecture.activations
     assert activations == {"text": {"QuickGELUActivation": 2}, "vision": {"QuickGELUActivation": 2}}
     assert set(recorded.golden[0].contrast) == {"activation gelu", "activation gelu_pytorch_tanh"}
-    variants = {variant.name: variant for variant in hf().variants(recorded.architecture)}
-    assert variants["activation gelu"].cure == "config.hidden_act='gelu'"
+    variants = {variant.there: variant for variant in hf().variants(recorded.architecture)}
+    assert variants["gelu"].cure == "config.hidden_act='gelu'"
     sidecar = path.with_name(f"{path.name}.manifest.json")
     sidecar.write_text(sidecar.read_text().replace('"hidden_act": "quick_gelu"', '"hidden_act": "gelu"'))
     report = manifest.verify(path)

@@ -1,0 +1,230 @@
+"""Comparing what a model says, as its owner runs it, with what its checkpoint's manifest has on record.
+
+The model may be here, or its answers may come from another machine, as a file: they are of the size of a manifest, and
+hold no weights and no images.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from manifest.document import LARGEST, Golden, Manifest, parse_answers
+from manifest.errors import ArchitectureError, InputError
+from manifest.families import family, unwrap
+from manifest.findings import Finding, Kind, Report, Severity, finding
+from manifest.golden.asking import Answers, ask, finite
+from manifest.golden.compare import Comparison, Grade, agreement, tolerance, worst_of
+from manifest.golden.compare import compare as compare_outputs
+from manifest.golden.diagnose import OutputsTarget
+from manifest.golden.layers import first_departure
+from manifest.golden.probe import Probe, inputs_digest, shipped
+from manifest.golden.record import prepared
+from manifest.grants import granted
+from manifest.small_files import read_small
+from manifest.workflows.climbing import Climbed, Subject, climb, open_subject
+from manifest.workflows.explaining import (
+    Original,
+    cause_words,
+    diagnosis_evidence,
+    distance_words,
+    greatest_change,
+    inputs_apart,
+    layer_words,
+    measures,
+    original_of,
+    question_of,
+    unexplained_words,
+)
+from manifest.workflows.precision import in_precision
+
+_PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def answer(
+    model: nn.Module,
+    checkpoint: str | os.PathLike[str],
+    *,
+    preprocess: Any = None,
+    tokenizer: Any = None,
+) -> Golden:
+    """What a model says, exactly as it is, to the probe that its checkpoint was saved with.
+
+    It is asked in its own mode, element type, device and autocast; its buffers, modes and generators are as before
+    afterwards. `answers.model_dump_json()` is what travels.
+
+    Args:
+        model: The model, however it was made.
+        checkpoint: The checkpoint whose manifest names the probe.
+        preprocess: PIL image → tensor, as the model is really given its images; as recorded when None.
+        tokenizer: Prompts → token ids, likewise.
+
+    Raises:
+        ArchitectureError: The model fails on the probe, or the manifest has none.
+    """
+    subject = open_subject(checkpoint)
+    try:
+        return _answer(model, subject.manifest, Probe(preprocess=preprocess, tokenizer=tokenizer))
+    finally:
+        subject.close()
+
+
+def compare(
+    answers: nn.Module | Golden | str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    *,
+    preprocess: Any = None,
+    tokenizer: Any = None,
+    across_precisions: bool = False,
+    allow: Sequence[str] = (),
+) -> Report:
+    """Hold what a model says, as it is run, to what its checkpoint's manifest has on record, and explain a difference.
+
+    Args:
+        answers: The model, or what it said: as `answer` returned it, or the JSON file of that.
+        checkpoint: The checkpoint; it is rebuilt only where there is a difference to explain.
+        preprocess: PIL image → tensor, as the model is really given its images; as recorded when None.
+        tokenizer: Prompts → token ids, likewise.
+        across_precisions: Compare answers in another precision than is on record, by how far that precision moves the
+            model that is on record.
+        allow: Modules of your own that may be imported to rebuild the model.
+
+    Raises:
+        NoManifestError: There is no manifest to go by.
+        InputError: The answers are not those to this checkpoint's probe, or of another precision.
+    """
+    subject = open_subject(checkpoint)
+    try:
+        with granted(allow):
+            if isinstance(answers, nn.Module):
+                material = Probe(preprocess=preprocess, tokenizer=tokenizer)
+                answers = _answer(answers, subject.manifest, material)
+            found = answers if isinstance(answers, Golden) else read_answers(Path(answers))
+            return climb(subject, [("golden", lambda each: _hold(each, found, across_precisions))], Kind.COMPARE)
+    finally:
+        subject.close()
+
+
+def read_answers(path: Path) -> Golden:
+    """Answers out of a file.
+
+    Raises:
+        InputError: There is no such file.
+        DocumentError: It holds no answers.
+    """
+    return parse_answers(read_small(path, "file of answers", most=LARGEST), source=path.name)
+
+
+def _golden_of(manifest: Manifest, precision: str | None = None) -> Golden:
+    """The record to compare with: that of a precision where there is one, else the first."""
+    if not manifest.golden:
+        raise ArchitectureError("The manifest records no golden outputs; write it anew with `golden=True`.")
+    same = [golden for golden in manifest.golden if golden.precision == precision]
+    return (same or manifest.golden)[0]
+
+
+def _answer(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
+    adapter, architecture, record = family(manifest.architecture.family), manifest.architecture, _golden_of(manifest)
+    module = unwrap(model)
+    standard = shipped()
+    material = Probe(
+        images=standard.images, prompts=standard.prompts, preprocess=material.preprocess, tokenizer=material.tokenizer
+    )
+    inputs = adapter.inputs(architecture, record.probe, material)
+    if inputs is None or inputs.probe != record.probe:
+        raise ArchitectureError(f"The probe {record.probe} cannot be made here; pass the tokenizer, or fetch it once.")
+    answers = ask(adapter, architecture, module, inputs, as_it_is=True)
+    if not finite(answers.outputs):
+        raise ArchitectureError("The model answers its probe with NaN or infinity; look for what diverged in it.")
+    first = ask(adapter, architecture, module, inputs.first(), as_it_is=True, layers=True)
+    return _described(answers, first, module)
+
+
+def _described(answers: Answers, first: Answers, module: nn.Module) -> Golden:
+    inputs = answers.inputs
+    own = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
+    precision = _PRECISIONS.get(own.dtype, str(own.dtype))
+    device = own.device.type
+    if torch.is_autocast_enabled(device):
+        precision = f"amp_{_PRECISIONS[torch.get_autocast_dtype(device)]}"
+    return Golden(
+        probe=inputs.probe,
+        batch=len(next(iter(inputs.tensors.values()))),
+        device=device,
+        precision=precision,
+        threads=answers.threads,
+        inputs=inputs_digest(inputs),
+        outputs=answers.record(),
+        brief=first.record(),
+        prepared=prepared(inputs),
+        floor={},
+        layers=[layer for layer in first.layers.values() if math.isfinite(layer.norm)],
+        reading=answers.readings,
+    )
+
+
+def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
+    golden = _golden_of(subject.manifest, found.precision)
+    if found.probe != golden.probe:
+        raise InputError(
+            f"The answers are to the probe {found.probe}, expected {golden.probe}; answer that of this checkpoint."
+        )
+    here: dict[str, float] = {}
+    if found.precision != golden.precision:
+        if not across:
+            raise InputError(
+                f"The answers are of a model in {found.precision}, and those on record in {golden.precision}: low "
+                "precision moves outputs as far as a wrong activation; ask it in float32, or pass "
+                "across_precisions=True (`--across-precisions`)."
+            )
+        here = _precision_floor(original_of(subject), golden, found.precision)
+    comparisons = compare_outputs(golden, found.outputs, found.reading, here=here)
+    worst = worst_of(comparisons)
+    if worst.grade is not Grade.DIFFERENT:
+        return Climbed(agreement(comparisons))
+    return Climbed("different", [_explained(subject, golden, found, worst, tolerance(golden, here))])
+
+
+def _precision_floor(original: Original, golden: Golden, precision: str) -> dict[str, float]:
+    """How far a precision moves the model that is on record."""
+    inputs = question_of(original, golden)(original.architecture)
+    if precision.startswith("amp_"):
+        dtype = next(dtype for dtype, name in _PRECISIONS.items() if name == precision.removeprefix("amp_"))
+        with torch.autocast("cpu", dtype=dtype):
+            said = original.built.ask(inputs, as_it_is=True)
+    else:
+        said = in_precision(original.built, precision).ask(inputs)
+    return {precision: max(each.distance for each in compare_outputs(golden, said.record()))}
+
+
+def _explained(subject: Subject, golden: Golden, found: Golden, worst: Comparison, allowed: float) -> Finding:
+    """What is different about a model that gives other answers than its checkpoint."""
+    original = original_of(subject)
+    brief = {name: output for name, output in found.brief.items() if not golden.brief or name in golden.brief}
+    target = OutputsTarget(brief, allowed)
+    diagnosis = original.diagnose(target, question_of(original, golden, brief=True))
+    if diagnosis.agrees:  # the first sample alone does not show it
+        target = OutputsTarget(found.outputs, allowed)
+        diagnosis = original.diagnose(target, question_of(original, golden))
+    departure = first_departure(golden.layers, {layer.module: layer for layer in found.layers}, worst.tolerance)
+    message = (
+        f"The model gives other {worst.output} than its checkpoint: {distance_words(golden, worst)}"
+        f"{greatest_change(golden.reading, found.reading)}."
+    )
+    if apart := inputs_apart(golden.prepared, found.prepared):
+        words = ", ".join(f"{kind} by {distance:.1e}" for kind, distance in apart.items())
+        message += f" Its inputs are other ones already: {words}."
+    message += layer_words(departure, known=bool(golden.layers and found.layers))
+    evidence = {**measures(golden, worst), **diagnosis_evidence(diagnosis)}
+    remedy = "Rebuild it as it was saved: `manifest.load(CKPT)`, with `manifest.load_transforms(CKPT)`."
+    if diagnosis.cause is None:
+        return finding("G001", message + unexplained_words(diagnosis), where="golden", remedy=remedy, **evidence)
+    message += f" These are its answers with {cause_words(diagnosis.cause)}."
+    remedy = f"Run it as it was saved: {diagnosis.cause.variant.back}"
+    return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)

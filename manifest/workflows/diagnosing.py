@@ -1,0 +1,127 @@
+"""Why numbers from elsewhere, off a model card or out of a paper, are not those of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from manifest.document import Architecture, Reading
+from manifest.errors import ArchitectureError, InputError
+from manifest.findings import Kind, Report, Severity, finding
+from manifest.golden.diagnose import ReadingsTarget
+from manifest.golden.probe import Inputs, Probe, photographs
+from manifest.grants import granted
+from manifest.small_files import read_small
+from manifest.workflows.climbing import Climbed, Subject, climb, open_subject
+from manifest.workflows.explaining import cause_words, diagnosis_evidence, original_of, unexplained_words
+from manifest.workflows.probes import read_image
+
+_FORM = '[{"image": "cat.png", "prompts": {"a photo of a cat": 0.93}}]'
+
+
+@dataclass(frozen=True)
+class Published:
+    """Readings that somebody wrote down, and the images that they are of.
+
+    Attributes:
+        readings: Probabilities by image and prompt.
+        images: By the names in the readings.
+        resolution: Half a unit of the coarsest last digit.
+    """
+
+    readings: Sequence[Reading]
+    images: dict[str, Image.Image]
+    resolution: float
+
+
+def diagnose(
+    checkpoint: str | os.PathLike[str], reading: str | os.PathLike[str], *, allow: Sequence[str] = ()
+) -> Report:
+    """Find the way to run a checkpoint's model that gives the probabilities somebody published.
+
+    Args:
+        checkpoint: The checkpoint, with its manifest.
+        reading: JSON file: for each image, its file (or the name of a photograph that ships with this package) and the
+            probability of each prompt, or of each of some classes.
+        allow: Modules of your own that may be imported to rebuild the model.
+
+    Raises:
+        InputError: The reading cannot be used.
+        NoManifestError: There is no manifest to go by.
+    """
+    published = read_published(Path(reading))
+    subject = open_subject(checkpoint)
+    try:
+        with granted(allow):
+            return climb(subject, [("diagnosis", lambda each: _diagnosis(each, published))], Kind.DIAGNOSE)
+    finally:
+        subject.close()
+
+
+def read_published(path: Path) -> Published:
+    """Readings out of a file.
+
+    Raises:
+        InputError: There is none, it is of another form, or an image cannot be read.
+    """
+    raw = read_small(path, "reading")
+    try:
+        # As they were written: how many digits there are says how far they can be trusted.
+        content = json.loads(raw, parse_float=Decimal, parse_int=Decimal)
+        values = {str(item["image"]): {str(k): Decimal(v) for k, v in item["prompts"].items()} for item in content}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidOperation):
+        raise InputError(f"{path.name} is no reading, expected a list such as {_FORM}; write it so.") from None
+    numbers = [value for prompts in values.values() for value in prompts.values()]
+    if not numbers or not all(value.is_finite() and 0 <= value <= 1 for value in numbers):
+        raise InputError(f"{path.name} holds numbers that are no probabilities, expected 0 to 1; correct them.")
+    if len({tuple(sorted(prompts)) for prompts in values.values()}) > 1:
+        raise InputError(
+            f"The images in {path.name} have different prompts, and a probability is one among those asked together; "
+            "put them in files of their own."
+        )
+    digits = min(-int(value.as_tuple().exponent) for value in numbers)
+    readings = [Reading(image=i, prompts={p: float(v) for p, v in prompts.items()}) for i, prompts in values.items()]
+    return Published(readings, {name: _image(name, path.parent) for name in values}, 0.5 * 10.0**-digits)
+
+
+def _image(name: str, folder: Path) -> Image.Image:
+    shipped = photographs()
+    return shipped[name] if name in shipped else read_image(folder / name)
+
+
+def _diagnosis(subject: Subject, published: Published) -> Climbed:
+    original = original_of(subject)
+    prompts = list(published.readings[0].prompts)
+    probe = Probe("published", published.images, prompts)
+
+    def question(architecture: Architecture) -> Inputs:
+        inputs = original.family.inputs(architecture, None, probe)
+        if inputs is None or "images" not in inputs.tensors:
+            raise ArchitectureError("A reading is of images, and this model takes none; compare outputs instead.")
+        return inputs
+
+    # What is read off is rounded to four digits by itself.
+    target = ReadingsTarget(published.readings, max(published.resolution, 0.5e-4) * 1.01)
+    diagnosis = original.diagnose(target, question)
+    if diagnosis.agrees:
+        return Climbed(f"the reading is that of the checkpoint, within {diagnosis.distance:.1e}")
+    message = (
+        f"The checkpoint's probabilities are up to {diagnosis.distance:.4f} from the reading, and its digits explain "
+        f"{diagnosis.tolerance:.4f}."
+    )
+    evidence: dict[str, Any] = {"distance": diagnosis.distance, **diagnosis_evidence(diagnosis)}
+    if diagnosis.cause is None:
+        found = finding("G001", message + unexplained_words(diagnosis), where="reading", **evidence)
+        return Climbed("no hypothesis fits", [found])
+    variant = diagnosis.cause.variant
+    message += f" They come out with {cause_words(diagnosis.cause)}."
+    remedy = f"To get them: {variant.cure}"
+    found = finding("G001", message, where="reading", severity=Severity.ERROR, remedy=remedy, **evidence)
+    return Climbed(f"{variant.name}: {variant.there}", [found])

@@ -1,0 +1,32 @@
+"""The model of a checkpoint in the precision that it is asked in, which is float32 unless another one is on record."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from manifest.checkpoint import Checkpoint
+from manifest.document import Architecture
+from manifest.errors import InputError
+from manifest.families import Family
+from manifest.families.adapter import PRECISIONS
+from manifest.golden.floor import Built
+from manifest.mapped_weights import assign, twin
+
+
+def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
+    """The model of a checkpoint in float32 on the CPU, as golden outputs are taken from it."""
+    module = family.build(architecture.model_copy(update={"precision": "fp32"}))
+    missing = frozenset(name for name in module.state_dict() if name not in checkpoint.tensors)
+    assign(module, checkpoint, absent=missing)
+    return module.eval()
+
+
+def in_precision(built: Built, precision: str) -> Built:
+    """The same model in another precision.
+
+    Raises:
+        InputError: There is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"The precision is {precision!r}, expected among {', '.join(PRECISIONS)}; choose one.")
+    return Built(built.family, built.architecture, twin(built.module).to(PRECISIONS[precision]))

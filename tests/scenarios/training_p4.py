@@ -1,0 +1,62 @@
+"""A few steps of training a small detector, everything seeded; prints a digest of its weights."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import get_model
+
+import manifest
+
+
+class Rectangles(Dataset[Any]):
+    """Images with a bright rectangle, placed by whichever generator comes next."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        left, top = random.uniform(0, 20), float(np.random.uniform(0, 20))
+        image = torch.rand(3, 64, 64) * 0.1 + index / 100
+        image[:, int(top) : int(top) + 20, int(left) : int(left) + 20] += 0.8
+        boxes = torch.tensor([[left, top, left + 20, top + 20]])
+        return image, {"boxes": boxes, "labels": torch.tensor([1 + index % 2])}
+
+
+def together(batch: list[Any]) -> Any:
+    return [image for image, _ in batch], [target for _, target in batch]
+
+
+def main(seed: int) -> None:
+    with manifest.deterministic(seed=seed, warn_only=True):
+        model: Any = get_model(
+            "retinanet_resnet50_fpn_v2", weights=None, weights_backbone=None, min_size=64, max_size=64, num_classes=3
+        ).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        batches = DataLoader(
+            Rectangles(),
+            batch_size=2,
+            shuffle=True,
+            num_workers=2,
+            collate_fn=together,
+            worker_init_fn=manifest.seed_worker,
+            generator=manifest.dataloader_generator(),
+        )
+        for images, targets in batches:
+            optimizer.zero_grad()
+            sum(model(images, targets).values()).backward()
+            optimizer.step()
+    digest = blake3()
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.contiguous().view(-1).numpy().tobytes())
+    print(digest.hexdigest())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
