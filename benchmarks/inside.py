@@ -6,6 +6,7 @@ python benchmarks/inside.py torch_names CKPT
 python benchmarks/inside.py digests CKPT
 python benchmarks/inside.py load CKPT full|fast|none LIBRARY
 python benchmarks/inside.py open_clip|timm NAME CKPT
+python benchmarks/inside.py golden NAME RUNS DIRECTORY
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
 """
 
@@ -111,6 +112,60 @@ def save(name: str, suffix: str, runs: str, directory: str) -> str:
     return json.dumps(seconds)
 
 
+def golden(name: str, runs: str, directory: str) -> str:
+    """Medians of seconds to ask, record, compare and diagnose a model's golden outputs, and the record's size; JSON."""
+    import manifest
+    from manifest.families import creation_of, family
+    from manifest.golden.compare import compare
+    from manifest.golden.floor import Built, Thoroughness
+    from manifest.golden.record import record
+
+    model = manifest.create_model(name)
+    adapter = family("open_clip")
+    built = Built(adapter, adapter.capture(model, creation_of(model)), model.eval())
+    inputs = adapter.inputs(built.architecture)
+    answers = built.ask(inputs)
+
+    def recorded(floor: Thoroughness) -> Any:
+        return record(built, answers, answers, {}, thoroughness=floor)
+
+    brief = recorded(Thoroughness.QUICK)
+    path = Path(directory) / "golden.safetensors"
+    manifest.save(model, path, golden=True)
+    wrong = manifest.answer(model, path)
+    other = type(wrong).model_validate(wrong.model_dump() | _moved(wrong))
+    calls: dict[str, Callable[[], object]] = {
+        "forward": lambda: built.ask(inputs),
+        "recording, floor quick": lambda: recorded(Thoroughness.QUICK),
+        "recording, floor none": lambda: recorded(Thoroughness.NONE),
+        "comparing the whole probe": lambda: compare(brief, built.ask(inputs).record()),
+        "comparing the first samples": lambda: compare(brief, built.ask(inputs.first()).record(), brief=True),
+        "diagnosing what nothing explains": lambda: manifest.compare(other, path),
+    }
+    measured = {what: sorted(_timed(call) for _ in range(int(runs)))[int(runs) // 2] for what, call in calls.items()}
+    return json.dumps({**measured, "bytes": len(read_golden(path))})
+
+
+def read_golden(path: Path) -> str:
+    """The golden record of a checkpoint as JSON."""
+    from manifest.sidecars import read_manifest
+
+    return read_manifest(path).golden[0].model_dump_json()
+
+
+def _moved(answers: Any) -> dict[str, Any]:
+    """The same outputs, each a tenth longer, which no hypothesis explains."""
+    return {
+        field: {
+            name: output.model_copy(
+                update={"digest": "blake3:" + "0" * 64, "sketch": [1.1 * value for value in output.sketch]}
+            ).model_dump()
+            for name, output in getattr(answers, field).items()
+        }
+        for field in ("outputs", "brief")
+    }
+
+
 def _timed(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     kept = call()
@@ -128,6 +183,7 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "open_clip": open_clip,
     "timm": timm,
     "save": save,
+    "golden": golden,
 }
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import golden
 import loading
 import reading
 import saving
@@ -25,6 +26,7 @@ GROUPS = {
     "starting": starting.rows,
     "loading": loading.rows,
     "saving": saving.rows,
+    "golden": golden.rows,
     "reading": reading.rows,
 }
 
