@@ -55,7 +55,8 @@ def _case(rung: Rung, suite: str, report: Report) -> ElementTree.Element:
     others = [item for item in rung.findings if item not in errors]
     if rung.outcome is Outcome.FAIL:
         rules = ", ".join(dict.fromkeys(item.rule for item in errors))
-        failure = ElementTree.SubElement(case, "failure", type=rules, message=reason)
+        message = printable(errors[0].message, _LONGEST) if errors else reason
+        failure = ElementTree.SubElement(case, "failure", type=rules, message=message)
         failure.text = "\n".join(map(_sentence, errors))
     elif rung.outcome is Outcome.SKIP:
         ElementTree.SubElement(case, "skipped", message=reason)

@@ -94,6 +94,8 @@ def _verdict(content: Report) -> Text:
         return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
     if content.safety is not None:
         sentence, style = _SAFETY[content.safety]
+        if "policy" in failed:
+            sentence, style = f"{sentence}; it fails the policy", "bold red"
         return Text(f"{name} {sentence}", style=style)
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if failed:
