@@ -169,7 +169,8 @@ def nearest_rules(text: str) -> list[str]:
     """Codes of the rules that somebody may have meant, best first, by what is like their codes or their names."""
     asked = text.strip()
     by_name = {rule.name: code for code, rule in RULES.items()}
-    codes = difflib.get_close_matches(asked.upper(), RULES, n=3, cutoff=0.5)
+    codes = difflib.get_close_matches(asked.upper(), RULES, n=len(RULES), cutoff=0.5)
+    codes.sort(key=lambda code: code[0] != asked[:1].upper())  # a wrong number is likelier than a wrong letter
     names = difflib.get_close_matches(asked.lower(), by_name, n=3, cutoff=0.5)
     return list(dict.fromkeys([*codes, *(by_name[name] for name in names)]))[:3]
 

@@ -50,8 +50,8 @@ _NO_VALUES = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 def _known_rule(code: str) -> str:
     if code not in RULES:
         nearest = nearest_rules(code)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`manifest rule` lists them"
-        raise ValueError(f"there is no rule '{printable(code, 40)}'; {hint}")
+        hint = f"did you mean {' or '.join(nearest)}" if nearest else "`manifest rule` lists them"
+        raise ValueError(f"there is no rule '{printable(code, 40)}', {hint}")
     return code
 
 
