@@ -36,10 +36,7 @@ def run(
 
     demanded = None if policy is None else read_policy(policy)
     reports = each_checked(
-        checkpoints,
-        lambda path: audit(path, policy=demanded),
-        Kind.AUDIT,
-        keep_errors=format in (Format.SARIF, Format.JUNIT),
+        checkpoints, lambda path: audit(path, policy=demanded), Kind.AUDIT, format=format, output=output
     )
     if len(checkpoints) == 1:
         finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)

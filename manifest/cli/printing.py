@@ -116,29 +116,33 @@ def exit_code(report: Report, fail_on: FailOn) -> int:
 
 
 def each_checked(
-    paths: Sequence[Path], check: Callable[[Path], Report], kind: Kind, *, keep_errors: bool
+    paths: Sequence[Path], check: Callable[[Path], Report], kind: Kind, *, format: Format, output: Path | None
 ) -> list[Report]:
-    """A report of every checkpoint; what could not be checked is said on stderr and is a report too.
+    """A report of every checkpoint; what could not be checked is a report too, and on stderr unless that shows it.
 
     Args:
         paths: The checkpoints.
         check: What is done with each.
         kind: What its report is called.
-        keep_errors: Whether the error of a single checkpoint becomes a report, too.
+        format: How the reports will be printed.
+        output: Where to.
 
     Raises:
-        ManifestError: The only checkpoint could not be checked, and `keep_errors` is not asked for.
+        ManifestError: The only checkpoint could not be checked, and the format is not one for CI, which wants to know.
     """
     from manifest.findings import Report
 
+    alone = len(paths) == 1 and format in (Format.TEXT, Format.JSON)
+    shown = format is Format.TEXT and output is None
     reports = []
     for path in paths:
         try:
             reports.append(check(path))
         except ManifestError as error:
-            if len(paths) == 1 and not keep_errors:
+            if alone:
                 raise
-            complain(str(error))
+            if not shown:
+                complain(str(error))
             reports.append(Report(kind=kind, subject=path.name, path=str(path), error=str(error)))
     return reports
 

@@ -61,7 +61,7 @@ def run(
         opened = first if path is checkpoints[0] else _opened(path)
         return verify(opened, key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded)
 
-    reports = each_checked(checkpoints, check, Kind.VERIFY, keep_errors=format in (Format.SARIF, Format.JUNIT))
+    reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output)
     if len(checkpoints) == 1:
         finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
     finish_all(reports, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)

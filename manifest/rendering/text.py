@@ -41,6 +41,8 @@ _VERDICTS = {
 
 def report(content: Report) -> RenderableType:
     """A report: verdict, rungs, findings."""
+    if content.error is not None:
+        return _verdict(content)
     return Group(_verdict(content), _rungs(content), *(_finding(item) for item in content.findings()))
 
 

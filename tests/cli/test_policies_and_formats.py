@@ -99,7 +99,8 @@ def test_audit_is_held_to_a_policy_without_torch(signed: Path, run: Run, policy:
     assert manifest.verify(signed, fast=True).passed
 
 
-def test_waiver_excuses_by_path_until_it_expires(unsafe: Path, run: Run, policy: Callable[[str], Path]) -> None:
+@pytest.mark.usefixtures("unsafe")
+def test_waiver_excuses_by_path_until_it_expires(run: Run, policy: Callable[[str], Path]) -> None:
     waiver = "waivers: [{{rule: F010, path: 'heads/*.pt', reason: we wrote it, expires: {}}}]"
     policy(waiver.format("9999-12-31"))
     answer = run("audit", "heads/unsafe.pt", "--policy", "policy.yaml")
@@ -142,6 +143,14 @@ def test_checkpoints_that_are_verified_together_each_have_a_report(signed: Path,
     assert "no manifest beside bare.pt" in reports[1]["error"]
     assert "no manifest beside bare.pt" in answer.err
     assert {rung["outcome"] for rung in reports[2]["rungs"]} >= {"fail"}
+
+
+def test_text_of_several_says_once_what_could_not_be_checked(signed: Path, run: Run) -> None:
+    shutil.copy(signed, signed.with_name("bare.pt"))
+    answer = run("verify", "bare.pt", "ckpt.pt", "--fast")
+    assert answer.code == 2
+    assert "✘ bare.pt could not be checked: There is no manifest beside bare.pt" in answer.out
+    assert answer.err == ""
 
 
 def test_text_of_several_ends_with_how_many_pass(signed: Path, run: Run) -> None:
