@@ -48,9 +48,11 @@ def render(reports: Sequence[Report], *, exit_code: int | None = None, root: Pat
 
 
 def uri(report: Report, root: Path) -> str:
-    """Where a checkpoint is: relative to a directory when it lies inside of it, otherwise in full."""
+    """Where a checkpoint is: relative to a directory when it lies inside of it, otherwise in full; a URL as it is."""
     if report.path is None:
         return quote(os.fsencode(printable(report.subject, 200)), safe="/")
+    if "://" in report.path:
+        return quote(os.fsencode(report.path), safe="/:?#[]@!$&'()*+,;=%~")
     path = Path(os.path.normpath(root / report.path))
     if path.is_relative_to(root):
         return quote(os.fsencode(path.relative_to(root).as_posix()), safe="/")

@@ -79,6 +79,7 @@ def test_result_points_at_its_rule_and_at_the_first_line_of_the_checkpoint() -> 
         ("c:x.pt", "c%3Ax.pt"),
         ("/elsewhere/ckpt.pt", "file:///elsewhere/ckpt.pt"),
         ("../ckpt.pt", "file:///ckpt.pt"),
+        ("https://example.org/a/model.pt?v=1", "https://example.org/a/model.pt?v=1"),
         ("\udcff.pt", "%FF.pt"),
         (None, "ckpt.pt"),
     ],
