@@ -38,6 +38,8 @@ fuzz: $(READY)
 schemas: $(READY)
 	$(RUN) -m manifest schema manifest > schemas/manifest.v1.json
 	$(RUN) -m manifest schema report > schemas/report.v1.json
+	$(RUN) -m manifest schema policy > schemas/policy.v1.json
+	cp manifest/policies/*.yaml policies/
 
 fixtures: $(READY)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[fixtures]"

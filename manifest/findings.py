@@ -6,12 +6,15 @@ ladder of checks as it was climbed. How they are shown is the business of `manif
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from manifest.document import Status, Training
 
 
 class Severity(StrEnum):
@@ -32,7 +35,7 @@ class Rule:
     """One thing that can be wrong with a checkpoint.
 
     Attributes:
-        code: Letter of the rung and a number; stable for ever.
+        code: Letter of `LETTERS` and a number; stable for ever.
         name: The same in words, kebab-case.
         severity: What it counts as unless the finding or a policy says otherwise.
         why: Why it matters.
@@ -58,6 +61,20 @@ class Finding(BaseModel):
     where: str | None = Field(default=None, description="A file, tensor, component or field.")
     evidence: dict[str, Any] = Field(default_factory=dict, description="The numbers behind the message.")
     remedy: str
+    waived: str | None = Field(
+        default=None, description="Why a policy waives it; it then stays on record and decides nothing."
+    )
+
+
+class ComponentVerdict(BaseModel):
+    """Whether one component of the model is there, and whether it was ever trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    status: Status
+    training: Training
+    by_design: bool = Field(default=False, description="Whether being absent or untrained was declared.")
 
 
 class Rung(BaseModel):
@@ -94,7 +111,13 @@ class Report(BaseModel):
     safety: str | None = Field(
         default=None, description="Whether loading would run code, after an audit: `safe`, `unsafe` or `unreadable`."
     )
+    path: str | None = Field(default=None, description="Where the checkpoint lies, as it was named to the command.")
+    container: str | None = Field(default=None, description="Its byte format, when it could be read.")
+    components: list[ComponentVerdict] = Field(default_factory=list)
     rungs: list[Rung] = Field(default_factory=list)
+    error: str | None = Field(
+        default=None, description="Why it could not be checked, in one sentence; null where it was."
+    )
 
     def findings(self) -> Iterator[Finding]:
         for rung in self.rungs:
@@ -102,11 +125,13 @@ class Report(BaseModel):
 
     @property
     def passed(self) -> bool:
-        return all(rung.outcome is not Outcome.FAIL for rung in self.rungs)
+        return self.error is None and all(rung.outcome is not Outcome.FAIL for rung in self.rungs)
 
     @property
     def exit_code(self) -> int:
-        """0 when every demanded check passed, 1 otherwise."""
+        """0 when every demanded check passed, 1 when one did not, 2 when it could not be checked."""
+        if self.error is not None:
+            return 2
         return 0 if self.passed else 1
 
 
@@ -133,12 +158,35 @@ def finding(
 
 
 def outcome_of(findings: list[Finding]) -> Outcome:
-    """The worst of some findings, as the outcome of their rung."""
-    severities = {item.severity for item in findings}
+    """The worst of some findings that nobody waived, as the outcome of their rung."""
+    severities = {item.severity for item in findings if item.waived is None}
     if Severity.ERROR in severities:
         return Outcome.FAIL
     return Outcome.WARN if Severity.WARNING in severities else Outcome.PASS
 
+
+def nearest_rules(text: str) -> list[str]:
+    """Codes of the rules that somebody may have meant, best first, by what is like their codes or their names."""
+    asked = text.strip()
+    by_name = {rule.name: code for code, rule in RULES.items()}
+    codes = difflib.get_close_matches(asked.upper(), RULES, n=len(RULES), cutoff=0.5)
+    codes.sort(key=lambda code: code[0] != asked[:1].upper())  # a wrong number is likelier than a wrong letter
+    names = difflib.get_close_matches(asked.lower(), by_name, n=3, cutoff=0.5)
+    return list(dict.fromkeys([*codes, *(by_name[name] for name in names)]))[:3]
+
+
+LETTERS = {
+    "T": "trust",
+    "I": "integrity",
+    "F": "format and safety",
+    "C": "completeness",
+    "A": "architecture",
+    "E": "environment",
+    "G": "golden outputs",
+    "D": "determinism",
+    "P": "policy",
+}
+"""What a rule is about, by the letter of its code: a rung of the ladder, the doctor, or a policy's demands."""
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -452,6 +500,48 @@ RULES: dict[str, Rule] = {
             _E,
             "A model that answers NaN or infinity on ordinary photographs is broken.",
             "Look for the diverged or corrupted tensors; do not release this checkpoint.",
+        ),
+        Rule(
+            "P001",
+            "waiver-expired",
+            _W,
+            "A waiver is an exception with an end; after it, what it excused counts again.",
+            "Mend what was waived, or agree on another date and write it into the policy.",
+        ),
+        Rule(
+            "P002",
+            "waiver-unused",
+            _N,
+            "A waiver that matches nothing is forgotten, and may one day excuse something else.",
+            "Remove it from the policy if what it excused is mended; otherwise correct its rule or path.",
+        ),
+        Rule(
+            "P010",
+            "component-required",
+            _E,
+            "The policy demands this component whole, whatever the manifest declares to be absent by design.",
+            "Release a checkpoint that has it, or take the role out of `components.require` in the policy.",
+        ),
+        Rule(
+            "P011",
+            "container-forbidden",
+            _E,
+            "The policy keeps this form of file out, as one does with pickles, which can run code when loaded.",
+            "Take the weights alone: `manifest convert CKPT OUT.safetensors`.",
+        ),
+        Rule(
+            "P012",
+            "signature-required",
+            _E,
+            "The policy demands a signature by a key that is trusted, and nothing vouches for this checkpoint.",
+            "Pass the signer's public key, `manifest verify CKPT --key release.pub`, or sign: `manifest sign CKPT`.",
+        ),
+        Rule(
+            "P013",
+            "training-required",
+            _E,
+            "The policy demands trained components, and the numbers of this one are those of its initialiser.",
+            "Find out where its weights were lost, or set `components.trained` to false if an untrained part is meant.",
         ),
     )
 }

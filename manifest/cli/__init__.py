@@ -8,7 +8,21 @@ import sys
 
 import typer
 
-from manifest.cli import audit, convert, create, diagnose, diff, doctor, keygen, rule, schema, show, sign, verify
+from manifest.cli import (
+    audit,
+    convert,
+    create,
+    diagnose,
+    diff,
+    doctor,
+    keygen,
+    policy,
+    rule,
+    schema,
+    show,
+    sign,
+    verify,
+)
 from manifest.cli.printing import complain
 from manifest.errors import ManifestError
 
@@ -22,6 +36,7 @@ app = typer.Typer(
 )
 for command in (create, verify, diff, diagnose, doctor, audit, show, convert, sign, keygen, rule, schema):
     app.command(name=command.__name__.rpartition(".")[2])(command.run)
+app.add_typer(policy.app, name="policy")
 
 
 def main() -> None:

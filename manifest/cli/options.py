@@ -14,13 +14,41 @@ from manifest.errors import InputError, KeyFileError
 
 
 class Format(StrEnum):
+    """How a report is printed."""
+
     TEXT = "text"
     JSON = "json"
+    SARIF = "sarif"
+    JUNIT = "junit"
+
+
+class ShownFormat(StrEnum):
+    """How something is printed that is no report."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class FailOn(StrEnum):
+    """From which severity on a finding makes a command end with 1."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NEVER = "never"
 
 
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CKPT", help="The checkpoint: a file, or a directory of files.", show_default=False)
 ]
+Checkpoints = Annotated[
+    list[Path],
+    typer.Argument(metavar="CKPT...", help="Checkpoints: files, or directories of files.", show_default=False),
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="YAML file of what is demanded; `manifest policy example`.", show_default=False),
+]
+FailOnOption = Annotated[FailOn, typer.Option("--fail-on", help="What makes it end with 1.")]
 State = Annotated[
     str | None,
     typer.Option("--state", help="Which weights of several, by their keys, as in model_ema.", show_default=False),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from manifest.cli.options import Format
-from manifest.errors import StorageError
+from manifest.cli.options import FailOn, Format
+from manifest.errors import ManifestError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from manifest.findings import Report
+    from manifest.findings import Kind, Report
 
 _WIDTH_OF_FILES = 120
 
@@ -54,16 +55,102 @@ def complain(sentence: str) -> None:
     print(f"manifest: {printable(sentence, 4000)}", file=sys.stderr)
 
 
-def finish(report: Report, format: Format, output: Path | None, *, quiet: bool, color: bool) -> NoReturn:
+def finish(
+    report: Report,
+    format: Format,
+    output: Path | None,
+    *,
+    quiet: bool,
+    color: bool,
+    fail_on: FailOn = FailOn.ERROR,
+) -> NoReturn:
     """Print a report, unless it is good and quiet is asked for, and end with its exit code."""
-    if not (quiet and report.passed and output is None):
+    code = exit_code(report, fail_on)
+    if not (quiet and code == 0 and output is None):
         if format is Format.JSON:
             emit_data(report.model_dump(mode="json"), output)
-        else:
+        elif format is Format.TEXT:
             from manifest.rendering import text
 
             emit(text.report(report), output, color=color)
-    raise typer.Exit(report.exit_code)
+        else:
+            emit(_for_machines([report], format, code), output)
+    raise typer.Exit(code)
+
+
+def finish_all(
+    reports: Sequence[Report],
+    format: Format,
+    output: Path | None,
+    *,
+    quiet: bool,
+    color: bool,
+    fail_on: FailOn = FailOn.ERROR,
+) -> NoReturn:
+    """Print the reports of several checkpoints, unless all are good and quiet is asked for; end with the worst code.
+
+    As JSON they are a list, also when there is only one. As text, good ones are left out when quiet is asked for.
+    """
+    code = max((exit_code(report, fail_on) for report in reports), default=0)
+    if not (quiet and code == 0 and output is None):
+        if format is Format.JSON:
+            emit_data([report.model_dump(mode="json") for report in reports], output)
+        elif format is Format.TEXT:
+            from manifest.rendering import text
+
+            shown = [report for report in reports if not quiet or exit_code(report, fail_on)]
+            emit(text.reports(shown, of=reports), output, color=color)
+        else:
+            emit(_for_machines(reports, format, code), output)
+    raise typer.Exit(code)
+
+
+def exit_code(report: Report, fail_on: FailOn) -> int:
+    """What a command ends with: 2 when it could not check, whatever should fail it."""
+    from manifest.findings import Outcome
+
+    if report.error is not None or fail_on is FailOn.ERROR:
+        return report.exit_code
+    failing = {FailOn.WARNING: {Outcome.WARN, Outcome.FAIL}, FailOn.NEVER: set[Outcome]()}[fail_on]
+    return int(any(rung.outcome in failing for rung in report.rungs))
+
+
+def each_checked(
+    paths: Sequence[Path], check: Callable[[Path], Report], kind: Kind, *, format: Format, output: Path | None
+) -> list[Report]:
+    """A report of every checkpoint; what could not be checked is a report too, and on stderr unless that shows it.
+
+    Args:
+        paths: The checkpoints.
+        check: What is done with each.
+        kind: What its report is called.
+        format: How the reports will be printed.
+        output: Where to.
+
+    Raises:
+        ManifestError: The only checkpoint could not be checked, and the format is not one for CI, which wants to know.
+    """
+    from manifest.findings import Report
+
+    alone = len(paths) == 1 and format in (Format.TEXT, Format.JSON)
+    shown = format is Format.TEXT and output is None
+    reports = []
+    for path in paths:
+        try:
+            reports.append(check(path))
+        except ManifestError as error:
+            if alone:
+                raise
+            if not shown:
+                complain(str(error))
+            reports.append(Report(kind=kind, subject=path.name, path=str(path), error=str(error)))
+    return reports
+
+
+def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:
+    from manifest.rendering import junit, sarif
+
+    return junit.render(reports) if format is Format.JUNIT else sarif.render(reports, exit_code=code)
 
 
 def emit_data(data: Any, output: Path | None) -> None:

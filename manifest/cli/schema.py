@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 class Which(StrEnum):
     MANIFEST = "manifest"
     REPORT = "report"
+    POLICY = "policy"
 
 
 def run(
     which: Annotated[Which, typer.Argument(help="Which format.")] = Which.MANIFEST,
 ) -> None:
-    """Print the JSON Schema of the manifest, or of the report that `verify --format json` prints."""
+    """Print the JSON Schema of the manifest, of the report that `verify --format json` prints, or of the policy."""
     print(json.dumps(json_schema(which), indent=2))
 
 
@@ -28,7 +29,10 @@ def json_schema(which: Which) -> dict[str, Any]:
     """JSON Schema (2020-12) of a format, as `schemas/` holds it."""
     from manifest.document import Manifest
     from manifest.findings import Report
+    from manifest.policy import Policy
 
-    model: type[BaseModel] = Manifest if which is Which.MANIFEST else Report
+    models: dict[Which, type[BaseModel]] = {Which.MANIFEST: Manifest, Which.REPORT: Report, Which.POLICY: Policy}
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return dialect | model.model_json_schema(by_alias=True, mode="serialization")
+    # People write policies and may leave things out; the others are what this package writes.
+    mode: Literal["validation", "serialization"] = "validation" if which is Which.POLICY else "serialization"
+    return dialect | models[which].model_json_schema(by_alias=True, mode=mode)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from manifest.cli.options import Checkpoint, Format, FormatOption, NoColor, Output, State
+from manifest.cli.options import Checkpoint, NoColor, Output, ShownFormat, State
 from manifest.cli.printing import emit, emit_data
 
 
@@ -15,7 +15,7 @@ def run(
     checkpoint: Checkpoint,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the file.")] = False,
     state: State = None,
-    format: FormatOption = Format.TEXT,
+    format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
     output: Output = None,
     no_color: NoColor = False,
 ) -> None:
@@ -32,18 +32,18 @@ def run(
     with open_checkpoint(path) as stored:
         if state is not None:
             stored.choose(state)
-        if format is Format.JSON:
+        if format is ShownFormat.JSON:
             emit_data(contents.data(stored), output)
         else:
             emit(contents.show(stored, tensors=tensors), output, color=not no_color)
 
 
-def _show_manifest(path: Path, format: Format, output: Path | None, *, color: bool) -> None:
+def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:
     from manifest.document import serialize
     from manifest.sidecars import read_manifest
 
     manifest = read_manifest(path)
-    if format is Format.JSON:
+    if format is ShownFormat.JSON:
         emit(serialize(manifest).decode(), output)
         return
     from manifest.rendering import text

@@ -1,4 +1,4 @@
-"""`manifest verify`: hold a checkpoint to its manifest."""
+"""`manifest verify`: hold checkpoints to their manifests."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifest.cli.options import Allow, Checkpoint, Format, FormatOption, NoColor, Output, Probes, Quiet
-from manifest.cli.printing import finish
+from manifest.cli.options import (
+    Allow,
+    Checkpoints,
+    FailOn,
+    FailOnOption,
+    Format,
+    FormatOption,
+    NoColor,
+    Output,
+    PolicyFile,
+    Probes,
+    Quiet,
+)
+from manifest.cli.printing import each_checked, finish, finish_all
 from manifest.errors import ManifestError
 
 if TYPE_CHECKING:
     from manifest.checkpoint import Checkpoint as OpenCheckpoint
+    from manifest.findings import Report
 
 
 def run(
-    checkpoint: Checkpoint,
+    checkpoints: Checkpoints,
     key: Annotated[
         str | None,
         typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
@@ -24,23 +37,34 @@ def run(
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the checks that need torch.")] = False,
     allow: Allow = None,
     probe: Probes = None,
-    policy: Annotated[
-        Path | None, typer.Option("--policy", help="YAML file of what a release demands.", show_default=False)
-    ] = None,
+    policy: PolicyFile = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
+    fail_on: FailOnOption = FailOn.ERROR,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
     """Check who signed a checkpoint, that it is intact, whole and rebuilt exactly, and that it still says the same.
 
-    Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked.
+    Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked. Of several checkpoints, the worst.
     """
-    opened = _opened(checkpoint)
+    first = _opened(checkpoints[0])
+    from manifest.findings import Kind
+    from manifest.policy import read_policy
+    from manifest.signing import load_public_key
     from manifest.workflows.verifying import verify
 
-    report = verify(opened, key=key, fast=fast, allow=allow or (), probes=probe or (), policy=policy)
-    finish(report, format, output, quiet=quiet, color=not no_color)
+    demanded = None if policy is None else read_policy(policy)
+    trusted = None if key is None else load_public_key(key)
+
+    def check(path: Path) -> Report:
+        opened = first if path is checkpoints[0] else _opened(path)
+        return verify(opened, key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded)
+
+    reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output)
+    if len(checkpoints) == 1:
+        finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
+    finish_all(reports, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 
 
 def _opened(path: Path) -> OpenCheckpoint | Path:

@@ -1,1 +1,1 @@
-"""A report or a manifest as something to read: text for people, JSON for programs."""
+"""A report or a manifest as something to read: text for people, JSON for programs, SARIF and JUnit for CI."""

@@ -6,6 +6,8 @@ out of a file is escaped, so that a name in a checkpoint cannot move the cursor 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -39,7 +41,18 @@ _VERDICTS = {
 
 def report(content: Report) -> RenderableType:
     """A report: verdict, rungs, findings."""
+    if content.error is not None:
+        return _verdict(content)
     return Group(_verdict(content), _rungs(content), *(_finding(item) for item in content.findings()))
+
+
+def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> RenderableType:
+    """Several reports, one after the other, and how many are good of all that there are, if not all are shown."""
+    everything = of or contents
+    good = sum(content.passed for content in everything)
+    style = "bold green" if good == len(everything) else "bold red"
+    summary = Text(f"{good} of {len(everything)} pass", style=style)
+    return Group(*(part for content in contents for part in (report(content), Text())), summary)
 
 
 def show(manifest: Manifest) -> RenderableType:
@@ -79,8 +92,12 @@ def _verdict(content: Report) -> Text:
     failed = [rung.name for rung in content.rungs if rung.outcome is Outcome.FAIL]
     warned = [rung.name for rung in content.rungs if rung.outcome is Outcome.WARN]
     name = printable(content.subject, 200)
+    if content.error is not None:
+        return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
     if content.safety is not None:
         sentence, style = _SAFETY[content.safety]
+        if "policy" in failed:
+            sentence, style = f"{sentence}; it fails the policy", "bold red"
         return Text(f"{name} {sentence}", style=style)
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if failed:
@@ -103,11 +120,13 @@ def _rungs(content: Report) -> Table:
 
 
 def _finding(item: Finding) -> Text:
-    style = _SEVERITIES[item.severity]
+    style = _SEVERITIES[item.severity] if item.waived is None else "dim"
     text = Text(f"\n{item.severity} {item.rule} {item.name}", style=style)
     if item.where:
         text.append(f"  {printable(item.where, 200)}", style="dim")
     text.append(f"\n  {printable(item.message, 1000)}", style="default")
+    if item.waived is not None:
+        return text.append(f"\n  waived: {printable(item.waived, 1000)}", style="italic")
     return text.append(f"\n  → {printable(item.remedy, 1000)}", style="italic")
 
 

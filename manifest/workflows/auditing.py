@@ -10,27 +10,37 @@ from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.errors import CheckpointError
 from manifest.findings import Finding, Kind, Report, Rung, Severity, finding, outcome_of
+from manifest.policy import Policy, hold, read_policy
 from manifest.safety import Safety, safety_findings, safety_of
 
 
-def audit(path: str | os.PathLike[str]) -> Report:
+def audit(path: str | os.PathLike[str], *, policy: str | os.PathLike[str] | Policy | None = None) -> Report:
     """Read a checkpoint statically: torch is not imported, and nothing in the file is run.
+
+    Args:
+        path: The checkpoint.
+        policy: What is demanded of it: a YAML file.
 
     Returns:
         A report whose `safety` is one of three: `safe`, `unsafe`, or `unreadable`.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or the policy is none.
     """
-    path = Path(path)
+    demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
+    return hold(_audited(Path(path)), demanded, path)
+
+
+def _audited(path: Path) -> Report:
     started = time.perf_counter()
     try:
         with open_checkpoint(path) as stored:
-            report = Report(kind=Kind.AUDIT, subject=path.name, safety=safety_of(stored))
+            report = Report(kind=Kind.AUDIT, subject=path.name, path=str(path), safety=safety_of(stored))
+            report.container = stored.container
             findings = [*_damaged(stored), *_unlisted(stored), *safety_findings(stored)]
             reason = f"well-formed {stored.container}, read without running any of it: {_weights(stored)}"
     except CheckpointError as error:
-        report = Report(kind=Kind.AUDIT, subject=path.name, safety=Safety.UNREADABLE)
+        report = Report(kind=Kind.AUDIT, subject=path.name, path=str(path), safety=Safety.UNREADABLE)
         findings = [finding(error.rule, str(error), where=printable(path.name))]
         reason = "cannot be read, so nothing is known of it"
     seconds = round(time.perf_counter() - started, 4)

@@ -16,7 +16,7 @@ from pathlib import Path
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.document import Manifest, parse
 from manifest.errors import CheckpointError
-from manifest.findings import Finding, Kind, Outcome, Report, Rung, outcome_of
+from manifest.findings import ComponentVerdict, Finding, Kind, Outcome, Report, Rung, outcome_of
 from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
 
 
@@ -45,6 +45,7 @@ class Subject:
         self.contents = contents
         self.manifest = manifest
         self.intact = False
+        self.components: list[ComponentVerdict] = []
         if stored is not None:
             self.stored = self._as_recorded(stored)
 
@@ -81,7 +82,14 @@ def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
 
 def climb(subject: Subject, rungs: Sequence[tuple[str, Check]], kind: Kind = Kind.VERIFY) -> Report:
     """Climb some rungs with a checkpoint, timing each."""
-    return ascend(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
+    report = ascend(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
+    stored = subject.stored
+    facts = {
+        "path": str(subject.path),
+        "container": stored.container if isinstance(stored, Checkpoint) else None,
+        "components": subject.components,
+    }
+    return report.model_copy(update=facts)
 
 
 def ascend(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], Climbed]]]) -> Report:

@@ -17,9 +17,9 @@ from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, SignatureError
-from manifest.findings import Finding, Report, Severity, finding
+from manifest.findings import ComponentVerdict, Finding, Report, Severity, finding
 from manifest.grants import granted
-from manifest.policy import Policy, read_policy
+from manifest.policy import RUNG, Policy, golden_findings, hold, read_policy
 from manifest.safety import safety_findings
 from manifest.sidecars import Sidecars, recorded_files
 from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
@@ -61,8 +61,8 @@ def verify(
         with granted(allow):
             rungs = static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs(probes))
             if demanded is not None:
-                rungs.append(("policy", lambda each: _policy(each, demanded)))
-            return climb(subject, rungs)
+                rungs.append((RUNG, lambda each: Climbed("", golden_findings(demanded.golden, each.manifest.golden))))
+            return hold(climb(subject, rungs), demanded, subject.path)
     finally:
         subject.close()
 
@@ -231,28 +231,16 @@ def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:
     return [finding("F006", f"The manifest lists other tensors than the file holds, {wrong[0]} first.", where=wrong[0])]
 
 
-def _policy(subject: Subject, policy: Policy) -> Climbed:
-    """What is demanded beyond what the manifest promises."""
-    goldens, bound = subject.manifest.golden, policy.golden.max_floor
-    findings = []
-    if policy.golden.required and not goldens:
-        message = "The policy demands golden outputs, and the manifest records none."
-        findings.append(finding("G003", message, severity=Severity.ERROR, where="golden"))
-    for golden in goldens:
-        over = {cause: value for cause, value in golden.floor.items() if bound is not None and value > bound}
-        if bound is not None and golden.precision == "fp32" and (over or not golden.floor):
-            words = ", ".join(f"{cause} {value:.1e}" for cause, value in over.items()) or "nobody measured how far"
-            message = f"Arithmetic moves the outputs of {golden.probe} further than {bound:g}: {words}."
-            findings.append(finding("G006", message, where="golden", floor=golden.floor, bound=bound))
-    return Climbed("not met" if findings else "met", findings)
-
-
 def _completeness(subject: Subject) -> Climbed:
     stored = subject.stored
     if isinstance(stored, CheckpointError):
         return Climbed("the container cannot be read", skipped=True)
     expected = [tensor.name for tensor in subject.manifest.weights.tensors]
     components = reassess(subject.manifest.components, expected, stored)
+    subject.components = [
+        ComponentVerdict(role=part.role, status=part.status, training=part.training, by_design=part.by_design)
+        for part in components
+    ]
     findings = component_findings(components, subject.path.name)
     whole = sum(part.status is Status.COMPLETE for part in components)
     reason = f"{whole} of {len(components)} components complete"
