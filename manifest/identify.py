@@ -283,6 +283,9 @@ def _parts(best: Candidate) -> Iterator[str]:
     """Of what the weights are only a part, and what was changed to fit another purpose."""
     if best.settings.get("image_tower"):
         yield f"{best.name} is the vision tower alone of a CLIP, or was made of one: timm has no text towers."
+        twin = _switched(best.name)
+        if index.named("timm", twin) is not None:
+            yield f"{twin} has the same trunk with another activation, whatever its head; declare which it is."
     if best.absent_roles:
         there = [role for role in dict.fromkeys(best.roles.values()) if role not in best.absent_roles]
         lacking = _listed(map(_words, best.absent_roles), "or")
@@ -293,6 +296,12 @@ def _parts(best: Candidate) -> Iterator[str]:
             yield f"The head {head} has {here[0]:,} outputs where {best.name} has {expected[0]:,}."
         elif "pos" in name.rpartition(".")[2] and here[-1:] == expected[-1:]:
             yield f"{name} is {list(here)} where {best.name} has {list(expected)}: another image size or text length."
+
+
+def _switched(name: str) -> str:
+    """timm's name of a CLIP's tower with the other activation."""
+    quick = "_clip_quickgelu_"
+    return name.replace(quick, "_clip_") if quick in name else name.replace("_clip_", quick)
 
 
 def _alternatives(found: list[Candidate]) -> Iterator[str]:

@@ -154,6 +154,7 @@ _IMAGE_OF_MOBILECLIP = (
 """In the order of `timm.models.fastvit.checkpoint_filter_fn`."""
 _OF_MOBILECLIP = "image_encoder.model.patch_embed.0.rbr_conv.0.conv.weight"
 _NETWORK = re.compile(r"^network\.([0-9]{1,6})\b")
+_STAGE_END = re.compile(r"^network\.([0-9]{1,6})\.proj\b")
 _SCALED = re.compile(r"layer_scale_([0-9])")
 
 
@@ -164,7 +165,7 @@ def _mobileclip(shapes: Mapping[str, Shape]) -> Renamed | None:
     renamed: dict[str, Shape] = {}
     stored: dict[str, str] = {}
     images = {name: name.removeprefix("image_encoder.model.") for name in shapes if name.startswith("image_encoder.")}
-    ends = sorted({int(found[1]) for name in images.values() if (found := _NETWORK.match(name)) and ".proj" in name})
+    ends = sorted({int(found[1]) for name in images.values() if (found := _STAGE_END.match(name))})
     for name, shape in shapes.items():
         if name in images:
             new, shape = _image_of_mobileclip(images[name], shape, ends)
