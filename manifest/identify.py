@@ -7,13 +7,13 @@ and the work is bounded by their number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from manifest import index
-from manifest.dotted_names import without_numbers
 from manifest.fitting import Fit, Shape, fit
 from manifest.index.templates import Filled, filled
 from manifest.registry import quick_gelu_tags
@@ -32,6 +32,7 @@ _WORTH_TRYING = 0.8
 """Of what the best way to name the weights covers of them."""
 _WORTH_NAMING = 0.9
 """Of the likeness of the nearest candidate."""
+_OF_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|layers|shared|block)\.")
 _WRITTEN_BY = {
     "pytorch-lightning_version": "Lightning",
     "state_dict_ema": "timm's training script, with averaged weights beside these",
@@ -70,6 +71,18 @@ class Candidate:
         """Components of which nothing is there."""
         present = {self.roles[name] for name in self.stored}
         return tuple(role for role in dict.fromkeys(self.roles.values()) if role not in present)
+
+    @cached_property
+    def likeness(self) -> tuple[float, float]:
+        """What it and the weights have in common, of all that either has: by name and shape, and by name.
+
+        Components of which there is nothing do not count: a file without a text tower is no less of its architecture.
+        """
+        absent = frozenset(self.absent_roles)
+        missing = sum(self.roles[name] not in absent for name in self.fit.missing)
+        named = len(self.stored)
+        together = max(named + missing + len(self.fit.unexpected), 1)
+        return (named - len(self.fit.reshaped)) / together, named / together
 
 
 @dataclass(frozen=True)
@@ -117,19 +130,8 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     nearest = [(found, renamed) for renamed, near in _promising(tried) if (found := _nearest(renamed, near))]
     if not nearest:
         return Identification((), (), tuple(notes))
-    found, renamed = max(nearest, key=lambda pair: (*likeness(pair[0][0]), not pair[1].part))
+    found, renamed = max(nearest, key=lambda pair: (*pair[0][0].likeness, not pair[1].part))
     return _told(found, renamed, shapes, notes)
-
-
-def likeness(candidate: Candidate) -> tuple[float, float]:
-    """What a candidate and the weights have in common, of all that either has: by name and shape, and by name.
-
-    Components of which there is nothing do not count: a file without a text tower is no less of its architecture.
-    """
-    missing = sum(candidate.roles[name] not in candidate.absent_roles for name in candidate.fit.missing)
-    named = len(candidate.stored)
-    together = max(named + missing + len(candidate.fit.unexpected), 1)
-    return (named - len(candidate.fit.reshaped)) / together, named / together
 
 
 def _exact(renamed: Renamed) -> list[Candidate]:
@@ -142,7 +144,8 @@ def _promising(tried: list[Renamed]) -> Iterator[tuple[Renamed, list[index.Near]
     same = index.shaped(tried[0].shapes.values())  # names change, and hardly any shapes
     ways = []
     for renamed in tried:
-        near = index.nearest(map(without_numbers, renamed.shapes), same, _MOST_READ) if renamed.shapes else []
+        counts = {pattern: len(names) for pattern, names in renamed.alike.items()}
+        near = index.nearest(counts, same, _MOST_READ) if counts else []
         ways.append((max((each.covered for each in near), default=0.0), renamed, near))
     ways.sort(key=lambda way: -way[0])
     yield from (
@@ -157,13 +160,13 @@ def _nearest(renamed: Renamed, near: list[index.Near]) -> list[Candidate]:
     found.sort(key=lambda each: (*(-value for value in _rank(each)), *_order(each)))
     named: list[Candidate] = []
     for each in found:
-        if len(named) < _MOST_NAMED and likeness(each)[0] >= _WORTH_NAMING * likeness(found[0])[0]:
+        if len(named) < _MOST_NAMED and each.likeness[0] >= _WORTH_NAMING * found[0].likeness[0]:
             named += _twins(each)
     return named
 
 
 def _rank(candidate: Candidate) -> tuple[float, ...]:
-    return *likeness(candidate), -len(candidate.fit.missing)
+    return *candidate.likeness, -len(candidate.fit.missing)
 
 
 def _twins(candidate: Candidate) -> list[Candidate]:
@@ -185,7 +188,7 @@ def _is_near(candidate: Candidate, renamed: Renamed) -> bool:
 
 
 def _templates(renamed: Renamed) -> list[Candidate]:
-    return [_of_template(each, renamed) for each in filled(_alike(renamed.shapes), renamed.shapes)]
+    return [_of_template(each, renamed) for each in filled(renamed.alike, renamed.shapes)]
 
 
 def _candidate(known: index.Known, renamed: Renamed) -> Candidate:
@@ -222,13 +225,6 @@ def _held(
     return Candidate(library, name, settings, held, roles, shapes, stored)
 
 
-def _alike(names: Iterable[str]) -> dict[str, list[str]]:
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(without_numbers(name), []).append(name)
-    return alike
-
-
 def _order(candidate: Candidate) -> tuple[int, int, str]:
     return _LIBRARIES.index(candidate.library), len(candidate.name), candidate.name
 
@@ -238,8 +234,8 @@ def _told(found: list[Candidate], renamed: Renamed, shapes: Mapping[str, Shape],
     if of_openai:
         found.sort(key=lambda each: not each.settings.get("quick_gelu"))
     twins = [each for each in found if each.shapes == found[0].shapes]
-    told = [*_same(twins), *_tags(twins, of_openai=of_openai), *_parts(found[0]), *_alternatives(found), *notes]
-    return Identification(tuple(found), renamed.words, tuple(told))
+    told = [*_same(twins), *_tags(twins, of_openai=of_openai), *_parts(found[0]), *_alternatives(found)]
+    return Identification(tuple(found), renamed.words, (*told, *_left_out(found[0]), *notes))
 
 
 def _same(twins: list[Candidate]) -> Iterator[str]:
@@ -307,9 +303,16 @@ def _switched(name: str) -> str:
 def _alternatives(found: list[Candidate]) -> Iterator[str]:
     """What a part of a model is a part of as well."""
     best = found[0]
-    equal = [each.name for each in found if each.shapes != best.shapes and likeness(each) == likeness(best)]
+    equal = [each.name for each in found if each.shapes != best.shapes and each.likeness == best.likeness]
     if equal:
-        yield f"What is there is the same in {_listed(equal)}."
+        yield f"What is there fits {_listed(equal)} as well, and may fit others."
+
+
+def _left_out(best: Candidate) -> Iterator[str]:
+    """Why a text tower is unexpected that some models of open_clip have."""
+    if any(_OF_HUGGING_FACE.match(name) for name in best.fit.unexpected):
+        names = _listed(index.left_out()["open_clip"], limit=20)
+        yield f"The text tower is one of Hugging Face's; open_clip has them in {names}, whose sizes are not known here."
 
 
 def _words(role: str) -> str:
@@ -317,7 +320,9 @@ def _words(role: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return {True: "QuickGELU", False: "not QuickGELU", None: "not known"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "QuickGELU" if value else "not QuickGELU"
+    return "not known" if value is None else str(value)
 
 
 def _listed(names: Iterable[str], last: str = "and", limit: int = 8) -> str:

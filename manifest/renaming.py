@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from manifest.dotted_names import without_numbers
 from manifest.fitting import Shape
 from manifest.index import is_optional
 
@@ -21,6 +22,8 @@ _MOST_GROUPS = 4
 _LARGEST_SHARE, _SMALLEST_SHARE = 0.999, 0.1
 _PARTS = ("visual.", "visual.trunk.", "text.")
 """Where open_clip keeps what is sometimes saved by itself."""
+_INNER = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+"""What FSDP, activation checkpointing and torch.compile put into names where they wrap a part of a model."""
 _OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
 _BIG_VISION = re.compile(r"^(?:params/)?(?:img|txt)/")
 
@@ -45,6 +48,14 @@ class Renamed:
     def optional(self) -> frozenset[str]:
         """Names of those without which weights are whole."""
         return frozenset(filter(is_optional, self.shapes))
+
+    @cached_property
+    def alike(self) -> Mapping[str, Sequence[str]]:
+        """The names by their pattern, which has stars for numbers."""
+        alike: dict[str, list[str]] = {}
+        for name in self.shapes:
+            alike.setdefault(without_numbers(name), []).append(name)
+        return alike
 
 
 def is_openai_archive(shapes: Mapping[str, Shape]) -> bool:
@@ -76,6 +87,11 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
             break  # two names have become one
         inside = inside or first in _PARTS
         yield _renamed(shapes, names, (*words, f'prefix "{prefix}" removed'), part=inside)
+    if any(_INNER.search(name) for name in names):
+        inner = {_INNER.sub("", name): stored for name, stored in names.items()}
+        if len(inner) == len(names):
+            above = (f'prefix "{prefix}" removed',) if prefix else ()
+            yield _renamed(shapes, inner, (*words, *above, "wrappers within removed"))
     if (released := _mobileclip(shapes)) is not None:
         yield released
     yield from _groups(shapes, names, prefix, words)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import re
 import zipfile
 from array import array
 from bisect import bisect_left
@@ -20,16 +19,18 @@ from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from manifest.dotted_names import unfold_name
 from manifest.fitting import Shape
 from manifest.index.layout import ENTRIES, HEADER, PATTERNS, SHAPES, from_little_endian
 
-_OPTIONAL = re.compile(
-    r"(?:^|\.)(?:position_ids|attn_mask|num_batches_tracked|relative_position_index|relative_coords_table|inv_freq"
-    r"|n_averaged|total_ops|total_params)$"
+_OPTIONAL = frozenset(
+    {
+        *("position_ids", "attn_mask", "relative_position_index", "relative_coords_table", "inv_freq"),
+        *("num_batches_tracked", "n_averaged", "total_ops", "total_params"),
+    }
 )
 """Tables and counters that some versions store and others compute; profilers and averaging leave the last three."""
 _MOST_TENSORS = 1 << 16
@@ -68,8 +69,7 @@ class Entry:
     optional: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Near:
+class Near(NamedTuple):
     """An entry that some tensors may be of.
 
     Attributes:
@@ -87,7 +87,7 @@ class Near:
 
 def is_optional(name: str) -> bool:
     """Whether weights are whole with and without this tensor."""
-    return _OPTIONAL.search(name) is not None
+    return name.rpartition(".")[2] in _OPTIONAL
 
 
 def fingerprint(shapes: Mapping[str, Shape]) -> str:
@@ -145,30 +145,31 @@ def named(library: str, name: str) -> Known | None:
 
 def shaped(shapes: Iterable[Shape]) -> dict[int, int]:
     """How many of some shapes each entry has, by its number."""
-    return _index().shapes.shared(key_of(shape_key(shape)) for shape in shapes)
+    counts = Counter(shapes)
+    return _index().shapes.shared((key_of(shape_key(shape)), count) for shape, count in counts.items())
 
 
-def nearest(patterns: Iterable[str], same: Mapping[int, int], limit: int) -> list[Near]:
+def nearest(patterns: Mapping[str, int], same: Mapping[int, int], limit: int) -> list[Near]:
     """Entries that share most with some tensors, told without reading any.
 
     What an entry and the tensors have in common is estimated: no more than they have of name patterns in common, and
     no more than of shapes. The likeliest are those that most of the tensors are of, and those that have least besides.
 
     Args:
-        patterns: Names of the tensors, without numbers.
+        patterns: How many names of the tensors are alike but for their numbers.
         same: What `shaped` says of their shapes.
         limit: How many of either kind.
     """
     index = _index()
-    keys = [key_of(pattern) for pattern in patterns]
-    alike = index.patterns.shared(keys)
+    total = sum(patterns.values())
+    alike = index.patterns.shared((key_of(pattern), count) for pattern, count in patterns.items())
     sizes = index.header["sizes"]
 
     near = []
     for number, named in alike.items():
         both = min(named, same.get(number, 0))
-        together = sizes[number] + len(keys)
-        near.append(Near(number, both / len(keys), both / (together - both), named / (together - named)))
+        together = sizes[number] + total
+        near.append(Near(number, both / total, both / (together - both), named / (together - named)))
     covering = heapq.nlargest(limit, near, key=lambda each: (each.covered, each.likeness, -each.entry))
     like = heapq.nlargest(limit, near, key=lambda each: (each.likeness, each.likeness_by_name, -each.entry))
     return list(dict.fromkeys((*covering, *like)))
@@ -210,10 +211,10 @@ class Postings:
             total += length
             self._starts.append(total)
 
-    def shared(self, keys: Iterable[int]) -> dict[int, int]:
-        """How many of some keys each entry has too, none more often than they occur in both."""
+    def shared(self, counts: Iterable[tuple[int, int]]) -> dict[int, int]:
+        """How many of some keys each entry has too, when each occurs so many times."""
         found: dict[int, int] = {}
-        for key, count in Counter(keys).items():
+        for key, count in counts:
             place = bisect_left(self._keys, key)
             if place == len(self._keys) or self._keys[place] != key:
                 continue

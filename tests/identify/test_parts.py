@@ -48,7 +48,7 @@ def test_file_without_a_vision_tower_when_identified_then_all_of_one_text_tower_
     found = identify({each: s for each, s in state("open_clip", "ViT-B-32").items() if not each.startswith("visual.")})
     assert missing_roles(found.candidates[0]) == {"vision_tower", "vision_projection"}
     assert {"ViT-B-32", "ViT-B-16"} <= {candidate.name for candidate in found.candidates}
-    assert found.notes[-1].startswith("What is there is the same in ")
+    assert found.notes[-1].startswith("What is there fits ")
 
 
 def test_captioner_without_its_decoder_when_identified_then_the_decoder_is_missing(state: Of) -> None:
@@ -120,6 +120,14 @@ def test_other_image_size_when_identified_then_the_position_embedding_is_reshape
     assert found.notes[-1] == (
         "visual.positional_embedding is [442, 768] where ViT-B-16 has [197, 768]: another image size or text length."
     )
+
+
+def test_text_tower_of_hugging_face_when_identified_then_it_is_said_that_its_sizes_are_not_known(state: Of) -> None:
+    images = {each: s for each, s in state("open_clip", "ViT-B-32").items() if each.startswith("visual.")}
+    texts = {f"text.transformer.encoder.layer.{number}.output.dense.weight": (768, 3072) for number in range(12)}
+    found = identify({**images, **texts, "logit_scale": ()})
+    assert found.candidates[0].name == "ViT-B-32"
+    assert found.notes[-1].startswith("The text tower is one of Hugging Face's; open_clip has them in ")
 
 
 def test_adapter_beside_a_model_when_identified_then_it_is_unexpected(state: Of) -> None:

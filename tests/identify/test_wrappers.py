@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -65,6 +66,15 @@ def test_model_beside_its_average_when_identified_then_the_average_is_unexpected
     assert name in {candidate.name for candidate in found.candidates}
     assert len(best.fit.unexpected) >= len(shapes) - sum(each.endswith("num_batches_tracked") for each in shapes)
     assert found.renaming == ('prefix "model." removed where it is',)
+
+
+@pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"])
+def test_wrapped_blocks_when_identified_then_the_wrappers_within_are_removed(wrapper: str, state: Of) -> None:
+    block = re.compile(r"(resblocks\.[0-9]+\.)")
+    wrapped = {block.sub(rf"\1{wrapper}.", each): shape for each, shape in state("open_clip", "ViT-B-16").items()}
+    found = identify({f"module.{each}": shape for each, shape in wrapped.items()})
+    assert found.exact
+    assert found.renaming == ('prefix "module." removed', "wrappers within removed")
 
 
 def test_counters_of_norms_when_absent_then_the_fit_is_exact(state: Of) -> None:
