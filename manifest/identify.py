@@ -17,7 +17,7 @@ from manifest import index
 from manifest.fitting import Fit, Shape, fit
 from manifest.index.templates import Filled, filled
 from manifest.registry import quick_gelu_tags
-from manifest.renaming import Renamed, is_big_vision, is_openai_archive, renamings
+from manifest.renaming import Renamed, is_openai_archive, renamings
 
 _LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
 """In the order in which equal candidates are named."""
@@ -117,11 +117,6 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     if len(shapes) > most:
         said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
         return Identification((), (), (said, *notes))
-    if is_big_vision(shapes):
-        said = (
-            "The arrays of big_vision have other names and axes; open_clip converts those of SigLIP as it loads them."
-        )
-        return Identification((), ("names of big_vision",), (said, *notes))
     tried: list[Renamed] = []
     for renamed in renamings(shapes):
         tried.append(renamed)

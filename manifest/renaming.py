@@ -14,6 +14,7 @@ from functools import cached_property
 
 from manifest.dotted_names import without_numbers
 from manifest.fitting import Shape
+from manifest.foreign_names import by_open_clip
 from manifest.index import is_optional
 
 _DEEPEST = 8
@@ -25,7 +26,6 @@ _PARTS = ("visual.", "visual.trunk.", "text.")
 _INNER = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 """What FSDP, activation checkpointing and torch.compile put into names where they wrap a part of a model."""
 _OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
-_BIG_VISION = re.compile(r"^(?:params/)?(?:img|txt)/")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ def is_openai_archive(shapes: Mapping[str, Shape]) -> bool:
     return shapes.keys() >= _OF_OPENAI
 
 
-def is_big_vision(shapes: Mapping[str, Shape]) -> bool:
-    """Whether these are the names of big_vision, which is written in JAX."""
-    return sum(_BIG_VISION.match(name) is not None for name in shapes) * 2 > len(shapes)
-
-
 def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
     """Weights under other names, the least changed first."""
     names: dict[str, str] = {name: name for name in shapes}
@@ -92,8 +87,8 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
         if len(inner) == len(names):
             above = (f'prefix "{prefix}" removed',) if prefix else ()
             yield _renamed(shapes, inner, (*words, *above, "wrappers within removed"))
-    if (released := _mobileclip(shapes)) is not None:
-        yield released
+    if (released := by_open_clip(shapes)) is not None:
+        yield Renamed(*released)
     yield from _groups(shapes, names, prefix, words)
     if prefix:
         words = (*words, f'prefix "{prefix}" removed')
@@ -139,83 +134,3 @@ def _renamed(
     shapes: Mapping[str, Shape], names: Mapping[str, str], words: tuple[str, ...], *, part: bool = False
 ) -> Renamed:
     return Renamed({name: shapes[stored] for name, stored in names.items()}, names, words, part)
-
-
-_TEXT_OF_MOBILECLIP = (
-    ("projection_layer", "text_projection"),
-    ("embedding_layer", "token_embedding"),
-    ("positional_embedding.pos_embed.pos_embed", "positional_embedding"),
-    ("final_layer_norm", "ln_final"),
-    ("pre_norm_mha.0", "ln_1"),
-    ("pre_norm_mha.1", "attn"),
-    ("pre_norm_ffn.0", "ln_2"),
-    ("pre_norm_ffn.1", "mlp.c_fc"),
-    ("pre_norm_ffn.4", "mlp.c_proj"),
-    ("qkv_proj.weight", "in_proj_weight"),
-    ("qkv_proj.bias", "in_proj_bias"),
-    ("transformer.", "transformer.resblocks."),
-)
-"""In the order of `open_clip.convert.convert_mobile_clip_state_dict`."""
-_IMAGE_OF_MOBILECLIP = (
-    ("patch_embed", "stem"),
-    ("rbr_conv", "conv_kxk"),
-    ("rbr_scale", "conv_scale"),
-    ("rbr_skip", "identity"),
-    ("conv_exp", "final_conv"),
-    ("lkb_origin", "large_conv"),
-    ("convffn", "mlp"),
-    ("se.reduce", "se.fc1"),
-    ("se.expand", "se.fc2"),
-)
-"""In the order of `timm.models.fastvit.checkpoint_filter_fn`."""
-_OF_MOBILECLIP = "image_encoder.model.patch_embed.0.rbr_conv.0.conv.weight"
-_NETWORK = re.compile(r"^network\.([0-9]{1,6})\b")
-_STAGE_END = re.compile(r"^network\.([0-9]{1,6})\.proj\b")
-_SCALED = re.compile(r"layer_scale_([0-9])")
-
-
-def _mobileclip(shapes: Mapping[str, Shape]) -> Renamed | None:
-    """MobileCLIP S1 and S2 as Apple released them, by the names that open_clip has for them."""
-    if _OF_MOBILECLIP not in shapes:
-        return None
-    renamed: dict[str, Shape] = {}
-    stored: dict[str, str] = {}
-    images = {name: name.removeprefix("image_encoder.model.") for name in shapes if name.startswith("image_encoder.")}
-    ends = sorted({int(found[1]) for name in images.values() if (found := _STAGE_END.match(name))})
-    for name, shape in shapes.items():
-        if name in images:
-            new, shape = _image_of_mobileclip(images[name], shape, ends)
-        elif name.startswith("text_encoder."):
-            new = name.removeprefix("text_encoder.")
-            for theirs, ours in _TEXT_OF_MOBILECLIP:
-                new = new.replace(theirs, ours)
-            new = f"text.{new}"
-            if new == "text.positional_embedding":
-                shape = tuple(side for side in shape if side != 1)
-        else:
-            new = name
-        renamed[new], stored[new] = shape, name
-    if (projection := renamed.get("visual.trunk.head.fc.weight")) is not None:
-        # It has no bias in the release; open_clip's is zero.
-        renamed.setdefault("visual.trunk.head.fc.bias", projection[:1])
-    return Renamed(renamed, stored, ("names of MobileCLIP's own release",))
-
-
-def _image_of_mobileclip(name: str, shape: Shape, ends: list[int]) -> tuple[str, Shape]:
-    for theirs, ours in _IMAGE_OF_MOBILECLIP:
-        name = name.replace(theirs, ours)
-    name = _SCALED.sub(r"layer_scale_\1.gamma", name)
-    if name.endswith("layer_scale"):
-        name += ".gamma"
-    if name == "head.proj":
-        name, shape = "head.fc.weight", shape[::-1]
-    elif (found := _NETWORK.match(name)) is not None:
-        number, rest = int(found[1]), name[found.end() :]
-        stage = f"stages.{sum(end <= number for end in ends)}"
-        if rest.startswith(".proj"):
-            name = f"{stage}.downsample.proj{rest.removeprefix('.proj')}"
-        elif rest.startswith(".pe"):
-            name = f"{stage}.pos_emb.pos_enc{rest.removeprefix('.pe')}"
-        else:
-            name = f"{stage}.blocks{rest}"
-    return f"visual.trunk.{name}", shape
