@@ -73,13 +73,11 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
     yield _renamed(shapes, names, words)
     prefix, inside = "", False
     for _ in range(_DEEPEST):
-        first = _common(names)
-        if first is None:
-            break
-        prefix += first
-        names = {_without(name, first): stored for name, stored in names.items()}
-        if len(names) < len(shapes) - len(_OF_OPENAI):
-            break  # two names have become one
+        first = _common(names) or ""
+        shorter = {name.removeprefix(first): stored for name, stored in names.items()}
+        if not first or len(shorter) < len(names):
+            break  # there is none, or two names would become one
+        prefix, names = prefix + first, shorter
         inside = inside or first in _PARTS
         yield _renamed(shapes, names, (*words, f'prefix "{prefix}" removed'), part=inside)
     if any(_INNER.search(name) for name in names):
@@ -106,9 +104,9 @@ def _groups(
     for head, count in heads.most_common(_MOST_GROUPS):
         if not _SMALLEST_SHARE <= count / len(names) <= _LARGEST_SHARE:
             continue
-        within = {_without(name, head): stored for name, stored in names.items() if name.startswith(head)}
-        others = {name: stored for name, stored in names.items() if not name.startswith(head) and name not in within}
-        yield _renamed(shapes, within | others, (*words, f'prefix "{above}{head}" removed where it is'))
+        shorter = {name.removeprefix(head): stored for name, stored in names.items()}
+        if len(shorter) == len(names):
+            yield _renamed(shapes, shorter, (*words, f'prefix "{above}{head}" removed where it is'))
 
 
 def _common(names: Mapping[str, str]) -> str | None:
@@ -124,10 +122,6 @@ def _common(names: Mapping[str, str]) -> str | None:
             return None
         found = first + dot
     return found
-
-
-def _without(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
 
 
 def _renamed(

@@ -77,6 +77,11 @@ def test_wrapped_blocks_when_identified_then_the_wrappers_within_are_removed(wra
     assert found.renaming == ('prefix "module." removed', "wrappers within removed")
 
 
+def test_tensor_of_the_same_name_beside_a_prefix_when_identified_then_the_fit_is_not_exact(state: Of) -> None:
+    shapes = {f"model.{each}": shape for each, shape in state("torchvision", "resnet18").items()}
+    assert not identify({**shapes, "fc.weight": (1000, 512)}).exact
+
+
 def test_counters_of_norms_when_absent_then_the_fit_is_exact(state: Of) -> None:
     shapes = {each: s for each, s in state("torchvision", "resnet18").items() if "num_batches" not in each}
     found = identify(shapes)
