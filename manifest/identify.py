@@ -15,7 +15,7 @@ from typing import Any
 
 from manifest import index
 from manifest.fitting import Fit, Shape, fit
-from manifest.index.templates import Filled, filled
+from manifest.index.templates import Filled, covered, filled
 from manifest.registry import quick_gelu_tags
 from manifest.renaming import Renamed, is_openai_archive, renamings
 
@@ -28,8 +28,8 @@ _MOST_TIMES_LARGEST = 4
 _NEAR_BY_SHAPE, _NEAR_BY_NAME = 0.3, 0.7
 _FEWEST_IN_COMMON = 5
 _HEADS = frozenset({"head", "vision_projection"})
-_WORTH_TRYING = 0.8
-"""Of what the best way to name the weights covers of them."""
+_WORTH_TRYING, _ENOUGH = 0.8, 0.95
+"""Of the weights, what a way to name them is to cover, beside the best way; and by which no other is tried."""
 _WORTH_NAMING = 0.9
 """Of the likeness of the nearest candidate."""
 _OF_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|layers|shared|block)\.")
@@ -122,11 +122,8 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
         tried.append(renamed)
         if not renamed.part and (found := _exact(renamed)):
             return _told(found, renamed, shapes, notes)
-    nearest = [(found, renamed) for renamed, near in _promising(tried) if (found := _nearest(renamed, near))]
-    if not nearest:
-        return Identification((), (), tuple(notes))
-    found, renamed = max(nearest, key=lambda pair: (*pair[0][0].likeness, not pair[1].part))
-    return _told(found, renamed, shapes, notes)
+    found, renamed = _nearest(tried)
+    return _told(found, renamed, shapes, notes) if found else Identification((), (), tuple(notes))
 
 
 def _exact(renamed: Renamed) -> list[Candidate]:
@@ -134,21 +131,25 @@ def _exact(renamed: Renamed) -> list[Candidate]:
     return sorted((each for each in known or _templates(renamed) if each.exact), key=_order)
 
 
-def _promising(tried: list[Renamed]) -> Iterator[tuple[Renamed, list[index.Near]]]:
-    """The ways to name the weights by which most of them may be of something, and what that is."""
+def _nearest(tried: list[Renamed]) -> tuple[list[Candidate], Renamed]:
+    """What is nearest by the best way to name the weights, and that way."""
     same = index.shaped(tried[0].shapes.values())  # names change, and hardly any shapes
     ways = []
-    for renamed in tried:
-        counts = {pattern: len(names) for pattern, names in renamed.alike.items()}
-        near = index.nearest(counts, same, _MOST_READ) if counts else []
-        ways.append((max((each.covered for each in near), default=0.0), renamed, near))
+    for renamed in filter(lambda renamed: renamed.shapes, tried):
+        near = index.nearest({pattern: len(names) for pattern, names in renamed.alike.items()}, same, _MOST_READ)
+        share = max((each.covered for each in near), default=0.0)
+        share = max(share, covered(renamed.alike) / len(renamed.shapes))
+        if share >= _ENOUGH and (found := _read(renamed, near)) and found[0].likeness[0] >= _ENOUGH:
+            return found, renamed
+        ways.append((share, renamed, near))
     ways.sort(key=lambda way: -way[0])
-    yield from (
-        (renamed, near) for covered, renamed, near in ways[:_MOST_TRIED] if covered >= _WORTH_TRYING * ways[0][0]
-    )
+    worth = [way for way in ways[:_MOST_TRIED] if way[0] >= _WORTH_TRYING * ways[0][0]]
+    read = [(found, renamed) for _, renamed, near in worth if (found := _read(renamed, near))]
+    return max(read, key=lambda pair: (*pair[0][0].likeness, not pair[1].part), default=([], tried[0]))
 
 
-def _nearest(renamed: Renamed, near: list[index.Near]) -> list[Candidate]:
+def _read(renamed: Renamed, near: list[index.Near]) -> list[Candidate]:
+    """Candidates among some entries and the templates, the best first, as far as they are worth naming."""
     # Architectures of one entry fit alike, so one of them stands for all until they are named.
     firsts = [_candidate(index.of_entry(each.entry)[0], renamed) for each in near]
     found = [each for each in (*firsts, *_templates(renamed)) if _is_near(each, renamed)]

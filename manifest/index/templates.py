@@ -105,6 +105,11 @@ def templates() -> tuple[Template, ...]:
     )
 
 
+def covered(alike: Mapping[str, Sequence[str]]) -> int:
+    """How many of some names are of a template, of the one that has most; the names are by pattern."""
+    return max(sum(len(alike.get(row.pattern, ())) for row in template.rows) for template in templates())
+
+
 def filled(alike: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape]) -> list[Filled]:
     """Templates that many of some names are of, with their sizes.
 

@@ -15,7 +15,7 @@ from manifest.fitting import Shape
 from manifest.index import fingerprint, key_of, shape_key
 from manifest.index.layout import ENTRIES, HEADER, PATTERNS, PRETRAINED, SHAPES, TEMPLATES, to_little_endian
 
-_SHARD = 1 << 17
+_SHARD = 1 << 16
 """Characters that are compressed together: more are smaller, fewer are sooner read."""
 
 
