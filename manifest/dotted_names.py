@@ -7,7 +7,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,8})(?![^.])")
+"""A part of a name that is a number as Python writes it: `007` is a name, and so is what no layer is numbered by."""
+_MOST_NUMBERS = 16
 _RANGE = re.compile(r"\{(\d{1,6})\.\.(\d{1,6})\}")
 
 
@@ -42,7 +44,10 @@ def fold(names: Sequence[str]) -> list[str]:
     """Names with runs of numbers in them written as ranges: `blocks.0.mlp`, `blocks.1.mlp` → `blocks.{0..1}.mlp`."""
     alike: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     for name in names:
-        alike.setdefault(tuple(_NUMBER.split(name)), []).append(tuple(map(int, _NUMBER.findall(name))))
+        between, numbers = _NUMBER.split(name), _NUMBER.findall(name)
+        if len(numbers) > _MOST_NUMBERS:
+            between, numbers = [name], []
+        alike.setdefault(tuple(between), []).append(tuple(map(int, numbers)))
     return [_interleaved(between, numbers) for between, found in alike.items() for numbers in _runs(sorted(found))]
 
 

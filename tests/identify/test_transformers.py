@@ -1,0 +1,132 @@
+"""Models of transformers are told whatever their size, as files have them and as modules do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifest.checkpoint import open_checkpoint
+from manifest.identify import identify
+from manifest.index.templates import templates
+
+transformers = pytest.importorskip("transformers")
+
+TEXT = {
+    "hidden_size": 24,
+    "intermediate_size": 36,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "vocab_size": 99,
+    "max_position_embeddings": 17,
+}
+IMAGE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 12,
+    "patch_size": 4,
+}
+BOTH = {"text_config": TEXT, "vision_config": IMAGE}
+MODELS: dict[str, Mapping[str, Any]] = {
+    "CLIPModel": {**BOTH, "projection_dim": 20},
+    "CLIPVisionModelWithProjection": {**IMAGE, "projection_dim": 20},
+    "CLIPVisionModel": IMAGE,
+    "CLIPTextModelWithProjection": {**TEXT, "projection_dim": 20},
+    "CLIPTextModel": TEXT,
+    "SiglipModel": BOTH,
+    "SiglipVisionModel": IMAGE,
+    "ViTModel": IMAGE,
+    "ViTForImageClassification": {**IMAGE, "num_labels": 5},
+    "Dinov2Model": {key: value for key, value in IMAGE.items() if key != "intermediate_size"},
+    "BertModel": TEXT,
+    "BertForMaskedLM": TEXT,
+    "BertForSequenceClassification": {**TEXT, "num_labels": 5},
+    "RobertaForMaskedLM": TEXT,
+    "GPT2LMHeadModel": {"n_embd": 24, "n_layer": 3, "n_head": 2, "vocab_size": 99, "n_positions": 17},
+}
+_NOT_IN_SHAPES = {"num_attention_heads", "n_head"}
+
+
+def make(name: str) -> Any:
+    kind = getattr(transformers, name)
+    return kind(kind.config_class(**MODELS[name]))
+
+
+def saved(model: Any, folder: Path) -> dict[str, tuple[int, ...]]:
+    model.save_pretrained(folder)
+    with open_checkpoint(folder / "model.safetensors") as stored:
+        return {name: tuple(tensor.shape) for name, tensor in stored.tensors.items()}
+
+
+def asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config shows in shapes."""
+    return {
+        key: asked(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _NOT_IN_SHAPES
+    }
+
+
+def within(settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings, those that a config names."""
+    return {
+        key: within(settings[key], value) if isinstance(value, Mapping) else settings.get(key)
+        for key, value in config.items()
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_model_when_identified_then_its_class_and_sizes_are_told(name: str, tmp_path: Path) -> None:
+    found = identify(saved(make(name), tmp_path))
+    assert found.exact
+    best = next(candidate for candidate in found.candidates if candidate.name == name)
+    assert best.library == "transformers"
+    assert within(best.settings, asked(MODELS[name])) == asked(MODELS[name])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_state_dict_of_a_module_when_identified_then_its_class_is_told(name: str) -> None:
+    shapes = {each: tuple(tensor.shape) for each, tensor in make(name).state_dict().items()}
+    found = identify(shapes)
+    assert found.exact
+    assert name in {candidate.name for candidate in found.candidates}
+
+
+def test_classes_of_one_form_when_identified_then_both_are_named() -> None:
+    shapes = {each: tuple(tensor.shape) for each, tensor in make("BertModel").state_dict().items()}
+    found = identify(shapes)
+    assert [candidate.name for candidate in found.candidates] == ["BertModel", "RobertaModel"]
+    assert found.notes == (
+        "The weights are the same for BertModel and RobertaModel; which it is, names and shapes do not tell.",
+    )
+
+
+def test_file_of_older_versions_when_identified_then_their_tables_and_prefixes_do_not_count() -> None:
+    shapes = {f"vision_model.{each}": tuple(t.shape) for each, t in make("CLIPVisionModel").state_dict().items()}
+    found = identify({**shapes, "vision_model.embeddings.position_ids": (1, 10)})
+    assert [candidate.name for candidate in found.candidates] == ["CLIPVisionModel"]
+    assert found.exact
+
+
+def test_clip_without_its_text_tower_when_identified_then_a_class_of_images_is_nearest() -> None:
+    shapes = {each: tuple(t.shape) for each, t in make("CLIPModel").state_dict().items()}
+    found = identify({each: shape for each, shape in shapes.items() if not each.startswith("text")})
+    assert not found.exact
+    names = {candidate.name: candidate for candidate in found.candidates}
+    assert names["CLIPVisionModelWithProjection"].fit.unexpected == ("logit_scale",)
+    assert names["CLIPModel"].absent_roles == ("text_tower", "text_projection")
+
+
+def test_classifier_of_other_sizes_throughout_when_one_tensor_is_reshaped_then_it_is_told(tmp_path: Path) -> None:
+    shapes = saved(make("ViTForImageClassification"), tmp_path)
+    found = identify({**shapes, "vit.encoder.layer.1.output.dense.weight": (32, 47)})
+    assert found.candidates[0].name == "ViTForImageClassification"
+    assert dict(found.candidates[0].fit.reshaped) == {"vit.encoder.layer.1.output.dense.weight": ((32, 47), (32, 48))}
+
+
+def test_templates_have_the_classes_that_they_are_made_of(generator: Any) -> None:
+    assert {template.name for template in templates()} == {kind.name for kind in generator.KINDS}
