@@ -208,8 +208,10 @@ def _with_the_model(role: str, parts: Examination, own: Evidence, found: Mapping
     short = bool(parts.dtypes() & {"float16", "bfloat16"})
     if any(_same(value, one, short) for one in initial):
         others = {verdict.training for verdict in found.values()} - {Training.UNKNOWN}
-        training = Training.INITIALISED if others == {Training.INITIALISED} else Training.UNKNOWN
-        return replace(own, training=training, reasons=(f"{value:.4g} is an initial value; one number is no proof",))
+        if others == {Training.INITIALISED}:
+            reasons = f"{value:.4g} is an initial value", "nothing else in the model was trained"
+            return replace(own, training=Training.INITIALISED, reasons=reasons)
+        return replace(own, reasons=(f"{value:.4g} is an initial value; a single number is no proof",))
     if not role.endswith("bias") and _same(value, _CEILING, short):
         return replace(own, training=Training.TRAINED, reasons=("it is at the ceiling of 100 that training holds",))
     if short or _is_chosen(value):
