@@ -140,7 +140,8 @@ class Examination:
         blocks = self._blocks()
         moved = {_kind(block) for block, parts in blocks.items() if any(self._moved(stem) for stem in parts.norms)}
         fresh = [block for block, parts in blocks.items() if _kind(block) in moved and self._is_fresh(parts)]
-        return [block for block in fresh if not any(outer in fresh for outer in _outer(block))]
+        outermost = [block for block in fresh if not any(outer in fresh for outer in _outer(block))]
+        return sorted(outermost, key=_by_number)
 
     def _blocks(self) -> dict[str, _Block]:
         blocks: dict[str, _Block] = {}
@@ -291,6 +292,11 @@ def _outer(name: str) -> Iterator[str]:
 
 def _kind(name: str) -> str:
     return _NUMBER.sub("*", name)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """By which 2 comes before 10."""
+    return [(int(part[:18]), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _first_number(name: str) -> int:
