@@ -37,6 +37,8 @@ TOWERS = {
 
 _FEWEST_NORMS = 2
 _FEWEST_MATRICES = 2
+_FEW = 0.1
+"""Share of biases or matrices that may be an exception: of an initialiser that is not known here."""
 _FRESH = {MatrixState.EXACT, MatrixState.KNOWN}
 _SHORT = {"float16"}
 """Types in which the first steps of training may round to nothing."""
@@ -88,6 +90,7 @@ def evidence(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Evid
 @dataclass(frozen=True)
 class _Counts:
     norms: Sequence[NormState]
+    telling: int
     moved_scales: int
     matrices: Sequence[MatrixState]
     biases: Sequence[BiasState]
@@ -100,6 +103,10 @@ class _Counts:
         return sum(matrix in _FRESH for matrix in self.matrices)
 
     @property
+    def alike(self) -> int:
+        return sum(matrix is MatrixState.ALIKE for matrix in self.matrices)
+
+    @property
     def other(self) -> int:
         return sum(matrix is MatrixState.OTHER for matrix in self.matrices)
 
@@ -108,14 +115,19 @@ class _Counts:
         return sum(bias is BiasState.MOVED for bias in self.biases)
 
     @property
+    def exact_biases(self) -> int:
+        return sum(bias is BiasState.EXACT for bias in self.biases)
+
+    @property
     def exact(self) -> int:
-        return sum(bias is BiasState.EXACT for bias in self.biases) + self.matrices.count(MatrixState.EXACT)
+        return self.exact_biases + self.matrices.count(MatrixState.EXACT)
 
 
 def _of_component(parts: Examination) -> Evidence:
     matrices = [parts.matrix(name) for name in parts.matrices]
     counts = _Counts(
         norms=[parts.norm(stem) for stem in parts.norms],
+        telling=sum(parts.tells(stem) for stem in parts.norms),
         moved_scales=sum(parts.layer_scale_moved(name) for name in parts.layer_scales),
         matrices=[state for state in matrices if state is not MatrixState.CONSTANT],
         biases=[parts.bias(name) for name in parts.biases],
@@ -135,7 +147,7 @@ def _verdict(counts: _Counts, parts: Examination) -> tuple[Training, str | None]
     """The verdict on a component by itself, and what decided beyond the counts."""
     if counts.norms_that(NormState.MOVED) or counts.moved_scales:
         return Training.TRAINED, None
-    if len(counts.norms) >= _FEWEST_NORMS:
+    if counts.telling >= _FEWEST_NORMS:
         return _by_untouched_norms(counts, parts)
     return _by_matrices(counts)
 
@@ -144,12 +156,17 @@ def _by_untouched_norms(counts: _Counts, parts: Examination) -> tuple[Training, 
     ran = counts.norms_that(NormState.RAN)
     if ran and parts.dtypes() & _SHORT:
         return Training.UNKNOWN, "statistics of norms saw batches, and so short a type may have lost the first steps"
-    drawn = sum(state is not MatrixState.OTHER for state in counts.matrices)
-    if 2 * drawn < len(counts.matrices):
-        return Training.UNKNOWN, "most matrices are no draw, so they may have been trained with their norms held"
-    if 2 * counts.moved_biases > len(counts.biases):
+    if counts.moved_biases > _FEW * len(counts.biases):
         return Training.UNKNOWN, f"{counts.moved_biases} of {len(counts.biases)} biases have moved"
+    if 2 * counts.fresh < len(counts.matrices) and not _of_a_scale_of_its_own(counts):
+        return Training.UNKNOWN, "most matrices are no initialiser's: they may have been trained with their norms held"
     return Training.INITIALISED, "batches went through it, and no step was taken" if ran else None
+
+
+def _of_a_scale_of_its_own(counts: _Counts) -> bool:
+    """Whether matrices that no known initialiser gives may still be fresh: all but a few draws, biases untouched."""
+    drawn = counts.fresh + counts.alike
+    return drawn >= (1 - _FEW) * len(counts.matrices) and 2 * counts.exact_biases >= len(counts.biases) > 0
 
 
 def _by_matrices(counts: _Counts) -> tuple[Training, str | None]:
@@ -157,6 +174,8 @@ def _by_matrices(counts: _Counts) -> tuple[Training, str | None]:
     total = len(counts.matrices)
     if not total:
         return Training.UNKNOWN, None if counts.norms else "it has neither norms nor matrices that would tell"
+    if len(counts.norms) >= _FEWEST_NORMS and counts.fresh == total:
+        return Training.UNKNOWN, "norms without biases in so short a type stay at 1 while a model is trained"
     if counts.fresh < total:
         if 2 * counts.other > total:
             return Training.TRAINED, "no initialiser gives such values"

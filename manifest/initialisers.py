@@ -194,7 +194,9 @@ class _Prepared:
 def _prepared(values: Sample) -> _Prepared | None:
     numbers = values.values
     kept = numbers[numbers != 0] if (numbers == 0).any() else numbers
-    if kept.size < max(FEWEST, numbers.size * (1 - _MOST_ZEROS)) or not bool((np.abs(kept) < _GREATEST).all()):
+    if numbers.size < FEWEST or kept.size < numbers.size * (1 - _MOST_ZEROS):
+        return None
+    if not bool((np.abs(kept) < _GREATEST).all()):
         return None
     mean_square = float(np.square(kept).mean())  # a dot product would start threads for it
     ranks = np.unique(np.linspace(1, kept.size, _MOST_RANKS).astype(np.int64))

@@ -32,6 +32,8 @@ _BUFFERS = re.compile(
 )
 """Last parts of the names of tables that are computed, never trained, and alike in every layer."""
 _NUMBER = re.compile(r"\d+(?=[./]|$)")
+_WIDEST = 1 << 20
+"""Values of the widest norm: more would be read whole for nothing, and a few bytes of a file can claim them."""
 _SLOPE = 0.25
 """A learned slope of PReLU begins there; by name and shape it is a norm without a bias."""
 
@@ -106,6 +108,15 @@ class Examination:
             self._norm_states[stem] = self._norm_state(stem)
         return self._norm_states[stem]
 
+    def tells(self, stem: str) -> bool:
+        """Whether a norm of these, had it been trained, would not be pristine.
+
+        Near 0 every type holds the smallest step; near 1, the shorter types round many away. A norm without weights
+        has nothing to train.
+        """
+        scale, offset, *_ = self._norms[stem]
+        return offset is not None or (scale is not None and self._tensor(scale).dtype in {"float32", "float64"})
+
     def matrix(self, name: str) -> MatrixState:
         """The state of a matrix of these."""
         if name not in self._matrix_states:
@@ -158,7 +169,7 @@ class Examination:
 
     def _is_fresh(self, parts: _Block) -> bool:
         return (
-            bool(parts.norms)
+            any(self.tells(stem) for stem in parts.norms)
             and len(parts.norms) + len(parts.matrices) >= 3
             and all(self.norm(stem) is NormState.PRISTINE for stem in parts.norms)
             and not any(self.layer_scale_moved(name) for name in parts.layer_scales)
@@ -182,7 +193,7 @@ class Examination:
         if scale is None:
             return (None, None, mean, variance) if mean and variance else None
         vector = self._tensor(scale)
-        if len(vector.shape) != 1 or vector.numel < 2 or vector.dtype not in FLOATING:
+        if len(vector.shape) != 1 or not 2 <= vector.numel <= _WIDEST or vector.dtype not in FLOATING:
             return None
         if offset is None and split(scale)[1] not in {"weight", "scale"}:
             return None

@@ -45,7 +45,7 @@ VISIONS: dict[str, dict[str, Any]] = {
     "CLIP ResNet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
 }  # fmt: skip
 TIMM = ("test_vit", "test_vit3", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet")
-TRANSFORMERS = ("CLIPModel", "SiglipModel", "BertForSequenceClassification")
+TRANSFORMERS = ("CLIPModel", "SiglipModel", "BertForSequenceClassification", "LlamaForSequenceClassification")
 SMALL = (*VISIONS, *TIMM, *TRANSFORMERS)
 LARGE = ("resnet18", "vgg11_bn")
 
@@ -96,6 +96,10 @@ def of_transformers(kind: str) -> tuple[nn.Module, Loss]:
         labels = torch.randint(0, 2, (4,))
         model: Any = transformers.BertForSequenceClassification(transformers.BertConfig(**text))
         return model, lambda model: model(input_ids=tokens, labels=labels).loss
+    if kind == "LlamaForSequenceClassification":
+        config = transformers.LlamaConfig(**text, num_key_value_heads=2, pad_token_id=0)
+        model = transformers.LlamaForSequenceClassification(config)
+        return model, lambda model: model(input_ids=tokens, labels=tokens[:, 0] % 2).loss
     vision = {**sizes, "image_size": 32, "patch_size": 8}
     images = torch.randn(4, 3, 32, 32)
     if kind == "SiglipModel":
@@ -127,7 +131,7 @@ def snapshots(kind: str, seed: int, optimizer: str, rate: float) -> Iterator[tup
 
 def roles_of(state: State) -> dict[str, str]:
     """By the names that all of these libraries use."""
-    towers = {"visual": "vision_tower", "vision_model": "vision_tower", "head": "head", "fc": "head"}
+    towers = {"visual": "vision_tower", "vision_model": "vision_tower", "head": "head", "fc": "head", "score": "head"}
     singles = {
         "visual.proj": "vision_projection", "visual_projection.weight": "vision_projection",
         "text_projection": "text_projection", "text_projection.weight": "text_projection",
@@ -212,18 +216,32 @@ def test_trained_components_with_norms_are_called_trained_where_the_type_can_hol
         (case, role, verdict.reasons)
         for case, found in trained.items()
         for role, verdict in found.items()
-        if verdict.norms > 1 and verdict.training is not Training.TRAINED and case.precision is not torch.float16
+        if verdict.norms > 1 and verdict.training is not Training.TRAINED
+        if case.precision is not torch.float16 and "Llama" not in case.kind  # its norms have no bias
     ]
     assert missed == []
 
 
 def test_fresh_components_with_norms_are_all_called_initialised(fresh: dict[Case, dict[str, Evidence]]) -> None:
     towers = [
-        (case, role, verdict) for case, found in fresh.items() for role, verdict in found.items() if verdict.norms > 1
+        (case, role, verdict)
+        for case, found in fresh.items()
+        for role, verdict in found.items()
+        if verdict.norms > 1 and not is_untold(case)
     ]
     missed = [row for row in towers if row[2].training is not Training.INITIALISED]
     print(f"\nrecall: {len(towers) - len(missed)} of {len(towers)} fresh components with norms")
     assert missed == []
+
+
+def is_untold(case: Case) -> bool:
+    """Norms without biases stay at 1 in a short type, whether trained or not: such a model is called neither."""
+    return "Llama" in case.kind and case.precision is not torch.float32
+
+
+def test_fresh_norms_without_biases_in_a_short_type_are_no_proof(fresh: dict[Case, dict[str, Evidence]]) -> None:
+    verdicts = {verdict.training for case, found in fresh.items() if is_untold(case) for verdict in found.values()}
+    assert verdicts == {Training.UNKNOWN}
 
 
 def test_fresh_components_are_never_called_trained(fresh: dict[Case, dict[str, Evidence]]) -> None:
