@@ -195,14 +195,14 @@ class Examination:
         vector = self._tensor(scale)
         if len(vector.shape) != 1 or not 2 <= vector.numel <= _WIDEST or vector.dtype not in FLOATING:
             return None
-        if offset is None and split(scale)[1] not in {"weight", "scale"}:
+        if offset is None and (split(scale)[1] not in {"weight", "scale"} or _is_named_layer_scale(scale)):
             return None
         if offset is not None and self._tensor(offset).shape != vector.shape:
             return None
         return scale, offset, mean, variance
 
     def _is_layer_scale(self, name: str) -> bool:
-        return bool(_LAYER_SCALE.match(split(name)[1])) and _wide(self._tensor(name)) == 1
+        return _is_named_layer_scale(name) and _wide(self._tensor(name)) == 1
 
     def _is_enough(self, name: str) -> bool:
         return self._tensor(name).numel >= FEWEST
@@ -283,6 +283,12 @@ def split(name: str) -> tuple[str, str]:
     """A tensor's module and its own name: `blocks.0.norm1` and `weight`; flax puts strokes between them."""
     position = max(name.rfind("."), name.rfind("/"))
     return name[: max(position, 0)], name[position + 1 :]
+
+
+def _is_named_layer_scale(name: str) -> bool:
+    """Whether a name is of a layer scale: `gamma_1`, `ls1.gamma`, `layer_scale1.scale`."""
+    stem, leaf = split(name)
+    return bool(_LAYER_SCALE.match(leaf) or (leaf in _SCALE_LEAVES and _LAYER_SCALE.match(split(stem)[1])))
 
 
 def _wide(tensor: StoredTensor) -> int:

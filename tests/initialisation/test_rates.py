@@ -44,10 +44,17 @@ VISIONS: dict[str, dict[str, Any]] = {
     },
     "CLIP ResNet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
 }  # fmt: skip
-TIMM = ("test_vit", "test_vit3", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet")
+TIMM = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet")
 TRANSFORMERS = ("CLIPModel", "SiglipModel", "BertForSequenceClassification", "LlamaForSequenceClassification")
 SMALL = (*VISIONS, *TIMM, *TRANSFORMERS)
 LARGE = ("resnet18", "vgg11_bn")
+OTHERS = (
+    "poolformer_s12", "cait_xxs24_224", "xcit_nano_12_p16_224", "resmlp_12_224", "gmlp_s16_224",
+    "eva02_tiny_patch14_224",
+    "convnextv2_atto", "mobilenetv3_small_100", "levit_128s", "edgenext_xx_small", "nf_resnet26",
+    "swin_tiny_patch4_window7_224",
+)  # fmt: skip
+"""Architectures of timm with initialisers of their own."""
 
 
 @dataclass(frozen=True)
@@ -259,3 +266,11 @@ def test_fresh_matrices_have_their_initialisers_distribution(fresh: dict[Case, d
     fitting, matrices = sum(v.fresh_matrices for v in verdicts), sum(v.matrices for v in verdicts)
     print(f"\n{fitting} of {matrices} fresh matrices fit a known initialiser")
     assert fitting > 0.99 * matrices
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_fresh_architecture_with_an_initialiser_of_its_own_is_initialised(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = timm.create_model(name, num_classes=10).state_dict()
+    found = told(state, torch.float32, tmp_path / "weights.safetensors")
+    assert {verdict.training for verdict in found.values()} == {Training.INITIALISED}
