@@ -5,13 +5,13 @@ which one optimizer step undoes, and distributions, which a matrix keeps for man
 initialised only where both agree. The numbers that initialisers begin with are those of open_clip, timm, torchvision
 and transformers (see `initialisers`).
 
-The null hypothesis is that a component is fresh. A fresh matrix is rejected with probability 1e-6 where its initialiser
-is known, a fresh norm never; a component is still called initialised while half of its matrices fit. A trained matrix
-passes more often than not at first: 50 of 50 of a text tower after three steps at 1e-5, and 15 of 30 of a small CLIP that
-was trained to the end, so that a matrix alone proves nothing. A trained component is called initialised only where all
-that is exact in it outlived the training: norms at 1 and 0, and biases. Of some 450 models after three and ten steps, in
-three types, none was (`tests/initialisation` counts). What nothing can tell apart is a model whose steps were so small
-that its type rounded every one of them away.
+The null hypothesis is that a component is fresh. A fresh matrix is rejected with probability 1e-6 where its
+initialiser is known, a fresh norm never; a component is still called initialised while half of its matrices fit. A
+trained matrix passes more often than not at first: 50 of 50 of a text tower after three steps at 1e-5, and 15 of 30
+of a small CLIP that was trained to the end, so that a matrix alone proves nothing. A trained component is called
+initialised only where all that is exact in it outlived the training: norms at 1 and 0, and biases. Of some 450 models
+after three and ten steps, in three types, none was (`tests/initialisation` counts). What nothing can tell apart is a
+model whose steps were so small that its type rounded every one of them away.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ def test_vit_b_16_after_three_steps_is_trained_though_its_matrices_still_look_fr
     }  # fmt: skip
     text = found[0]["text_tower"]
     assert (text.norms, text.pristine_norms, text.matrices) == (25, 0, 50)
+    print(f"\n{text.fresh_matrices} of {text.matrices} matrices still look fresh after three steps")
     assert text.fresh_matrices >= 40
     assert found[1] == []
 
