@@ -255,9 +255,10 @@ def _at_hand(checkpoint: Checkpoint, tensor: StoredTensor) -> Bits:
 
 
 def _decoded(bits: Bits, dtype: str) -> Floats:
-    if dtype == "bfloat16":
-        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return bits.view(dtype).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is no reason to complain here
+        if dtype == "bfloat16":
+            return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return bits.view(dtype).astype(np.float64)
 
 
 def _same_bytes(one: memoryview, other: memoryview) -> bool:

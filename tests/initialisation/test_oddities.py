@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifest.checkpoint import open_checkpoint
-from manifest.initialisation import Oddity, oddities
-
-Odd = Callable[[dict[str, torch.Tensor]], list[Oddity]]
+from manifest.initialisation import Oddity, evidence, oddities
 
 
 def odd(state: dict[str, torch.Tensor]) -> list[Oddity]:
@@ -102,3 +100,21 @@ def test_weight_of_denormals_is_odd(dtype: torch.dtype, scale: float) -> None:
     (found,) = odd({"fc.weight": weight})
     assert found.kind == "denormal"
     assert found.message.endswith("of the values of fc.weight are too small for all their digits.")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    raw=st.binary(min_size=64, max_size=64),
+    times=st.sampled_from([1, 4, 40]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64]),
+    name=st.sampled_from(["weight", "bias", "norm.weight", "0.gamma", "logit_scale", "a/b/kernel", "in_proj_weight"]),
+)
+def test_any_bytes_get_a_verdict_without_a_warning(raw: bytes, times: int, dtype: torch.dtype, name: str) -> None:
+    tensor = torch.frombuffer(bytearray(raw * times), dtype=torch.uint8).view(dtype)
+    state = {name: tensor.view(8, -1) if "norm" not in name and "bias" not in name else tensor, "norm.bias": tensor}
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        torch.save(state, Path(directory) / "weights.pt")
+        warnings.simplefilter("error")
+        with open_checkpoint(Path(directory) / "weights.pt") as checkpoint:
+            assert set(evidence(dict.fromkeys(state, "head"), checkpoint)) == {"head"}
+            oddities(checkpoint)
