@@ -100,6 +100,7 @@ def _of_one_fan(fan: int, layers: int) -> set[Initialiser]:
         Initialiser(Shape.NORMAL, width / math.sqrt(2)),  # CLIP's first layer of an MLP
         Initialiser(Shape.NORMAL, width / math.sqrt(2 * layers)),  # CLIP's last layer of a branch
         Initialiser(Shape.TRUNCATED, width),  # LeCun in flax and timm
+        Initialiser(Shape.NORMAL, width / _CUT_DEVIATION),  # LeCun in transformers, which cuts further out
         Initialiser(Shape.TRUNCATED, width * math.sqrt(2)),
     }
 
