@@ -1,29 +1,18 @@
 """Which parts of a model a checkpoint holds, and whether they were ever trained.
 
-Completeness is a matter of names. Training is a matter of numbers: a fresh initialisation sets every norm's weight to
-exactly 1 (or 0, where a residual branch starts closed) and its bias to exactly 0, and a hundred optimizer steps leave
-none of them so. One untouched norm is no evidence, since trained files contain some; all norms of a component are.
+Completeness is a matter of names. Training is a matter of numbers, and of `initialisation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from manifest.checkpoint import Checkpoint, StoredTensor
+from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
 from manifest.document import Component, Status, Training, component_tensors, prefixes
 from manifest.dotted_names import shortened
 from manifest.findings import Finding, Severity, finding
-
-_FEWEST_NORMS = 2
-_ONE = {
-    "bfloat16": b"\x80\x3f",
-    "float16": b"\x00\x3c",
-    "float32": b"\x00\x00\x80\x3f",
-    "float64": b"\x00\x00\x00\x00\x00\x00\xf0\x3f",
-}
-"""The number 1, little-endian, by type: with it, a pristine norm is told by its bytes."""
-_TOWER_OF = {"vision_projection": "vision_tower", "text_projection": "text_tower"}
+from manifest.initialisation import TOWERS, evidence
 
 
 def assess(
@@ -110,41 +99,7 @@ def initialised_throughout(components: Sequence[Component]) -> bool:
 
 
 def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:
-    """The verdict on each role; a projection or scale has no norms and shares its tower's, when that is untrained."""
-    verdicts = {
-        role: _tower_training([name for name in roles if roles[name] == role], checkpoint)
-        for role in dict.fromkeys(roles.values())
-    }
-    for projection, tower in _TOWER_OF.items():
-        if verdicts.get(projection) is Training.UNKNOWN and verdicts.get(tower) is Training.INITIALISED:
-            verdicts[projection] = Training.INITIALISED
-    return verdicts
-
-
-def _tower_training(names: Sequence[str], checkpoint: Checkpoint) -> Training:
-    pristine = [_is_pristine(weight, bias, checkpoint) for weight, bias in _norms(names, checkpoint)]
-    if len(pristine) < _FEWEST_NORMS:
-        return Training.UNKNOWN
-    return Training.INITIALISED if all(pristine) else Training.TRAINED
-
-
-def _norms(names: Sequence[str], checkpoint: Checkpoint) -> list[tuple[StoredTensor, StoredTensor]]:
-    """Weight and bias of each norm: two tensors of one dimension and one length under one stem."""
-    tensors = checkpoint.tensors
-    found = []
-    for name in names:
-        weight, bias = tensors.get(name), tensors.get(f"{name.removesuffix('weight')}bias")
-        if name.endswith(".weight") and weight and bias and len(weight.shape) == 1 and weight.shape == bias.shape:
-            found.append((weight, bias))
-    return found
-
-
-def _is_pristine(weight: StoredTensor, bias: StoredTensor, checkpoint: Checkpoint) -> bool:
-    if not weight.numel or weight.dtype not in _ONE:
-        return False
-    values, offsets = checkpoint.values(weight), checkpoint.values(bias)
-    ones = values == _ONE[weight.dtype] * weight.numel
-    return (ones or values == bytes(len(values))) and offsets == bytes(len(offsets))
+    return {role: found.training for role, found in evidence(roles, checkpoint).items()}
 
 
 def _training_findings(components: Sequence[Component]) -> list[Finding]:
@@ -152,18 +107,17 @@ def _training_findings(components: Sequence[Component]) -> list[Finding]:
     if not fresh:
         return []
     if initialised_throughout(components):
-        message = "No part of the model was ever trained: every norm is as its initialiser left it."
+        message = "No part of the model was ever trained: every part is as its initialiser left it."
         remedy = "Nothing to do if that is meant, as for a test; otherwise find out where the weights were lost."
         return [finding("C003", message, severity=Severity.NOTE, remedy=remedy)]
+    untrained = {part.role for part in fresh}
     return [
-        finding(
-            "C003",
-            f"The {part.role.replace('_', ' ')} was never trained, and other parts were: "
-            f"all of its norms are as their initialiser left them."
-            if part.role not in _TOWER_OF
-            else f"The {part.role.replace('_', ' ')} belongs to a tower that was never trained.",
-            where=part.role,
-            prefixes=part.prefixes,
-        )
-        for part in fresh
+        finding("C003", _never_trained(part.role, untrained), where=part.role, prefixes=part.prefixes) for part in fresh
     ]
+
+
+def _never_trained(role: str, untrained: set[str]) -> str:
+    words = role.replace("_", " ")
+    if untrained & set(TOWERS.get(role, ())):
+        return f"The {words} belongs to a tower that was never trained."
+    return f"The {words} was never trained, and other parts were: its numbers are as their initialiser left them."

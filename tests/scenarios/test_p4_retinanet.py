@@ -44,6 +44,8 @@ def as_for_weights(**settings: Any) -> RetinaNet:
             module.eps = 0.0
             module.running_var.uniform_(1e-4, 1e-2)
             module.weight.uniform_(0.01, 0.1)
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.01)  # neck and head have no norms, and only this tells them from fresh
     return model.eval()
 
 

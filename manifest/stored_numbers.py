@@ -1,0 +1,270 @@
+"""A checkpoint's values as numbers: decoded, sampled, and scanned for those that are not finite.
+
+The layouts of the types are those of IEEE 754, of bfloat16 (the upper half of a float32) and of the float8 types of
+OCP's specification and of `torch/headeronly/util/Float8_*.h`. Nothing here knows what a tensor is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
+
+Floats = npt.NDArray[np.float64]
+Bits = npt.NDArray[Any]
+
+SAMPLE = 16_384
+"""Values of a sample: the variance of as many normal ones is known to 5% and their distribution to 0.02, at 1e-6."""
+_RUN = 256
+"""Consecutive values of a sample: a kilobyte, so that a sample costs few pages of the file."""
+_MOST_GATHERED = 16 << 20
+"""Bytes that are gathered for a sample of values that do not lie in the file one after the other."""
+_SCANNED_AT_ONCE = 1 << 20
+"""Bytes that two passes over them find in the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How the bits of a floating-point type are laid out, its sign first.
+
+    Attributes:
+        bits: Unsigned integers of its size.
+        special: The least pattern, without sign, that is infinite or no number.
+        infinity: The pattern of infinity, without sign; None where the type has none.
+        mantissa: Stored digits.
+        negative_zero_is_nan: Whether that pattern, and no other, is no number.
+        signed: Whether there is a sign.
+    """
+
+    bits: type[np.unsignedinteger[Any]]
+    special: int
+    infinity: int | None
+    mantissa: int
+    negative_zero_is_nan: bool = False
+    signed: bool = True
+
+
+_LAYOUTS = {
+    "float64": _Layout(np.uint64, 0x7FF0_0000_0000_0000, 0x7FF0_0000_0000_0000, 52),
+    "float32": _Layout(np.uint32, 0x7F80_0000, 0x7F80_0000, 23),
+    "float16": _Layout(np.uint16, 0x7C00, 0x7C00, 10),
+    "bfloat16": _Layout(np.uint16, 0x7F80, 0x7F80, 7),
+    "float8_e5m2": _Layout(np.uint8, 0x7C, 0x7C, 2),
+    "float8_e4m3fn": _Layout(np.uint8, 0x7F, None, 3),
+    "float8_e5m2fnuz": _Layout(np.uint8, 0x80, None, 2, negative_zero_is_nan=True),
+    "float8_e4m3fnuz": _Layout(np.uint8, 0x80, None, 3, negative_zero_is_nan=True),
+    "float8_e8m0fnu": _Layout(np.uint8, 0xFF, None, 0, signed=False),
+}
+_PARTS_OF_COMPLEX = {
+    "complex32": "float16",
+    "bcomplex32": "bfloat16",
+    "complex64": "float32",
+    "complex128": "float64",
+}
+_DECODED = {"float64", "float32", "float16", "bfloat16"}
+FLOATING = frozenset({*_LAYOUTS, *_PARTS_OF_COMPLEX})
+"""Types that can hold what is not finite."""
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """What of a tensor is no finite number.
+
+    Attributes:
+        nans: How many values are no number.
+        infinities: How many are infinite.
+        first: Flat, row-major index of the first of them.
+    """
+
+    nans: int
+    infinities: int
+    first: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some or all values of a tensor.
+
+    Attributes:
+        values: Their numbers, in stored order.
+        whole: Whether they are all of the tensor's.
+        dtype: The type that they were stored in, whose rounding they have.
+    """
+
+    values: Floats
+    whole: bool
+    dtype: str
+
+    @property
+    def constant(self) -> float | None:
+        """The one number that all of them are, None when they differ or there are none."""
+        first = float(self.values[0]) if self.values.size else None
+        return first if first is not None and bool((self.values == first).all()) else None
+
+    @property
+    def least_normal(self) -> float:
+        """The least positive number of the type that has all its digits."""
+        return 2.0**-14 if self.dtype == "float16" else 2.0**-1022 if self.dtype == "float64" else 2.0**-126
+
+    def half_spacings(self) -> Floats:
+        """For each value, half the distance to its neighbours in its type: how far rounding can have moved it."""
+        digits = _LAYOUTS[self.dtype].mantissa
+        exponents = np.frexp(np.maximum(np.abs(self.values), self.least_normal))[1]
+        halves: Floats = np.ldexp(1.0, exponents - 2 - digits)
+        return halves
+
+
+def sample(checkpoint: Checkpoint, tensor: StoredTensor, most: int = SAMPLE) -> Sample | None:
+    """Values of a tensor in bounded time and memory: short runs that are spread over all of it.
+
+    Returns:
+        The sample; None for types other than the four that weights are trained in, and for tensors without values.
+    """
+    if tensor.dtype not in _DECODED or isinstance(tensor, CompositeTensor) or not tensor.numel:
+        return None
+    bits = _at_hand(checkpoint, tensor)
+    whole = bits.size == tensor.numel and tensor.numel <= most
+    if bits.size > most:
+        runs = max(most // _RUN, 1)
+        step = bits.size // runs
+        picked = np.lib.stride_tricks.as_strided(bits, (runs, min(_RUN, step)), (step * bits.itemsize, bits.itemsize))
+        bits = picked.reshape(-1)
+    return Sample(_decoded(bits, tensor.dtype), whole, tensor.dtype)
+
+
+def all_equal(checkpoint: Checkpoint, tensor: StoredTensor, values: Iterable[float]) -> bool:
+    """Whether every value of a tensor is one and the same of some numbers; zeros of either sign are equal."""
+    if tensor.dtype not in _DECODED or isinstance(tensor, CompositeTensor) or not tensor.numel:
+        return False
+    wanted = list(values)
+    for bits in _pieces(checkpoint, tensor, _SCANNED_AT_ONCE):
+        numbers = _decoded(bits, tensor.dtype)
+        wanted = [value for value in wanted if bool((numbers == value).all())]
+        if not wanted:
+            return False
+    return True
+
+
+def constant(checkpoint: Checkpoint, tensor: StoredTensor) -> float | None:
+    """The one number that every value of a tensor is; None when they differ."""
+    some = sample(checkpoint, tensor, most=_RUN)
+    value = None if some is None else some.constant
+    return value if value is not None and all_equal(checkpoint, tensor, [value]) else None
+
+
+def same_values(checkpoint: Checkpoint, first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether two tensors of one type and shape have the same bytes."""
+    left, right = checkpoint.blocks(first), checkpoint.blocks(second)
+    if isinstance(first, StridedTensor) and isinstance(second, StridedTensor) and first.plain and second.plain:
+        return all(_same_bytes(one, other) for one, other in zip(left, right, strict=True))
+    return checkpoint.digest(first) == checkpoint.digest(second)
+
+
+def not_finite(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> dict[str, NotFinite]:
+    """What is not finite in some tensors, by name: reads every byte of theirs, on two threads.
+
+    The whole numbers that floating-point numbers are in memory have the same order as they: in a piece without
+    specials, the greatest is less than the least special one, whether a sign is read as a sign or as a digit. Two
+    maxima are all it takes, at the speed of memory; a piece that has some is looked at again.
+    """
+    scanned = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.dtype in FLOATING and not isinstance(tensor, CompositeTensor)
+    }
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda tensor: _not_finite(checkpoint, tensor), scanned.values())
+        return {name: some for name, some in zip(scanned, found, strict=True) if some}
+
+
+def _not_finite(checkpoint: Checkpoint, tensor: StoredTensor) -> NotFinite | None:
+    parts = 2 if tensor.dtype in _PARTS_OF_COMPLEX else 1
+    layout = _LAYOUTS[_PARTS_OF_COMPLEX.get(tensor.dtype, tensor.dtype)]
+    position = nans = infinities = 0
+    first: int | None = None
+    for bits in _pieces(checkpoint, tensor, _SCANNED_AT_ONCE):
+        if _has_special(bits, layout):
+            special, infinite = _specials(bits, layout)
+            infinities += int(infinite.sum())
+            nans += int(special.sum()) - int(infinite.sum())
+            if first is None:
+                first = (position + int(special.argmax())) // parts
+        position += bits.size
+    return None if first is None else NotFinite(nans, infinities, first)
+
+
+def _has_special(bits: Bits, layout: _Layout) -> bool:
+    sign = 1 << (8 * bits.itemsize - 1)
+    if layout.negative_zero_is_nan:
+        return bool((bits == sign).any())
+    if not layout.signed:
+        return int(bits.max()) >= layout.special
+    signed = bits.view(f"<i{bits.itemsize}")
+    return int(signed.max()) >= layout.special or int(bits.max()) >= sign + layout.special
+
+
+def _specials(bits: Bits, layout: _Layout) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which values are not finite, and which are infinite."""
+    sign = 1 << (8 * bits.itemsize - 1)
+    if layout.negative_zero_is_nan:
+        return bits == sign, np.zeros(bits.shape, bool)
+    unsigned = bits & layout.bits(sign - 1) if layout.signed else bits
+    infinite = np.zeros(bits.shape, bool) if layout.infinity is None else unsigned == layout.infinity
+    return unsigned >= layout.special, infinite
+
+
+def _pieces(checkpoint: Checkpoint, tensor: StoredTensor, size: int) -> Iterator[Bits]:
+    """All bits of a tensor, in order, as unsigned numbers in pieces of at most `size` bytes."""
+    layout = _LAYOUTS[_PARTS_OF_COMPLEX.get(tensor.dtype, tensor.dtype)]
+    for block in _aligned(checkpoint.blocks(tensor), tensor.itemsize):
+        bits = np.frombuffer(block, np.dtype(layout.bits).newbyteorder("<"))
+        count = max(size // bits.itemsize, 1)
+        yield from (bits[start : start + count] for start in range(0, bits.size, count))
+
+
+def _aligned(blocks: Iterable[memoryview], itemsize: int) -> Iterator[memoryview | bytes]:
+    """Blocks cut between values: what inflates may end anywhere."""
+    rest = b""
+    for block in blocks:
+        if not rest and block.nbytes % itemsize == 0:
+            yield block
+            continue
+        joined = rest + bytes(block)
+        cut = len(joined) - len(joined) % itemsize
+        rest = joined[cut:]
+        if cut:
+            yield joined[:cut]
+
+
+def _at_hand(checkpoint: Checkpoint, tensor: StoredTensor) -> Bits:
+    """A tensor's bits: all where they lie in the file as they are, the first ones where they must be gathered."""
+    pieces: list[Bits] = []
+    gathered = 0
+    for piece in _pieces(checkpoint, tensor, tensor.nbytes):
+        pieces.append(piece)
+        gathered += piece.nbytes
+        if gathered >= _MOST_GATHERED:
+            break
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _decoded(bits: Bits, dtype: str) -> Floats:
+    with np.errstate(invalid="ignore"):  # a signalling NaN is no reason to complain here
+        if dtype == "bfloat16":
+            return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return bits.view(dtype).astype(np.float64)
+
+
+def _same_bytes(one: memoryview, other: memoryview) -> bool:
+    left, right = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
+    pieces = range(0, left.size, _SCANNED_AT_ONCE)
+    return left.size == right.size and all(
+        np.array_equal(left[start : start + _SCANNED_AT_ONCE], right[start : start + _SCANNED_AT_ONCE])
+        for start in pieces
+    )
