@@ -4,6 +4,7 @@ The weights are random: they weigh as much as trained ones.
 
 python benchmarks/making.py model NAME PRECISION PATH [KEY]
 python benchmarks/making.py common LIBRARY NAME PATH
+python benchmarks/making.py bare NAME PATH
 python benchmarks/making.py experts PATH zip|legacy
 """
 
@@ -36,6 +37,17 @@ def common(library: str, name: str, path: str) -> None:
     manifest.save(manifest.create_model(name, family=library), path)
 
 
+def bare(name: str, path: str) -> None:
+    """The weights of a model alone, moved a little from where they began, as training does."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    state = open_clip.create_model(name).state_dict()
+    save_file({name: (value + 0.01 * torch.randn_like(value)).contiguous() for name, value in state.items()}, path)
+
+
 def experts(path: str, form: str) -> None:
     """8,000 tensors with the names of a mixture of experts, small, since only their names are read."""
     import torch
@@ -47,4 +59,4 @@ def experts(path: str, form: str) -> None:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    {"model": model, "common": common, "experts": experts}[what](*arguments)
+    {"model": model, "common": common, "bare": bare, "experts": experts}[what](*arguments)

@@ -81,6 +81,12 @@ class Place:
         return {form: _made(path, "experts", path, form) for form, path in paths.items()}
 
     @cached_property
+    def bare(self) -> Path:
+        """The weights of the model that is saved, without a manifest."""
+        path = self.directory / "bare.safetensors"
+        return _made(path, "bare", self.sizes.saved, path)
+
+    @cached_property
     def hollow(self) -> Path:
         """A safetensors file of ten tensors whose values are one hole, which takes no room on the disk."""
         each, columns = self.sizes.hollow // 10, 1000

@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import auditing
 import golden
 import loading
 import reading
@@ -28,6 +29,7 @@ GROUPS = {
     "saving": saving.rows,
     "golden": golden.rows,
     "reading": reading.rows,
+    "auditing": auditing.rows,
 }
 
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from manifest.golden.probe import Probe as Probe
     from manifest.hooks.create_model import create_model as create_model
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
+    from manifest.workflows.auditing import audit as audit
     from manifest.workflows.comparing import answer as answer
     from manifest.workflows.comparing import compare as compare
     from manifest.workflows.creating import create as create
     from manifest.workflows.diagnosing import diagnose as diagnose
+    from manifest.workflows.differing import diff as diff
     from manifest.workflows.doctoring import doctor as doctor
     from manifest.workflows.loading import load as load
     from manifest.workflows.loading import load_transforms as load_transforms
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Probe": "manifest.golden.probe",
     "answer": "manifest.workflows.comparing",
+    "audit": "manifest.workflows.auditing",
     "compare": "manifest.workflows.comparing",
     "create_model": "manifest.hooks.create_model",
     "create_model_and_transforms": "manifest.hooks.create_model",
@@ -38,6 +41,7 @@ _HOMES = {
     "dataloader_generator": "manifest.determinism.switches",
     "deterministic": "manifest.determinism.switches",
     "diagnose": "manifest.workflows.diagnosing",
+    "diff": "manifest.workflows.differing",
     "doctor": "manifest.workflows.doctoring",
     "load": "manifest.workflows.loading",
     "load_transforms": "manifest.workflows.loading",

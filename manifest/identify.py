@@ -126,6 +126,25 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     return _told(found, renamed, shapes, notes) if found else Identification((), (), tuple(notes))
 
 
+def held_to(library: str | None, name: str, shapes: Mapping[str, Shape]) -> Candidate | None:
+    """One architecture, by its name, held against weights under whichever of their names fit it best.
+
+    Args:
+        library: Where it is; the first that has it when None.
+        name: In the library's registry; of transformers, the class.
+        shapes: Shape of every tensor by its name in the file.
+
+    Returns:
+        None where no architecture has that name.
+    """
+    known = [each for where in _LIBRARIES if library in (None, where) and (each := index.named(where, name))]
+    if known:
+        found = [_candidate(known[0], renamed) for renamed in renamings(shapes)]
+    else:
+        found = [each for renamed in renamings(shapes) for each in _templates(renamed) if each.name == name]
+    return max(found, key=_rank, default=None)
+
+
 def _exact(renamed: Renamed) -> list[Candidate]:
     known = [_candidate(each, renamed) for each in index.exact(renamed.shapes)]
     return sorted((each for each in known or _templates(renamed) if each.exact), key=_order)

@@ -92,3 +92,14 @@ def _script(name: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def folders(packages: ModuleType) -> dict[str, Path]:
+    """The directory of each package's checkpoints, by the name of the package."""
+    try:
+        return {package.name: packages.fetch(package, packages.cache()) for package in packages.PACKAGES}
+    except packages.IndexUnreachableError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))

@@ -5,7 +5,7 @@ A container is one file of this package that makes one `Container`, and one entr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 
@@ -47,6 +47,7 @@ class Contents:
         code: Names of records that are programs, none of which is ever run.
         records: The records of a zip archive, whose checksums have not all been compared.
         metadata: The `__metadata__` of safetensors.
+        said: Short texts and switches beside the weights, by the keys that lead to them, as in `args.model`.
         container: What its files are, when an index led to them; empty when they are what was recognised.
     """
 
@@ -56,6 +57,7 @@ class Contents:
     code: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    said: Mapping[str, str | bool] = field(default_factory=dict)
     container: str = ""
 
 

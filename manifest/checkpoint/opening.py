@@ -70,6 +70,7 @@ class Checkpoint:
         refused_opcodes: Opcodes of its pickle that `torch.load(weights_only=True)` does not accept.
         code: Names of records that are programs, none of which is ever run.
         metadata: The `__metadata__` of safetensors.
+        said: Short texts and switches beside the weights of a pickle, by the keys that lead to them: `args.model`.
     """
 
     def __init__(self, path: Path, container: str, files: Files, contents: Contents) -> None:
@@ -81,6 +82,7 @@ class Checkpoint:
         self.refused_opcodes = contents.refused_opcodes
         self.code = contents.code
         self.metadata = contents.metadata
+        self.said = contents.said
         self._records = contents.records
         self._mappings = [file.mapping for file in files]
         self._hashing: threading.Thread | None = None

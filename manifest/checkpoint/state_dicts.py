@@ -42,6 +42,8 @@ _MOST_STATES = 64
 _MOST_WRAPPERS = 100
 _MOST_EXTRAS = 1_000
 _MOST_KEY_CHARACTERS = 200
+_MOST_TEXTS = 1_000
+_SETTINGS = ("args", "hyper_parameters", "config", "opt")
 
 _Value = TypeVar("_Value")
 _Listed = PickledTensor | PickledComposite
@@ -140,6 +142,20 @@ def describe_key(key: Any) -> str:
     shown = key if len(key) <= _MOST_KEY_CHARACTERS else key[: _MOST_KEY_CHARACTERS - 1]
     described = writable(shown) if isinstance(shown, str) else repr(shown)
     return described if shown is key else described + "…"
+
+
+def short_texts(root: Any) -> dict[str, str | bool]:
+    """Texts and switches at the top of an object, and in the settings that training scripts keep there."""
+    found: dict[str, str | bool] = {}
+    for place in ((), *((key,) for key in _SETTINGS)):
+        value = root if not place else root.get(place[0]) if isinstance(root, dict) else None
+        if isinstance(value, Opaque):
+            value = value.state if isinstance(value.state, dict) else value.entries
+        for key, item in (value if isinstance(value, dict) else {}).items():
+            short = isinstance(item, bool) or (isinstance(item, str) and 0 < len(item) <= _MOST_KEY_CHARACTERS)
+            if short and isinstance(key, str) and len(key) <= _MOST_KEY_CHARACTERS and len(found) < _MOST_TEXTS:
+                found[".".join((*place, key))] = item
+    return found
 
 
 def first_extras(keys: Sequence[Any], path: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import MOST_PICKLE_BYTES, Interpreted, interpret, malformed
 from manifest.checkpoint.placing import candidates, check_tensors
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import find_states
+from manifest.checkpoint.state_dicts import find_states, short_texts
 from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -46,7 +46,8 @@ def read(mapping: mmap) -> Contents:
     ranges = _ranges(mapping, keys.end, _ordered_storages(keys.root, objects))
     check_tensors(objects.tensors, len(mapping))
     found = candidates(find_states(interpreted.root), ranges)
-    return Contents(found, interpreted.globals, interpreted.refused_opcodes)
+    said = short_texts(interpreted.root)
+    return Contents(found, interpreted.globals, interpreted.refused_opcodes, said=said)
 
 
 CONTAINER = Container("torch-legacy", recognises, alone(read))

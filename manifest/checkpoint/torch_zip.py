@@ -16,7 +16,7 @@ from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.inert_pickle import Interpreted, interpret
 from manifest.checkpoint.placing import candidates, check_tensors
 from manifest.checkpoint.sniffing import Sniffed, foreign_zip
-from manifest.checkpoint.state_dicts import find_states
+from manifest.checkpoint.state_dicts import find_states, short_texts
 from manifest.checkpoint.torch_archive import BOOKKEEPING, Archive, malformed, read_archive, storage_ranges
 from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
 from manifest.checkpoint.zip_records import Bytes, Record, is_zip
@@ -58,7 +58,10 @@ def read(mapping: mmap) -> Contents:
     """
     saved = read_saved(mapping)
     found = candidates(find_states(saved.root), saved.ranges, swapped=saved.swapped)
-    return Contents(found, saved.interpreted.globals, saved.interpreted.refused_opcodes, records=saved.records)
+    interpreted = saved.interpreted
+    return Contents(
+        found, interpreted.globals, interpreted.refused_opcodes, records=saved.records, said=short_texts(saved.root)
+    )
 
 
 CONTAINER = Container("torch-zip", recognises, alone(read))

@@ -1,9 +1,12 @@
-"""`manifest audit`: what a checkpoint without a manifest is, and whether loading it would run code."""
+"""`manifest audit`: what checkpoints without a manifest are, and whether to trust them."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from manifest.cli.options import (
-    Checkpoints,
     FailOn,
     FailOnOption,
     Format,
@@ -12,12 +15,28 @@ from manifest.cli.options import (
     Output,
     PolicyFile,
     Quiet,
+    State,
 )
 from manifest.cli.printing import each_checked, finish, finish_all
 
+Places = Annotated[
+    list[str],
+    typer.Argument(metavar="CKPT...", help="Checkpoints, folders of them, or patterns.", show_default=False),
+]
+Claimed = Annotated[
+    str | None,
+    typer.Option("--as", help="What it is said to be: LIBRARY:NAME, or LIBRARY:NAME/TAG.", show_default=False),
+]
+Only = Annotated[
+    str, typer.Option("--only", help="Components that it is meant to hold, as in vision_tower,vision_projection.")
+]
+
 
 def run(
-    checkpoints: Checkpoints,
+    checkpoints: Places,
+    claimed: Claimed = None,
+    only: Only = "",
+    state: State = None,
     policy: PolicyFile = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
@@ -25,19 +44,26 @@ def run(
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Read checkpoints without torch and without running any of them, and say what loading them would do.
+    """Say what checkpoints are, what is missing, what was never trained, and whether loading them would run code.
 
-    Exit codes: 0 safe; 1 it would run code, or cannot be read as what it is; 2 it could not be checked. Of several,
-    the worst.
+    They are read without torch, and nothing in them runs. Exit codes: 0 nothing is wrong; 1 something is; 2 it could
+    not be checked. Of several, the worst.
     """
+    from manifest.checkpoint.discovering import discover
+    from manifest.cli.options import roles
     from manifest.findings import Kind
     from manifest.policy import read_policy
     from manifest.workflows.auditing import audit
 
     demanded = None if policy is None else read_policy(policy)
+    paths = discover(checkpoints)
     reports = each_checked(
-        checkpoints, lambda path: audit(path, policy=demanded), Kind.AUDIT, format=format, output=output
+        paths,
+        lambda path: audit(path, claimed=claimed, only=roles(only), state=state, policy=demanded),
+        Kind.AUDIT,
+        format=format,
+        output=output,
     )
-    if len(checkpoints) == 1:
+    if len(paths) == 1:
         finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
     finish_all(reports, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)

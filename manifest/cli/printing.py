@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -135,7 +135,7 @@ def each_checked(
     alone = len(paths) == 1 and format in (Format.TEXT, Format.JSON)
     shown = format is Format.TEXT and output is None
     reports = []
-    for path in paths:
+    for path in _with_progress(paths):
         try:
             reports.append(check(path))
         except ManifestError as error:
@@ -145,6 +145,16 @@ def each_checked(
                 complain(str(error))
             reports.append(Report(kind=kind, subject=path.name, path=str(path), error=str(error)))
     return reports
+
+
+def _with_progress(paths: Sequence[Path]) -> Iterable[Path]:
+    """Several paths with a bar on a terminal, which is gone afterwards."""
+    if len(paths) < 2 or not sys.stderr.isatty():
+        return paths
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(paths, description="", console=Console(stderr=True), transient=True)
 
 
 def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:

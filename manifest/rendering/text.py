@@ -52,7 +52,25 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
     good = sum(content.passed for content in everything)
     style = "bold green" if good == len(everything) else "bold red"
     summary = Text(f"{good} of {len(everything)} pass", style=style)
+    if all(content.kind is Kind.AUDIT for content in contents):
+        return Group(*(_line(content) for content in contents), Text(), summary)
     return Group(*(part for content in contents for part in (report(content), Text())), summary)
+
+
+def _line(content: Report) -> Text:
+    """One of many audits in a line: whether something is wrong, what it is, and what is wrong or odd."""
+    worst = Outcome.FAIL if not content.passed else Outcome.PASS
+    warned = any(rung.outcome is Outcome.WARN for rung in content.rungs)
+    mark, style = _OUTCOMES[Outcome.WARN if worst is Outcome.PASS and warned else worst]
+    line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
+    what = content.error or next((rung.reason for rung in content.rungs if rung.name in ("identity",)), None)
+    what = what or (content.rungs[0].reason if content.rungs else "")
+    line.append(f"  {printable(what, 200)}", style="dim")
+    loud = [found for found in content.findings() if found.severity is not Severity.NOTE and found.waived is None]
+    for code in dict.fromkeys(found.rule for found in loud):
+        names = [found for found in loud if found.rule == code]
+        line.append(f"  {code} {names[0].name}" + (f" × {len(names)}" if len(names) > 1 else ""), style=style)
+    return line
 
 
 def show(manifest: Manifest) -> RenderableType:
@@ -96,6 +114,8 @@ def _verdict(content: Report) -> Text:
         return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
     if content.safety is not None:
         sentence, style = _SAFETY[content.safety]
+        if failed and content.safety == "safe":
+            return Text(f"✘ {name} is safe to load, and fails: {', '.join(failed)}", style="bold red")
         if "policy" in failed:
             sentence, style = f"{sentence}; it fails the policy", "bold red"
         return Text(f"{name} {sentence}", style=style)

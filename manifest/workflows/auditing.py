@@ -1,52 +1,271 @@
-"""Auditing: what a checkpoint without a manifest is, and whether loading it would run code."""
+"""Auditing weights that come without a manifest: safe to load, what they are, what is missing, what was never trained.
+
+Everything is read off the file, statically: torch is not imported and nothing in the file runs. What weights cannot
+tell, such as an activation, is said to be so; what is claimed of them elsewhere is held against them.
+"""
 
 from __future__ import annotations
 
 import os
-import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
-from manifest.errors import CheckpointError
-from manifest.findings import Finding, Kind, Report, Rung, Severity, finding, outcome_of
+from manifest.claims import Claim, claims, contradictions, declared, of_published_file
+from manifest.document import Status, Training
+from manifest.dotted_names import shortened
+from manifest.errors import CheckpointError, InputError
+from manifest.findings import ComponentVerdict, Finding, Kind, Report, Severity, finding
+from manifest.fitting import Fit, Shape
+from manifest.identify import Candidate, Identification, held_to, identify
+from manifest.initialisation import Evidence, Oddity, evidence, oddities
 from manifest.policy import Policy, hold, read_policy
 from manifest.safety import Safety, safety_findings, safety_of
+from manifest.workflows.climbing import Climbed, ascend
+
+_NEAR = 0.5
+"""Share of a file's tensors that an architecture must have for the file to be held to it without being told."""
+_KIN = 0.9
+"""Share of a file's names that an architecture of other sizes must have for its parts to be called the same."""
+_WEIGHTS = "weights"
+"""The role of what no known architecture has."""
+_ODDITIES = {
+    "not-finite": "C006",
+    "constant": "C007",
+    "all-zero": "C007",
+    "duplicate": "C008",
+    "denormal": "C009",
+    "fresh-layers": "C005",
+}
+"""Rules by kinds of oddities."""
 
 
-def audit(path: str | os.PathLike[str], *, policy: str | os.PathLike[str] | Policy | None = None) -> Report:
-    """Read a checkpoint statically: torch is not imported, and nothing in the file is run.
+def audit(
+    path: str | os.PathLike[str],
+    *,
+    claimed: str | None = None,
+    only: Sequence[str] = (),
+    state: str | None = None,
+    policy: str | os.PathLike[str] | Policy | None = None,
+) -> Report:
+    """Say what a checkpoint is and whether to trust it, without loading it.
 
     Args:
-        path: The checkpoint.
+        path: A file, or a directory of files.
+        claimed: What it is said to be: `open_clip:ViT-B-16`, `timm:vit_base_patch16_224/augreg_in21k`.
+        only: Roles of the components that it is meant to hold, as in `["vision_tower"]`; all of them when empty.
+        state: Which weights of several, by their keys.
         policy: What is demanded of it: a YAML file.
 
     Returns:
-        A report whose `safety` is one of three: `safe`, `unsafe`, or `unreadable`.
+        A report whose `safety` is one of three: `safe`, `unsafe`, or `unreadable`; with a rung each for the format,
+        for what it is, for its components, and for its numbers.
 
     Raises:
-        InputError: There is no such file, or the policy is none.
+        InputError: There is no such file, or what is claimed of it or demanded makes no sense.
     """
+    path = Path(path)
     demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
-    return hold(_audited(Path(path)), demanded, path)
-
-
-def _audited(path: Path) -> Report:
-    started = time.perf_counter()
+    claim = None if claimed is None else declared(claimed)
     try:
         with open_checkpoint(path) as stored:
-            report = Report(kind=Kind.AUDIT, subject=path.name, path=str(path), safety=safety_of(stored))
-            report.container = stored.container
-            findings = [*_damaged(stored), *_unlisted(stored), *safety_findings(stored)]
-            reason = f"well-formed {stored.container}, read without running any of it: {_weights(stored)}"
+            if state is not None:
+                stored.choose(state)
+            report = _Audit(stored, claim, frozenset(only)).report()
     except CheckpointError as error:
-        report = Report(kind=Kind.AUDIT, subject=path.name, path=str(path), safety=Safety.UNREADABLE)
-        findings = [finding(error.rule, str(error), where=printable(path.name))]
-        reason = "cannot be read, so nothing is known of it"
-    seconds = round(time.perf_counter() - started, 4)
-    outcome = outcome_of(findings)
-    report.rungs.append(Rung(name="format", outcome=outcome, reason=reason, seconds=seconds, findings=findings))
-    return report
+        refusal = finding(error.rule, str(error), where=printable(path.name))
+        unreadable = Climbed("cannot be read, so nothing is known of it", [refusal])
+        report = ascend(Kind.AUDIT, path.name, [("format", lambda: unreadable)])
+        report.safety = Safety.UNREADABLE
+    report.path = str(path)
+    return hold(report, demanded, path)
+
+
+class _Audit:
+    """One checkpoint while it is audited; what several rungs need is found out once."""
+
+    def __init__(self, stored: Checkpoint, claim: Claim | None, only: frozenset[str]) -> None:
+        self.stored = stored
+        self.claim = claim
+        self.only = only
+        self.components: list[ComponentVerdict] = []
+
+    def report(self) -> Report:
+        rungs: list[tuple[str, Callable[[], Climbed]]] = [
+            ("format", self._format),
+            ("identity", self._identity),
+            ("completeness", self._completeness),
+            ("numbers", self._numbers),
+        ]
+        report = ascend(Kind.AUDIT, self.stored.path.name, rungs)
+        report.safety = safety_of(self.stored)
+        report.container = self.stored.container
+        report.components = self.components
+        return report
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: tuple(tensor.shape) for name, tensor in self.stored.tensors.items()}
+
+    @cached_property
+    def identification(self) -> Identification:
+        """What its names and shapes are those of."""
+        return identify(self.shapes, [str(key) for key in self.stored.extras])
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """All that is said of it."""
+        published = of_published_file(self.stored, self.identification)
+        return [*([self.claim] if self.claim else []), *claims(self.stored), *([published] if published else [])]
+
+    @cached_property
+    def meant(self) -> Candidate | None:
+        """The architecture that it is held to: the one that it is declared to be, else what it is or comes near to."""
+        if self.claim is not None:
+            found = held_to(self.claim.library, self.claim.name or "", self.shapes)
+            if found is None:
+                name = printable(self.claim.name or "", 100)
+                raise InputError(f"--as names {name}, which no library here has; name another, or leave it out.")
+            return found
+        group = self.identification.candidates
+        if not group or not (group[0].exact or _fitting(group[0]) >= _NEAR * len(self.shapes)):
+            return None
+        names = {claim.name for claim in self.claims}
+        return next((each for each in group if each.exact and each.name in names), group[0])
+
+    def _kin(self) -> Candidate | None:
+        """An architecture that names its tensors so, whatever their shapes: it says which belong together."""
+        nearest = next(iter(self.identification.candidates), None)
+        return nearest if nearest is not None and len(nearest.stored) >= _KIN * len(self.shapes) else None
+
+    def _format(self) -> Climbed:
+        findings = [*_damaged(self.stored), *_unlisted(self.stored), *safety_findings(self.stored)]
+        words = f"well-formed {self.stored.container}, read without running any of it: {_weights(self.stored)}"
+        return Climbed(words, findings)
+
+    def _identity(self) -> Climbed:
+        found, meant = self.identification, self.meant
+        findings = [finding("A011", printable(note, 1000), where="identity") for note in found.notes]
+        findings += contradictions(self.claims, found, meant)
+        renamed = f" ({printable('; '.join(found.renaming), 120)})" if found.renaming else ""
+        if meant is None:
+            nearest = f"; nearest is {_named(found.candidates[0])}" if found.candidates else ""
+            words = f"no architecture of open_clip, timm, torchvision or transformers{nearest}{renamed}"
+            return Climbed(words, [*findings, finding("A010", f"By names and shapes it is {words}.", where="identity")])
+        if not meant.exact:
+            return Climbed(f"near to {_named(meant)}{renamed}", [*findings, *_misfits(meant)])
+        twins = [each.name for each in found.candidates if each.library == meant.library]
+        others = f" or {', '.join(name for name in twins if name != meant.name)}" if len(twins) > 1 else ""
+        said = next((claim for claim in self.claims if claim.name == meant.name), None)
+        word = f", as {printable(said.source)} says" if said else ""
+        return Climbed(f"{meant.library} {meant.name}{'' if said else others}{word}{renamed}", findings)
+
+    def _completeness(self) -> Climbed:
+        meant = self.meant
+        if meant is None:
+            return Climbed("what it should hold is not known; say it with --as LIBRARY:NAME", skipped=True)
+        roles = list(dict.fromkeys(meant.roles.values()))
+        if unknown := self.only - set(roles):
+            raise InputError(f"--only is {', '.join(sorted(unknown))}, expected among {', '.join(roles)}; correct it.")
+        self.components = [
+            _component(role, meant, by_design=bool(self.only) and role not in self.only) for role in roles
+        ]
+        findings = [found for part in self.components for found in _missing(part, meant, self.stored.path.name)]
+        whole = sum(part.status is Status.COMPLETE for part in self.components)
+        designed = [part.role.replace("_", " ") for part in self.components if part.by_design]
+        words = f"{whole} of {len(roles)} components complete"
+        return Climbed(words + (f"; by design without {', '.join(designed)}" if designed else ""), findings)
+
+    def _numbers(self) -> Climbed:
+        meant, roles = self.meant or self._kin(), {}
+        if meant is None or not meant.exact:
+            roles = dict.fromkeys(self.stored.tensors, _WEIGHTS)
+        if meant is not None:
+            roles |= {meant.stored[name]: role for name, role in meant.roles.items() if name in meant.stored}
+        verdicts = evidence(roles, self.stored)
+        self.components = [
+            part.model_copy(update={"training": verdicts[part.role].training}) if part.role in verdicts else part
+            for part in self.components
+        ]
+        by_design = {part.role for part in self.components if part.by_design}
+        findings = _training_findings({role: each for role, each in verdicts.items() if role not in by_design})
+        findings += [_odd(each) for each in oddities(self.stored)]
+        counts = Counter(str(verdict.training) for verdict in verdicts.values())
+        return Climbed(", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings)
+
+
+def _fitting(near: Candidate) -> int:
+    """How many tensors of a file are an architecture's, by name and shape."""
+    return len(near.stored) - len(near.fit.reshaped)
+
+
+def _named(near: Candidate) -> str:
+    return f"{near.library} {near.name}, of whose {len(near.roles):,} tensors {_fitting(near):,} are there"
+
+
+def _component(role: str, meant: Candidate, *, by_design: bool) -> ComponentVerdict:
+    expected, missing = _members(role, meant)
+    status = Status.COMPLETE if not missing else Status.ABSENT if missing == expected else Status.PARTIAL
+    return ComponentVerdict(role=role, status=status, training=Training.UNKNOWN, by_design=by_design)
+
+
+def _members(role: str, meant: Candidate) -> tuple[list[str], list[str]]:
+    """The tensors of a component, and those of them that weights are not whole without and that are not there."""
+    lacking = set(meant.fit.missing)
+    expected = [name for name, of in meant.roles.items() if of == role]
+    return expected, [name for name in expected if name in lacking]
+
+
+def _missing(part: ComponentVerdict, meant: Candidate, subject: str) -> list[Finding]:
+    if part.by_design or part.status is Status.COMPLETE:
+        return []
+    expected, missing = _members(part.role, meant)
+    words = f"{part.role.replace('_', ' ')} of {meant.library} {meant.name}"
+    if part.status is Status.PARTIAL:
+        there = len(expected) - len(missing)
+        message = f"The {words} has {there} of {len(expected)} tensors; {shortened(missing)} missing."
+        return [finding("C002", message, where=part.role, missing=missing[:50])]
+    whole = [role for role in dict.fromkeys(meant.roles.values()) if not _members(role, meant)[1]]
+    message = f"The {words} is not in {printable(subject)}: none of its {len(expected)} tensors."
+    meanwhile = f"; if that is meant, say what it holds: `--only {','.join(whole)}`." if whole else "."
+    return [finding("C001", message, where=part.role, remedy=f"Get the whole file{meanwhile}")]
+
+
+def _misfits(meant: Candidate) -> list[Finding]:
+    """Tensors that the architecture has not, or has in another shape; what is missing is told by component."""
+    said = Fit((), meant.fit.unexpected, meant.fit.reshaped).sentences(meant.roles)
+    if not said:
+        return []
+    message = f"Held against {meant.library} {meant.name}: {printable('; '.join(said), 900)}."
+    return [finding("A013", message, where="identity")]
+
+
+def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
+    """Components that were never trained; all of them is an error here, since nobody downloads noise on purpose."""
+    fresh = {role: verdict for role, verdict in verdicts.items() if verdict.training is Training.INITIALISED}
+    if not fresh:
+        return []
+    if not any(verdict.training is Training.TRAINED for verdict in verdicts.values()):
+        reasons = "; ".join(next(iter(fresh.values())).reasons)
+        remedy = "Find out where the trained weights were lost, and get those."
+        return [finding("C003", f"No part of the weights was ever trained: {reasons}.", remedy=remedy)]
+    return [
+        finding(
+            "C003",
+            f"The {role.replace('_', ' ')} was never trained, and other parts were: {'; '.join(verdict.reasons)}.",
+            where=role,
+        )
+        for role, verdict in fresh.items()
+    ]
+
+
+def _odd(odd: Oddity) -> Finding:
+    names = [printable(name) for name in odd.names[:50]]
+    where = names[0] if names else None
+    return finding(_ODDITIES[odd.kind], printable(odd.message, 900), where=where, tensors=names)
 
 
 def _weights(stored: Checkpoint) -> str:

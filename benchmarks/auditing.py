@@ -1,0 +1,31 @@
+"""Auditing a stranger's file, beside reading it once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from measuring import MANIFEST, in_turn, run, seconds_of
+from place import Place, gigabytes
+from table import Row, in_memory, within
+
+_READING = (
+    "import sys; block = memoryview(bytearray(1 << 22)); file = open(sys.argv[1], 'rb', buffering=0)\n"
+    "while file.readinto(block): pass"
+)
+
+
+def rows(place: Place, runs: int) -> Iterator[Row]:
+    """Time and memory of `manifest audit` of the model that is saved, without its manifest."""
+    path = place.bare
+    command = [*MANIFEST, "audit", path, "--output", place.directory / "audit.txt"]
+    what = f"manifest audit of {place.sizes.saved}, {gigabytes(path)}, whole process"
+    reading = [sys.executable, "-c", _READING, path]
+    yield within(f"{what} / reading the file once", in_turn(seconds_of(command), seconds_of(reading), runs), 1.5)
+    yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", run(command, look=True), 300e6)
+    imports = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, command[1:])], capture_output=True, text=True, check=False
+    ).stderr
+    torch = any(line.rpartition("|")[2].strip() == "torch" for line in imports.splitlines())
+    yield Row(f"{what}, torch", "imported" if torch else "not imported", "", "", "not imported", not torch)

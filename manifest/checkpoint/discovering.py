@@ -1,0 +1,63 @@
+"""Which checkpoints there are under some paths: files, folders of them, patterns.
+
+Folders are walked and symbolic links in them not followed. Files are chosen by the ends of their names here, since a
+folder holds anything; what they are is told by their bytes when they are opened.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from manifest.checkpoint.escaping import printable
+from manifest.errors import InputError
+
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pt2", ".jit", ".tar")
+_INDEX = ".index.json"
+_DISTRIBUTED = ".metadata"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
+MOST_FILES = 100_000
+
+
+def discover(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Every checkpoint under some places, each once, in order.
+
+    A distributed checkpoint is its folder, a sharded one its index. A file that is named is taken whatever its name is.
+
+    Args:
+        places: Files, folders, or patterns such as `runs/**/*.pt`.
+
+    Raises:
+        InputError: There is no such place, or there are more than `MOST_FILES` checkpoints in it.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        path = Path(place)
+        paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(place), recursive=True)))  # noqa: PTH207
+        if not paths:
+            raise InputError(f"There is no file {printable(str(place), 1000)}; check the path.")
+        for each in paths:
+            for checkpoint in _under(each) if each.is_dir() else [each]:
+                found[checkpoint] = None
+                if len(found) > MOST_FILES:
+                    raise InputError(f"There are more than {MOST_FILES:,} checkpoints; name fewer places.")
+    return list(found)
+
+
+def _under(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        here = Path(place)
+        if _DISTRIBUTED in names:
+            folders.clear()
+            yield here
+            continue
+        indexed = {name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX)}
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            if name.endswith(_INDEX) or (name.endswith(_SUFFIXES) and _SHARD.sub("", name) not in indexed):
+                yield here / name
