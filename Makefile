@@ -19,7 +19,7 @@ test: $(READY)
 
 # Every model of every library, and the largest at full size; an ordinary `make test` does a sample.
 sweep: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup tests/sweep --whole
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup tests/sweep tests/faults tests/acceptance/test_round_trips.py --whole
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

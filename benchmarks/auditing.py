@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from measuring import MANIFEST, in_turn, run, seconds_of
 from place import Place, gigabytes
@@ -16,13 +18,27 @@ _READING = (
 )
 
 
+def _from_disk(path: Path, measure: Callable[[], float]) -> Callable[[], float]:
+    """The same after the file's pages were dropped from memory."""
+
+    def measured() -> float:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return measure()
+
+    return measured
+
+
 def rows(place: Place, runs: int) -> Iterator[Row]:
     """Time and memory of `manifest audit` of the model that is saved, without its manifest."""
     path = place.bare
     command = [*MANIFEST, "audit", path, "--output", place.directory / "audit.txt"]
     what = f"manifest audit of {place.sizes.saved}, {gigabytes(path)}, whole process"
     reading = [sys.executable, "-c", _READING, path]
-    yield within(f"{what} / reading the file once", in_turn(seconds_of(command), seconds_of(reading), runs), 1.5)
+    auditing, reads = seconds_of(command), seconds_of(reading)
+    yield within(f"{what} / reading the file once", in_turn(auditing, reads, runs), 1.5)
+    cold = in_turn(_from_disk(path, auditing), _from_disk(path, reads), runs)
+    yield within(f"{what} / reading the file once, both from the disk", cold, 1.5)
     yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", run(command, look=True), 300e6)
     imports = subprocess.run(
         [sys.executable, "-X", "importtime", *map(str, command[1:])], capture_output=True, text=True, check=False

@@ -29,6 +29,9 @@ _NAMES_OF_MODELS = ("arch", "architecture", "model_name", "model", "backbone", "
 _LIBRARIES = frozenset({"open_clip", "timm", "torchvision", "transformers"})
 
 
+BY_HASH = "its SHA-256"
+BY_DIGITS = "its name"
+"""Where the digits in a name are those of a published file, and the file is another."""
 _HASHED = re.compile(r"-([0-9a-f]{8,64})(?=\.[A-Za-z]+$)")
 """The convention of torch.hub: a file's name ends in the first digits of its SHA-256."""
 
@@ -167,8 +170,10 @@ def _whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20 else None
 
 
-def of_published_file(checkpoint: Checkpoint, identification: Identification) -> Claim | None:
-    """Which published weights a file is by its hash, which is taken only where it can be one of those that are known.
+def of_published_file(checkpoint: Checkpoint, identification: Identification) -> Iterator[Claim]:
+    """Which published weights a file is by its hash, and by the digits of one in its name.
+
+    The hash is taken only where it can be one of those that are known.
 
     Raises:
         OSError: It cannot be read.
@@ -180,11 +185,15 @@ def of_published_file(checkpoint: Checkpoint, identification: Identification) ->
     published = any((weights := pretrained(*each)) is not None and weights.sha256 for each in tags)
     # All that are known without a hash in their names were written by torch.
     possible = published and checkpoint.container != "safetensors"
-    if not path.is_file() or not (possible or _HASHED.search(path.name)):
-        return None
+    in_its_name = _HASHED.search(path.name)
+    if not path.is_file() or not (possible or in_its_name):
+        return
     with path.open("rb") as file:
-        known = known_file(hashlib.file_digest(file, "sha256").hexdigest())
-    return None if known is None else Claim("its SHA-256", known.library, known.name, known.tag, known.quick_gelu)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (known := known_file(digest)) is not None:
+        yield Claim(BY_HASH, known.library, known.name, known.tag, known.quick_gelu)
+    elif in_its_name and (meant := known_file(in_its_name[1])) is not None:
+        yield Claim(BY_DIGITS, meant.library, meant.name, meant.tag, meant.quick_gelu)
 
 
 def contradictions(said: Sequence[Claim], found: Identification, meant: Candidate | None) -> Iterator[Finding]:
@@ -196,6 +205,11 @@ def contradictions(said: Sequence[Claim], found: Identification, meant: Candidat
         meant: The architecture that the checkpoint is held to.
     """
     for claim in said:
+        if claim.source == BY_DIGITS:
+            what = f"{printable(claim.tag or '')} of {printable(claim.name or '')}"
+            message = f"The digits in its name are those of {what}, and its SHA-256 is another."
+            remedy = "Get the file again from its source: it was changed or cut off."
+            yield finding("A012", message, where=claim.source, remedy=remedy)
         yield from _against_tensors(claim, found)
         if (needs := _needs_quick_gelu(claim)) is not None:
             yield from _against_activation(claim, needs, said, meant)

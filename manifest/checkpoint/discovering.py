@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from manifest.checkpoint.escaping import printable
 from manifest.errors import InputError
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pt2", ".jit", ".tar")
@@ -25,21 +24,20 @@ MOST_FILES = 100_000
 def discover(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Every checkpoint under some places, each once, in order.
 
-    A distributed checkpoint is its folder, a sharded one its index. A file that is named is taken whatever its name is.
+    A distributed checkpoint is its folder, a sharded one its index. A file that is named is taken whatever its name is,
+    and also when it is not there, for whoever opens it to say so.
 
     Args:
         places: Files, folders, or patterns such as `runs/**/*.pt`.
 
     Raises:
-        InputError: There is no such place, or there are more than `MOST_FILES` checkpoints in it.
+        InputError: There are more than `MOST_FILES` checkpoints.
     """
     found: dict[Path, None] = {}
     for place in places:
         path = Path(place)
-        paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(place), recursive=True)))  # noqa: PTH207
-        if not paths:
-            raise InputError(f"There is no file {printable(str(place), 1000)}; check the path.")
-        for each in paths:
+        matches = [] if path.exists() else sorted(map(Path, glob.glob(str(place), recursive=True)))  # noqa: PTH207
+        for each in matches or [path]:
             for checkpoint in _under(each) if each.is_dir() else [each]:
                 found[checkpoint] = None
                 if len(found) > MOST_FILES:

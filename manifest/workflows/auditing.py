@@ -118,8 +118,8 @@ class _Audit:
     @cached_property
     def claims(self) -> list[Claim]:
         """All that is said of it."""
-        published = of_published_file(self.stored, self.identification)
-        return [*([self.claim] if self.claim else []), *claims(self.stored), *([published] if published else [])]
+        declared_one = [self.claim] if self.claim else []
+        return [*declared_one, *claims(self.stored), *of_published_file(self.stored, self.identification)]
 
     @cached_property
     def meant(self) -> Candidate | None:

@@ -14,6 +14,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 
 import manifest
@@ -208,6 +209,18 @@ def test_training_checkpoint_says_what_it_is_in_its_arguments(tmp_path: Path) ->
     assert "Its arch says test_vit" in message(manifest.audit(tmp_path / "other.pth.tar"), "A012")
 
 
+def test_file_with_the_digits_of_another_in_its_name_is_not_that(tmp_path: Path) -> None:
+    model = torchvision.models.get_model("mobilenet_v2", weights=None)
+    for parameter in model.parameters():
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    torch.save(model.state_dict(), tmp_path / "mobilenet_v2-b0353104.pth")
+    assert "The digits in its name are those of IMAGENET1K_V1 of mobilenet_v2, and its SHA-256 is another" in message(
+        manifest.audit(tmp_path / "mobilenet_v2-b0353104.pth"), "A012"
+    )
+    torch.save(model.state_dict(), tmp_path / "model-20261121.pth")
+    assert not rules(manifest.audit(tmp_path / "model-20261121.pth"))
+
+
 def test_what_is_declared_must_make_sense(run: Run, tmp_path: Path) -> None:
     saved({"a.weight": torch.ones(3, 3)}, tmp_path / "a.safetensors")
     assert "expected LIBRARY:NAME" in run("audit", "a.safetensors", "--as", "keras:VGG").complaint
@@ -230,4 +243,4 @@ def test_many_at_once_are_a_line_each_and_broken_ones_do_not_stop_the_rest(
     assert "notes.txt" not in answer.out
     pattern = run("audit", "runs/**/*.safetensors", "--format", "json")
     assert json.loads(pattern.out)["subject"] == "good.safetensors"
-    assert "There is no file nowhere" in run("audit", "nowhere").complaint
+    assert "No such file: nowhere" in run("audit", "nowhere").complaint

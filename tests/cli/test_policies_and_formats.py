@@ -94,7 +94,7 @@ def test_audit_is_held_to_a_policy_without_torch(signed: Path, run: Run, policy:
     policy("containers: {forbid: [torch-zip]}")
     answer = run("audit", signed.name, "--policy", "policy.yaml")
     assert answer.code == 1
-    assert "ckpt.pt is safe to load: nothing in it would run; it fails the policy" in answer.out
+    assert "✘ ckpt.pt is safe to load, and fails: policy" in answer.out
     assert "P011" in answer.out
     assert manifest.verify(signed, fast=True).passed
 
@@ -117,7 +117,7 @@ def test_sarif_of_a_file_names_it_relative_to_the_working_directory(unsafe: Path
     assert answer.code == 1
     assert answer.out == ""
     found = sarif((unsafe.parents[1] / "report.sarif").read_text())
-    (result,) = found["results"]
+    (result,) = (each for each in found["results"] if each["level"] != "note")
     assert result["ruleId"] == "F010"
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "heads/unsafe.pt"
     assert found["invocations"][0]["exitCode"] == 1

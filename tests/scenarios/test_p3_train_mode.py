@@ -39,10 +39,12 @@ def model() -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made: Any = open_clip.create_model(NAME)
-        # A fresh convnext's residual branches are scaled by 1e-6, and nobody would miss one; a trained one's are not.
         for name, parameter in made.named_parameters():
+            # A fresh convnext scales its residual branches by 1e-6, and nobody would miss one.
             if name.endswith("gamma"):
                 parameter.data.uniform_(0.5, 1.5)
+            elif parameter.ndim == 1:  # as training moves norms and biases, so that no tower is taken for fresh
+                parameter.data.add_(0.01 * torch.randn_like(parameter))
     return made
 
 
