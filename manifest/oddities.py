@@ -46,7 +46,10 @@ def oddities(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list
         checkpoint: The weights.
         names: The tensors to look at; all unless given. One that shares the storage of an earlier one is passed over.
     """
-    chosen = list(checkpoint.tensors if names is None else (name for name in names if name in checkpoint.tensors))
+    # By name once each, in order, and looked up at once: a file can have many.
+    chosen = dict.fromkeys(
+        name for name in (checkpoint.tensors if names is None else names) if name in checkpoint.tensors
+    )
     tied = checkpoint.aliases()
     tensors = {
         name: checkpoint.tensors[name]
