@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor
 from manifest.dotted_names import listed
 from manifest.initialisers import FEWEST
-from manifest.stored_numbers import Sample, constant, not_finite, same_values, sample
+from manifest.stored_numbers import Sample, constant, not_finite, sample
 from manifest.untouched import Examination, is_matrix
 
 _LOOKED_AT = 2_048
@@ -129,18 +129,13 @@ def _duplicates(checkpoint: Checkpoint, samples: Mapping[str, Sample]) -> list[O
     return [_duplicate(places, pairs) for places, pairs in layers.items()]
 
 
-def _equal_pairs(checkpoint: Checkpoint, names: list[str]) -> list[tuple[str, str]]:
-    """Each name with the first of those that have its values."""
-    firsts: list[str] = []
-    pairs: list[tuple[str, str]] = []
-    for name in names:
-        tensors = checkpoint.tensors
-        first = next((one for one in firsts if same_values(checkpoint, tensors[one], tensors[name])), None)
-        if first is None:
-            firsts.append(name)
-        else:
-            pairs.append((first, name))
-    return pairs
+def _equal_pairs(checkpoint: Checkpoint, names: list[str]) -> Iterator[tuple[str, str]]:
+    """Each name with the first of those that have its values; what stands alone is not read."""
+    firsts: dict[str, str] = {}
+    for name in names if len(names) > 1 else ():
+        first = firsts.setdefault(checkpoint.digest(checkpoint.tensors[name]), name)
+        if first != name:
+            yield first, name
 
 
 def _places(first: str, second: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
+from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor
 
 Floats = npt.NDArray[np.float64]
 Bits = npt.NDArray[Any]
@@ -158,14 +158,6 @@ def constant(checkpoint: Checkpoint, tensor: StoredTensor) -> float | None:
     return value if value is not None and all_equal(checkpoint, tensor, [value]) else None
 
 
-def same_values(checkpoint: Checkpoint, first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether two tensors of one type and shape have the same bytes."""
-    left, right = checkpoint.blocks(first), checkpoint.blocks(second)
-    if isinstance(first, StridedTensor) and isinstance(second, StridedTensor) and first.plain and second.plain:
-        return all(_same_bytes(one, other) for one, other in zip(left, right, strict=True))
-    return checkpoint.digest(first) == checkpoint.digest(second)
-
-
 def not_finite(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> dict[str, NotFinite]:
     """What is not finite in some tensors, by name: reads every byte of theirs, on two threads.
 
@@ -259,12 +251,3 @@ def _decoded(bits: Bits, dtype: str) -> Floats:
         if dtype == "bfloat16":
             return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         return bits.view(dtype).astype(np.float64)
-
-
-def _same_bytes(one: memoryview, other: memoryview) -> bool:
-    left, right = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
-    pieces = range(0, left.size, _SCANNED_AT_ONCE)
-    return left.size == right.size and all(
-        np.array_equal(left[start : start + _SCANNED_AT_ONCE], right[start : start + _SCANNED_AT_ONCE])
-        for start in pieces
-    )
