@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from measuring import MANIFEST, in_turn, run, seconds_of
+from measuring import MANIFEST, imports_torch, in_turn, run, seconds_of
 from place import Place, gigabytes
 from table import Row, in_memory, within
 
@@ -40,8 +39,5 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     cold = in_turn(_from_disk(path, auditing), _from_disk(path, reads), runs)
     yield within(f"{what} / reading the file once, both from the disk", cold, 1.5)
     yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", run(command, look=True), 300e6)
-    imports = subprocess.run(
-        [sys.executable, "-X", "importtime", *map(str, command[1:])], capture_output=True, text=True, check=False
-    ).stderr
-    torch = any(line.rpartition("|")[2].strip() == "torch" for line in imports.splitlines())
+    torch = imports_torch(command)
     yield Row(f"{what}, torch", "imported" if torch else "not imported", "", "", "not imported", not torch)

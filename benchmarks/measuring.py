@@ -99,6 +99,13 @@ def seconds_said_by(command: Sequence[str | Path]) -> Callable[[], float]:
     return lambda: float(run(command).output.split()[-1])
 
 
+def imports_torch(command: Sequence[str | Path]) -> bool:
+    """Whether a command of Python's, as in `MANIFEST`, imports torch."""
+    arguments = [sys.executable, "-X", "importtime", *map(str, command[1:])]
+    imports = subprocess.run(arguments, capture_output=True, text=True, check=True).stderr
+    return any(line.rpartition("|")[2].strip() == "torch" for line in imports.splitlines())
+
+
 def _watch(pid: int) -> int:
     """The greatest anonymous memory of a process until it ends, in bytes; its output must fit in a pipe."""
     status, greatest = Path(f"/proc/{pid}/status"), 0

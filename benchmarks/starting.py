@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 
-from measuring import MANIFEST, run
+from measuring import MANIFEST, imports_torch, run
 from place import Place
 from table import Row
 
@@ -17,9 +15,6 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     for name, arguments in (("--help", ["--help"]), ("show", ["show", place.signed])):
         command = [*MANIFEST, *arguments]
         seconds = statistics.median(run(command).seconds for _ in range(runs))
-        imports = subprocess.run(
-            [sys.executable, "-X", "importtime", *map(str, command[1:])], capture_output=True, text=True, check=True
-        ).stderr
-        torch = any(line.rpartition("|")[2].strip() == "torch" for line in imports.splitlines())
+        torch = imports_torch(command)
         words = f"{seconds:.2f} s, torch {'imported' if torch else 'not imported'}"
         yield Row(f"manifest {name}, whole process", words, "", words, "< 0.5 s, no torch", seconds < 0.5 and not torch)

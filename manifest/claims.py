@@ -19,14 +19,13 @@ from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.errors import InputError
 from manifest.findings import Finding, finding
-from manifest.identify import Candidate, Identification
+from manifest.identify import LIBRARIES, Candidate, Identification
 from manifest.index import named
 from manifest.registry import known_file, pretrained, quick_gelu_tags
 from manifest.small_files import read_small
 
 _LONGEST = 200  # characters of a name
 _NAMES_OF_MODELS = ("arch", "architecture", "model_name", "model", "backbone", "encoder_name")
-_LIBRARIES = frozenset({"open_clip", "timm", "torchvision", "transformers"})
 
 
 BY_HASH = "its SHA-256"
@@ -68,10 +67,10 @@ def declared(text: str) -> Claim:
     """
     library, colon, rest = text.rpartition(":")
     name, _, tag = rest.partition("/")
-    if not name or (colon and library not in _LIBRARIES):
+    if not name or (colon and library not in LIBRARIES):
         raise InputError(
             f"--as is {text!r:.100}, expected LIBRARY:NAME or LIBRARY:NAME/TAG with one of "
-            f"{', '.join(sorted(_LIBRARIES))}, as in open_clip:ViT-B-16/openai."
+            f"{', '.join(sorted(LIBRARIES))}, as in open_clip:ViT-B-16/openai."
         )
     return Claim("the command line", library or None, name, tag or None)
 
@@ -154,7 +153,7 @@ def _named(said: str, source: str, quick_gelu: bool | None = None) -> Claim:
     """A name such as `open_clip:ViT-B-32`, `vit_base_patch16_224.augreg_in21k` or plain."""
     library, _, rest = said.rpartition(":")
     name, _, tag = rest.partition(".")
-    return Claim(source, library if library in _LIBRARIES else None, name, tag or None, quick_gelu)
+    return Claim(source, library if library in LIBRARIES else None, name, tag or None, quick_gelu)
 
 
 def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -217,7 +216,7 @@ def contradictions(said: Sequence[Claim], found: Identification, meant: Candidat
 
 def _against_tensors(claim: Claim, found: Identification) -> Iterator[Finding]:
     """A name of one architecture, and tensors that are exactly those of another in the same library."""
-    libraries = {each.library for each in found.candidates} & ({claim.library} if claim.library else _LIBRARIES)
+    libraries = {each.library for each in found.candidates} & ({claim.library} if claim.library else set(LIBRARIES))
     known = {library for library in libraries if claim.name is not None and named(library, claim.name) is not None}
     exact = [each.name for each in found.candidates if each.exact and each.library in known]
     if exact and claim.name not in exact:

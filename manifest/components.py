@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
-from manifest.document import Component, Status, Training, component_tensors, prefixes
+from manifest.document import Component, Status, Training, component_tensors, prefixes, role_words
 from manifest.dotted_names import shortened
 from manifest.findings import Finding, Severity, finding
 from manifest.initialisation import TOWERS, evidence
@@ -82,7 +82,7 @@ def component_findings(components: Sequence[Component], subject: str) -> list[Fi
     for part in components:
         if part.by_design:
             continue
-        words = part.role.replace("_", " ")
+        words = role_words(part.role)
         if part.status is Status.ABSENT:
             message = f"The {words} is not in {subject}: none of its {part.expected} tensors."
             findings.append(finding("C001", message, where=part.role, prefixes=part.prefixes))
@@ -117,7 +117,7 @@ def _training_findings(components: Sequence[Component]) -> list[Finding]:
 
 
 def _never_trained(role: str, untrained: set[str]) -> str:
-    words = role.replace("_", " ")
+    words = role_words(role)
     if untrained & set(TOWERS.get(role, ())):
         return f"The {words} belongs to a tower that was never trained."
     return f"The {words} was never trained, and other parts were: its numbers are as their initialiser left them."

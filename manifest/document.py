@@ -344,6 +344,11 @@ def prefixes(names: Iterable[str], others: Iterable[str]) -> list[str]:
     )
 
 
+def role_words(role: str) -> str:
+    """A component's role for a person: `vision tower`."""
+    return role.replace("_", " ")
+
+
 def activation_words(activations: Mapping[str, Mapping[str, int]]) -> str:
     """Activations by tower as words: `text 12 × GELU; visual 12 × GELU`."""
     return "; ".join(

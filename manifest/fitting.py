@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from manifest.document import role_words
 from manifest.dotted_names import shortened
 
 Shape = tuple[int, ...]
@@ -65,5 +66,5 @@ def _by_role(names: Sequence[str], roles: Mapping[str, str] | None) -> list[tupl
     groups: dict[str, list[str]] = {}
     for name in names:
         role = (roles or {}).get(name)
-        groups.setdefault(f"of the {role.replace('_', ' ')}, " if role else "", []).append(name)
+        groups.setdefault(f"of the {role_words(role)}, " if role else "", []).append(name)
     return list(groups.items())

@@ -14,12 +14,13 @@ from functools import cached_property
 from typing import Any
 
 from manifest import index
+from manifest.document import role_words
 from manifest.fitting import Fit, Shape, fit
 from manifest.index.templates import Filled, covered, filled
 from manifest.registry import quick_gelu_tags
 from manifest.renaming import Renamed, is_openai_archive, renamings
 
-_LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
+LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
 """In the order in which equal candidates are named."""
 _MOST_READ = 6
 _MOST_TRIED = 3
@@ -137,7 +138,7 @@ def held_to(library: str | None, name: str, shapes: Mapping[str, Shape]) -> Cand
     Returns:
         None where no architecture has that name.
     """
-    known = [each for where in _LIBRARIES if library in (None, where) and (each := index.named(where, name))]
+    known = [each for where in LIBRARIES if library in (None, where) and (each := index.named(where, name))]
     if known:
         found = [_candidate(known[0], renamed) for renamed in renamings(shapes)]
     else:
@@ -241,7 +242,7 @@ def _held(
 
 
 def _order(candidate: Candidate) -> tuple[int, int, str]:
-    return _LIBRARIES.index(candidate.library), len(candidate.name), candidate.name
+    return LIBRARIES.index(candidate.library), len(candidate.name), candidate.name
 
 
 def _told(found: list[Candidate], renamed: Renamed, shapes: Mapping[str, Shape], notes: list[str]) -> Identification:
@@ -299,8 +300,8 @@ def _parts(best: Candidate) -> Iterator[str]:
             yield f"{twin} has the same trunk with another activation, whatever its head; declare which it is."
     if best.absent_roles:
         there = [role for role in dict.fromkeys(best.roles.values()) if role not in best.absent_roles]
-        lacking = _listed(map(_words, best.absent_roles), "or")
-        yield f"Of {best.name} there is only the {_listed(map(_words, there))}: no {lacking}."
+        lacking = _listed(map(role_words, best.absent_roles), "or")
+        yield f"Of {best.name} there is only the {_listed(map(role_words, there))}: no {lacking}."
     for name, (here, expected) in best.fit.reshaped.items():
         if best.roles.get(name) in _HEADS and here[1:] == expected[1:] and name.endswith("weight"):
             head = name.removesuffix(".weight")
@@ -328,10 +329,6 @@ def _left_out(best: Candidate) -> Iterator[str]:
     if any(_OF_HUGGING_FACE.match(name) for name in best.fit.unexpected):
         names = _listed(index.left_out()["open_clip"], limit=20)
         yield f"The text tower is one of Hugging Face's; open_clip has them in {names}, whose sizes are not known here."
-
-
-def _words(role: str) -> str:
-    return role.replace("_", " ")
 
 
 def _value(value: Any) -> str:

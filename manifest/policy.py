@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 from manifest.checkpoint import sharded
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.opening import CONTAINERS
-from manifest.document import Golden, Status, Training
+from manifest.document import Golden, Status, Training, role_words
 from manifest.errors import InputError, one_line
 from manifest.findings import (
     RULES,
@@ -356,7 +356,7 @@ def _spent(report: Report) -> float:
 
 
 def _words(role: str) -> str:
-    return printable(role.replace("_", " "))
+    return printable(role_words(role))
 
 
 def _listed(names: Sequence[str], word: str = "and") -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from manifest.checkpoint.escaping import printable, printable_list
 from manifest.errors import CheckpointError, InputError
 
-_DISTRIBUTED = ".metadata"
-_INDEX = ".index.json"
+DISTRIBUTED = ".metadata"
+INDEX = ".index.json"
 _SAFE = ".safetensors"
-_SUFFIXES = (_SAFE, ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pt2", ".tar")
+SUFFIXES = (_SAFE, ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pt2", ".tar")
 
 
 def entry(directory: Path) -> Path:
@@ -28,12 +28,12 @@ def entry(directory: Path) -> Path:
         names = sorted(path.name for path in directory.iterdir())
     except OSError as error:
         raise InputError(f"Cannot list {printable(str(directory), 1000)}: {error.strerror}") from None
-    if _DISTRIBUTED in names:
-        return directory / _DISTRIBUTED
-    for ending in ((_INDEX,), _SUFFIXES):
+    if DISTRIBUTED in names:
+        return directory / DISTRIBUTED
+    for ending in ((INDEX,), SUFFIXES):
         found = [name for name in names if name.endswith(ending) and not name.startswith(".")]
         # The same weights are often there in two forms; the one that cannot hold code is enough.
-        chosen = [name for name in found if name.removesuffix(_INDEX).endswith(_SAFE)] or found
+        chosen = [name for name in found if name.removesuffix(INDEX).endswith(_SAFE)] or found
         if len(chosen) == 1:
             return directory / chosen[0]
         if chosen:

@@ -12,11 +12,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from manifest.checkpoint.directories import DISTRIBUTED, INDEX, SUFFIXES
 from manifest.errors import InputError
 
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".pt2", ".jit", ".tar")
-_INDEX = ".index.json"
-_DISTRIBUTED = ".metadata"
+_SUFFIXES = (*SUFFIXES, ".jit")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 MOST_FILES = 100_000
 
@@ -49,13 +48,13 @@ def _under(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         here = Path(place)
-        if _DISTRIBUTED in names:
+        if DISTRIBUTED in names:
             folders.clear()
             yield here
             continue
-        indexed = {name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX)}
+        indexed = {name.removesuffix(INDEX) for name in names if name.endswith(INDEX)}
         for name in sorted(names):
             if name.startswith("."):
                 continue
-            if name.endswith(_INDEX) or (name.endswith(_SUFFIXES) and _SHARD.sub("", name) not in indexed):
+            if name.endswith(INDEX) or (name.endswith(_SUFFIXES) and _SHARD.sub("", name) not in indexed):
                 yield here / name

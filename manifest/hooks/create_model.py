@@ -20,7 +20,7 @@ from torch import nn
 
 from manifest import families
 from manifest.checkpoint import open_checkpoint
-from manifest.document import Architecture, Manifest
+from manifest.document import Architecture, Manifest, role_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, CreationMismatchError, InputError
 from manifest.families import Creation, Difference, Family, remember
@@ -233,7 +233,7 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
         found = {name: tensor.shape for name, tensor in stored.tensors.items() if name in expected}
     if problems := fit(expected, found).sentences(roles):
         raise CreationMismatchError(
-            f"{weights.name} is not the {role.replace('_', ' ')} of {creation.name} ({'; '.join(problems)}), and "
+            f"{weights.name} is not the {role_words(role)} of {creation.name} ({'; '.join(problems)}), and "
             "open_clip would leave that at its random initialisation without a word; name the file of that tower."
         )
 

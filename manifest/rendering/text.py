@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.checkpoint.escaping import printable
-from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words
+from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words, role_words
 from manifest.findings import Finding, Kind, Outcome, Report, Severity
 
 _OUTCOMES = {
@@ -157,7 +157,7 @@ def _components(manifest: Manifest) -> Table:
     for part in manifest.components:
         style = "bold red" if part.training is Training.INITIALISED else ""
         status = f"{part.status} by design" if part.by_design else str(part.status)
-        row = (part.role.replace("_", " "), f"{part.present}/{part.expected}", status)
+        row = (role_words(part.role), f"{part.present}/{part.expected}", status)
         table.add_row(*(Text(printable(cell)) for cell in row), Text(str(part.training), style=style))
     return table
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.claims import Claim, claims, contradictions, declared, of_published_file
-from manifest.document import Status, Training
+from manifest.document import Status, Training, role_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, InputError
 from manifest.findings import ComponentVerdict, Finding, Kind, Report, Severity, finding
@@ -175,7 +175,7 @@ class _Audit:
         ]
         findings = [found for part in self.components for found in _missing(part, meant, self.stored.path.name)]
         whole = sum(part.status is Status.COMPLETE for part in self.components)
-        designed = [part.role.replace("_", " ") for part in self.components if part.by_design]
+        designed = [role_words(part.role) for part in self.components if part.by_design]
         words = f"{whole} of {len(roles)} components complete"
         return Climbed(words + (f"; by design without {', '.join(designed)}" if designed else ""), findings)
 
@@ -223,7 +223,7 @@ def _missing(part: ComponentVerdict, meant: Candidate, subject: str) -> list[Fin
     if part.by_design or part.status is Status.COMPLETE:
         return []
     expected, missing = _members(part.role, meant)
-    words = f"{part.role.replace('_', ' ')} of {meant.library} {meant.name}"
+    words = f"{role_words(part.role)} of {meant.library} {meant.name}"
     if part.status is Status.PARTIAL:
         there = len(expected) - len(missing)
         message = f"The {words} has {there} of {len(expected)} tensors; {shortened(missing)} missing."
@@ -255,7 +255,7 @@ def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
     return [
         finding(
             "C003",
-            f"The {role.replace('_', ' ')} was never trained, and other parts were: {'; '.join(verdict.reasons)}.",
+            f"The {role_words(role)} was never trained, and other parts were: {'; '.join(verdict.reasons)}.",
             where=role,
         )
         for role, verdict in fresh.items()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from manifest.document import component_tensors
+from manifest.document import component_tensors, role_words
 from manifest.dotted_names import listed
 from manifest.findings import Finding, Kind, Report, finding
 from manifest.grants import granted
@@ -56,7 +56,7 @@ def _weights(first: Subject, second: Subject) -> Climbed:
     for part in second.manifest.components:
         members, all_of = component_tensors(part.prefixes, changed), component_tensors(part.prefixes, list(now))
         if members:
-            words = part.role.replace("_", " ")
+            words = role_words(part.role)
             message = f"In the {words}, {len(members)} of {len(all_of)} tensors differ: {listed(members)}."
             findings.append(_difference("I002", message, part.role))
     if gone:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from manifest.document import Status
+from manifest.document import Status, role_words
 from manifest.errors import ArchitectureError, VerificationError
 from manifest.families import Creation, family, remember
 from manifest.findings import Outcome, Report, Severity
@@ -87,7 +87,7 @@ def load_transforms(path: str | os.PathLike[str]) -> Transforms:
 
 
 def _warn_of_absent(subject: Subject) -> None:
-    absent = [part.role.replace("_", " ") for part in subject.manifest.components if part.status is Status.ABSENT]
+    absent = [role_words(part.role) for part in subject.manifest.components if part.status is Status.ABSENT]
     if absent:
         warnings.warn(
             f"{subject.path.name} is partial by design: its {', '.join(absent)} is absent and filled with zeros.",

@@ -14,7 +14,7 @@ from typing import Any
 from manifest.checkpoint import Checkpoint
 from manifest.components import component_findings, initialised_throughout, reassess
 from manifest.digests import file_blake3
-from manifest.document import Manifest, Status, Training, component_tensors
+from manifest.document import Manifest, Status, Training, component_tensors, role_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, SignatureError
 from manifest.findings import ComponentVerdict, Finding, Report, Severity, finding
@@ -186,7 +186,7 @@ def _changed_tensors(subject: Subject, already: Sequence[Finding]) -> list[Findi
     for part in subject.manifest.components:
         members = component_tensors(part.prefixes, changed)
         if members:
-            words = part.role.replace("_", " ")
+            words = role_words(part.role)
             message = f"In the {words}, {len(members)} of {part.present} tensors changed: {', '.join(members[:3])}"
             message += f" and {len(members) - 3} more." if len(members) > 3 else "."
             findings.append(finding("I002", message, where=part.role, tensors=members[:50]))
@@ -244,11 +244,11 @@ def _completeness(subject: Subject) -> Climbed:
     findings = component_findings(components, subject.path.name)
     whole = sum(part.status is Status.COMPLETE for part in components)
     reason = f"{whole} of {len(components)} components complete"
-    if by_design := [part.role.replace("_", " ") for part in components if part.by_design]:
+    if by_design := [role_words(part.role) for part in components if part.by_design]:
         reason += f"; by design without a trained {', '.join(by_design)}"
     if initialised_throughout(components):
         reason += ", none of them trained"
-    elif untrained := [part.role.replace("_", " ") for part in components if part.training is Training.INITIALISED]:
+    elif untrained := [role_words(part.role) for part in components if part.training is Training.INITIALISED]:
         reason += f", untrained: {', '.join(untrained)}"
     elif whole == len(components):
         reason += " and trained"
