@@ -64,8 +64,12 @@ def run(command: Sequence[str | Path], *, look: bool = False) -> Ran:
         RuntimeError: It failed; the message has its last words.
     """
     arguments = [str(word) for word in command]
+    # Compiled once, as where it is installed: some machines forbid Python to keep what it compiles.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         anonymous = _watch(process.pid) if look else 0
         assert process.stdout is not None
         output = process.stdout.read()

@@ -39,7 +39,7 @@ def _is_empty(value: object) -> bool:
 class _Part(BaseModel):
     """Unknown fields are kept, so that a later minor version survives a round trip; `strict` reading refuses them."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Tool(_Part):

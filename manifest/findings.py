@@ -52,7 +52,7 @@ class Rule:
 class Finding(BaseModel):
     """One thing a check found."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     rule: str
     name: str
@@ -69,7 +69,7 @@ class Finding(BaseModel):
 class ComponentVerdict(BaseModel):
     """Whether one component of the model is there, and whether it was ever trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     role: str
     status: Status
@@ -80,7 +80,7 @@ class ComponentVerdict(BaseModel):
 class Rung(BaseModel):
     """One rung of the ladder: its outcome, why, and how long it took."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     name: str
     outcome: Outcome
@@ -103,7 +103,7 @@ class Kind(StrEnum):
 class Report(BaseModel):
     """What one command found."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     schema_version: str = "report/v1"
     kind: Kind = Kind.VERIFY

@@ -105,14 +105,6 @@ class _Counts:
         return sum(matrix in _FRESH for matrix in self.matrices)
 
     @property
-    def alike(self) -> int:
-        return sum(matrix is MatrixState.ALIKE for matrix in self.matrices)
-
-    @property
-    def other(self) -> int:
-        return sum(matrix is MatrixState.OTHER for matrix in self.matrices)
-
-    @property
     def moved_biases(self) -> int:
         return sum(bias is BiasState.MOVED for bias in self.biases)
 
@@ -151,7 +143,7 @@ def _verdict(counts: _Counts, parts: Examination) -> tuple[Training, str | None]
         return Training.TRAINED, None
     if counts.telling >= _FEWEST_NORMS:
         return _by_untouched_norms(counts, parts)
-    return _by_matrices(counts)
+    return _by_matrices(counts, parts)
 
 
 def _by_untouched_norms(counts: _Counts, parts: Examination) -> tuple[Training, str | None]:
@@ -160,18 +152,25 @@ def _by_untouched_norms(counts: _Counts, parts: Examination) -> tuple[Training, 
         return Training.UNKNOWN, "statistics of norms saw batches, and so short a type may have lost the first steps"
     if counts.moved_biases > _FEW * len(counts.biases):
         return Training.UNKNOWN, f"{counts.moved_biases} of {len(counts.biases)} biases have moved"
-    if 2 * counts.fresh < len(counts.matrices) and not _of_a_scale_of_its_own(counts):
+    if 2 * counts.fresh < len(counts.matrices) and not _of_a_scale_of_its_own(counts, parts):
         return Training.UNKNOWN, "most matrices are no initialiser's: they may have been trained with their norms held"
     return Training.INITIALISED, "batches went through it, and no step was taken" if ran else None
 
 
-def _of_a_scale_of_its_own(counts: _Counts) -> bool:
+def _of_a_scale_of_its_own(counts: _Counts, parts: Examination) -> bool:
     """Whether matrices that no known initialiser gives may still be fresh: all but a few draws, biases untouched."""
-    drawn = counts.fresh + counts.alike
-    return drawn >= (1 - _FEW) * len(counts.matrices) and 2 * counts.exact_biases >= len(counts.biases) > 0
+    if 2 * counts.exact_biases < len(counts.biases) or not counts.biases:
+        return False
+    return _unlike(parts) <= _FEW * len(counts.matrices)
 
 
-def _by_matrices(counts: _Counts) -> tuple[Training, str | None]:
+def _unlike(parts: Examination) -> int:
+    """How many matrices are no draw of an initialiser's shape, whatever its scale."""
+    others = [name for name in parts.matrices if parts.matrix(name) is MatrixState.OTHER]
+    return sum(not parts.alike(name) for name in others)
+
+
+def _by_matrices(counts: _Counts, parts: Examination) -> tuple[Training, str | None]:
     """The verdict where norms are too few to tell: several matrices that fit, and something exact."""
     total = len(counts.matrices)
     if not total:
@@ -179,7 +178,7 @@ def _by_matrices(counts: _Counts) -> tuple[Training, str | None]:
     if len(counts.norms) >= _FEWEST_NORMS and counts.fresh == total:
         return Training.UNKNOWN, "norms without biases in so short a type stay at 1 while a model is trained"
     if counts.fresh < total:
-        if 2 * counts.other > total:
+        if 2 * _unlike(parts) > total:
             return Training.TRAINED, "no initialiser gives such values"
         return Training.UNKNOWN, "its values may be those of an initialiser that is not known here"
     if total < _FEWEST_MATRICES:

@@ -82,7 +82,7 @@ RuleCode = Annotated[str, AfterValidator(_known_rule)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Weight(StrEnum):

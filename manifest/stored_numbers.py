@@ -6,6 +6,7 @@ OCP's specification and of `torch/headeronly/util/Float8_*.h`. Nothing here know
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _MOST_GATHERED = 16 << 20
 """Bytes that are gathered for a sample of values that do not lie in the file one after the other."""
 _SCANNED_AT_ONCE = 1 << 20
 """Bytes that two passes over them find in the processor's cache."""
+
+_ROW = 8_192
+"""Values for whose product BLAS starts no threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +165,10 @@ def constant(checkpoint: Checkpoint, tensor: StoredTensor) -> float | None:
 def not_finite(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> dict[str, NotFinite]:
     """What is not finite in some tensors, by name: reads every byte of theirs, on two threads.
 
-    The whole numbers that floating-point numbers are in memory have the same order as they: in a piece without
-    specials, the greatest is less than the least special one, whether a sign is read as a sign or as a digit. Two
-    maxima are all it takes, at the speed of memory; a piece that has some is looked at again.
+    A sum of squares is finite only where each of them is: one pass, at the speed of memory. In the shorter types, the
+    whole numbers that floating-point numbers are in memory have the same order as they: in a piece without specials,
+    the greatest is less than the least special one, whether a sign is read as a sign or as a digit. A piece that may
+    have some is looked at again.
     """
     scanned = {
         name: tensor
@@ -192,6 +197,8 @@ def _not_finite(checkpoint: Checkpoint, tensor: StoredTensor) -> NotFinite | Non
 
 
 def _has_special(bits: Bits, layout: _Layout) -> bool:
+    if bits.itemsize >= 4 and math.isfinite(_sum_of_squares(bits.view(f"<f{bits.itemsize}"))):
+        return False
     sign = 1 << (8 * bits.itemsize - 1)
     if layout.negative_zero_is_nan:
         return bool((bits == sign).any())
@@ -199,6 +206,13 @@ def _has_special(bits: Bits, layout: _Layout) -> bool:
         return int(bits.max()) >= layout.special
     signed = bits.view(f"<i{bits.itemsize}")
     return int(signed.max()) >= layout.special or int(bits.max()) >= sign + layout.special
+
+
+def _sum_of_squares(numbers: npt.NDArray[Any]) -> float:
+    whole = numbers.size // _ROW * _ROW
+    rows, rest = numbers[:whole].reshape(-1, _ROW), numbers[whole:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.vecdot(rows, rows).sum() + np.dot(rest, rest))
 
 
 def _specials(bits: Bits, layout: _Layout) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

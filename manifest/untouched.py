@@ -54,11 +54,10 @@ class MatrixState(Enum):
     """A draw from a known initialiser, down to the arithmetic of the generator."""
     KNOWN = "known"
     """A draw from a known initialiser, as far as tests tell."""
-    ALIKE = "alike"
-    """A draw of an initialiser's shape, at a scale that is none of the known ones."""
     CONSTANT = "constant"
     """All values are one: closed at the start, or never filled."""
     OTHER = "other"
+    """No draw from a known initialiser."""
 
 
 class BiasState(Enum):
@@ -123,6 +122,11 @@ class Examination:
             self._matrix_states[name] = self._matrix_state(name)
         return self._matrix_states[name]
 
+    def alike(self, name: str) -> bool:
+        """Whether a matrix of these is a draw of an initialiser's shape, at whatever scale."""
+        values = sample(self._checkpoint, self._tensor(name))
+        return values is not None and fits_some_scale(values)
+
     def bias(self, name: str) -> BiasState:
         """The state of a bias of these."""
         if name not in self._bias_states:
@@ -175,7 +179,7 @@ class Examination:
             and not any(self.layer_scale_moved(name) for name in parts.layer_scales)
             and not any(self.bias(name) is BiasState.MOVED for name in parts.biases)
             and any(self.matrix(name) is not MatrixState.CONSTANT for name in parts.matrices)
-            and not any(self.matrix(name) in {MatrixState.ALIKE, MatrixState.OTHER} for name in parts.matrices)
+            and not any(self.matrix(name) is MatrixState.OTHER for name in parts.matrices)
         )
 
     def _moved(self, stem: str) -> bool:
@@ -234,7 +238,7 @@ class Examination:
         found = fit(values, self._candidates(name))
         if found.initialiser is not None:
             return MatrixState.EXACT if found.exact else MatrixState.KNOWN
-        return MatrixState.ALIKE if fits_some_scale(values) else MatrixState.OTHER
+        return MatrixState.OTHER
 
     def _candidates(self, name: str) -> set[Initialiser]:
         shape = _trimmed(self._tensor(name).shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,9 @@ from manifest.cli.options import (
     State,
 )
 from manifest.cli.printing import each_checked, finish, finish_all
+
+if TYPE_CHECKING:
+    from manifest.policy import Policy
 
 Places = Annotated[
     list[str],
@@ -52,10 +56,9 @@ def run(
     from manifest.checkpoint.discovering import discover
     from manifest.cli.options import roles
     from manifest.findings import Kind
-    from manifest.policy import read_policy
     from manifest.workflows.auditing import audit
 
-    demanded = None if policy is None else read_policy(policy)
+    demanded = None if policy is None else _read(policy)
     paths = discover(checkpoints)
     reports = each_checked(
         paths,
@@ -67,3 +70,9 @@ def run(
     if len(paths) == 1:
         finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
     finish_all(reports, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
+
+
+def _read(policy: Path) -> Policy:
+    from manifest.policy import read_policy
+
+    return read_policy(policy)

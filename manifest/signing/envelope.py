@@ -128,7 +128,7 @@ class _Parsed:
 class _Part(BaseModel):
     """A JSON object: exact types, keys beyond those listed ignored, as in-toto and DSSE want it."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, alias_generator=to_camel)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, alias_generator=to_camel, defer_build=True)
 
 
 _Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=_HEX)]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checkpoint.escaping import printable
@@ -22,9 +24,11 @@ from manifest.findings import ComponentVerdict, Finding, Kind, Report, Severity,
 from manifest.fitting import Fit, Shape
 from manifest.identify import Candidate, Identification, held_to, identify
 from manifest.initialisation import Evidence, Oddity, evidence, oddities
-from manifest.policy import Policy, hold, read_policy
 from manifest.safety import Safety, safety_findings, safety_of
 from manifest.workflows.climbing import Climbed, ascend
+
+if TYPE_CHECKING:
+    from manifest.policy import Policy
 
 _NEAR = 0.5
 """Share of a file's tensors that an architecture must have for the file to be held to it without being told."""
@@ -68,7 +72,7 @@ def audit(
         InputError: There is no such file, or what is claimed of it or demanded makes no sense.
     """
     path = Path(path)
-    demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
+    demanded = None if policy is None else _demanded(policy)
     claim = None if claimed is None else declared(claimed)
     try:
         with open_checkpoint(path) as stored:
@@ -81,7 +85,15 @@ def audit(
         report = ascend(Kind.AUDIT, path.name, [("format", lambda: unreadable)])
         report.safety = Safety.UNREADABLE
     report.path = str(path)
-    return hold(report, demanded, path)
+    return report if demanded is None else demanded(report, path)
+
+
+def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path], Report]:
+    """What holds a report to a policy; most audits are held to none, and need not know what one is."""
+    from manifest.policy import Policy, hold, read_policy
+
+    read = policy if isinstance(policy, Policy) else read_policy(policy)
+    return lambda report, path: hold(report, read, path)
 
 
 class _Audit:
@@ -185,14 +197,16 @@ class _Audit:
             roles = dict.fromkeys(self.stored.tensors, _WEIGHTS)
         if meant is not None:
             roles |= {meant.stored[name]: role for name, role in meant.roles.items() if name in meant.stored}
-        verdicts = evidence(roles, self.stored)
+        with ThreadPoolExecutor(1) as pool:  # one waits for the bytes, the other computes
+            odd = pool.submit(oddities, self.stored)
+            verdicts = evidence(roles, self.stored)
         self.components = [
             part.model_copy(update={"training": verdicts[part.role].training}) if part.role in verdicts else part
             for part in self.components
         ]
         by_design = {part.role for part in self.components if part.by_design}
         findings = _training_findings({role: each for role, each in verdicts.items() if role not in by_design})
-        findings += [_odd(each) for each in oddities(self.stored)]
+        findings += [_odd(each) for each in odd.result()]
         counts = Counter(str(verdict.training) for verdict in verdicts.values())
         return Climbed(", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings)
 

@@ -28,7 +28,7 @@ from manifest.golden.probe import Probe, inputs_digest, shipped
 from manifest.golden.record import prepared
 from manifest.grants import granted
 from manifest.small_files import read_small
-from manifest.workflows.climbing import Climbed, Subject, climb, open_subject
+from manifest.workflows.climbing import Climbed
 from manifest.workflows.explaining import (
     Original,
     cause_words,
@@ -43,6 +43,7 @@ from manifest.workflows.explaining import (
     unexplained_words,
 )
 from manifest.workflows.precision import in_precision
+from manifest.workflows.subject import Subject, climb, open_subject
 
 _PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

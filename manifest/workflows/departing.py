@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from manifest.golden.asking import Answers
 from manifest.golden.layers import layer_distance
-from manifest.workflows.climbing import Subject
 from manifest.workflows.explaining import greatest_change, original_of
+from manifest.workflows.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from manifest.golden.diagnose import ReadingsTarget
 from manifest.golden.probe import Inputs, Probe, photographs
 from manifest.grants import granted
 from manifest.small_files import read_small
-from manifest.workflows.climbing import Climbed, Subject, climb, open_subject
+from manifest.workflows.climbing import Climbed
 from manifest.workflows.explaining import cause_words, diagnosis_evidence, original_of, unexplained_words
 from manifest.workflows.probes import read_image
+from manifest.workflows.subject import Subject, climb, open_subject
 
 _FORM = '[{"image": "cat.png", "prompts": {"a photo of a cat": 0.93}}]'
 

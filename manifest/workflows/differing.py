@@ -11,7 +11,8 @@ from manifest.dotted_names import listed
 from manifest.findings import Finding, Kind, Report, finding
 from manifest.grants import granted
 from manifest.module_tree import changes, grouped, unfold
-from manifest.workflows.climbing import Climbed, Subject, ascend, open_subject
+from manifest.workflows.climbing import Climbed, ascend
+from manifest.workflows.subject import Subject, open_subject
 
 
 def diff(

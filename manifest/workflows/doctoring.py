@@ -20,9 +20,10 @@ from manifest.findings import Finding, Kind, Report, finding
 from manifest.golden.asking import Outputs
 from manifest.golden.floor import Built
 from manifest.grants import granted
-from manifest.workflows.climbing import Climbed, ascend, open_subject
+from manifest.workflows.climbing import Climbed, ascend
 from manifest.workflows.elsewhere import outputs_of_checkpoint, outputs_of_creation
 from manifest.workflows.explaining import original_of
+from manifest.workflows.subject import open_subject
 
 _SEED = 0
 _HASHING = {"PYTHONHASHSEED": "12345"}

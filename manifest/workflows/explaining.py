@@ -24,8 +24,8 @@ from manifest.golden.layers import first_departure, layer_distance
 from manifest.golden.probe import Inputs, Probe
 from manifest.golden.record import prepared
 from manifest.mapped_weights import twin
-from manifest.workflows.climbing import Subject
 from manifest.workflows.precision import in_float32
+from manifest.workflows.subject import Subject
 
 Question = Callable[[Architecture], Inputs]
 """What is asked, prepared as an architecture says."""

@@ -16,8 +16,8 @@ from manifest.findings import Outcome, Report, Severity
 from manifest.grants import granted
 from manifest.sidecars import read_manifest, require_checkpoint
 from manifest.signing import PublicKey
-from manifest.workflows.climbing import Subject, climb, open_subject
 from manifest.workflows.rebuilding import Rebuilder
+from manifest.workflows.subject import Subject, climb, open_subject
 from manifest.workflows.verifying import static_rungs
 
 

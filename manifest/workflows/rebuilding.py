@@ -20,10 +20,11 @@ from manifest.golden.probe import Inputs, Probe, inputs_digest, is_of_user
 from manifest.mapped_weights import assign, misfits
 from manifest.module_tree import changes, grouped, structure_digest, unfold
 from manifest.structure import structure
-from manifest.workflows.climbing import Check, Climbed, Subject
+from manifest.workflows.climbing import Climbed
 from manifest.workflows.describing import absent_by_design
 from manifest.workflows.explaining import Original, explained, inputs_apart
 from manifest.workflows.precision import in_precision
+from manifest.workflows.subject import Check, Subject
 
 _PINNED_FLAGS = frozenset({"num_threads", "seed"})
 """Set as recorded for golden outputs, or without effect on them, and so they explain nothing."""

@@ -23,7 +23,8 @@ from manifest.policy import RUNG, Policy, golden_findings, hold, read_policy
 from manifest.safety import safety_findings
 from manifest.sidecars import Sidecars, recorded_files
 from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
-from manifest.workflows.climbing import Check, Climbed, Subject, climb, open_subject
+from manifest.workflows.climbing import Climbed
+from manifest.workflows.subject import Check, Subject, climb, open_subject
 
 
 def verify(

@@ -1,0 +1,76 @@
+"""A checkpoint with its manifest, while it is checked, and the climb of the ladder with it.
+
+What the rungs check is said in `verifying`, for those that need no torch, and in `rebuilding`, for the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.document import Manifest, parse
+from manifest.errors import CheckpointError
+from manifest.findings import ComponentVerdict, Kind, Report
+from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
+from manifest.workflows.climbing import Climbed, ascend
+
+
+class Subject:
+    """One checkpoint while it is verified; what several rungs need is read once."""
+
+    def __init__(
+        self, checkpoint: Path, contents: SidecarContents, manifest: Manifest, stored: Checkpoint | None = None
+    ) -> None:
+        self.path = checkpoint
+        self.contents = contents
+        self.manifest = manifest
+        self.intact = False
+        self.components: list[ComponentVerdict] = []
+        if stored is not None:
+            self.stored = self._as_recorded(stored)
+
+    @cached_property
+    def stored(self) -> Checkpoint | CheckpointError:
+        """The open checkpoint, or why it cannot be read."""
+        try:
+            return self._as_recorded(open_checkpoint(self.path))
+        except CheckpointError as error:
+            return error
+
+    def _as_recorded(self, stored: Checkpoint) -> Checkpoint:
+        """With the weights chosen that the manifest describes, where they are still there."""
+        path = self.manifest.checkpoint.state.path
+        if any(candidate.path == tuple(path) for candidate in stored.candidates):
+            stored.choose(path)
+        return stored
+
+    def close(self) -> None:
+        if isinstance(self.stored, Checkpoint):
+            self.stored.close()
+
+
+Check = Callable[[Subject], Climbed]
+
+
+def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
+    """A checkpoint, by its path or open already, with its sidecars read."""
+    stored = path if isinstance(path, Checkpoint) else None
+    checkpoint = path.path if isinstance(path, Checkpoint) else require_checkpoint(path)
+    contents = read_sidecars(checkpoint)
+    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored)
+
+
+def climb(subject: Subject, rungs: Sequence[tuple[str, Check]], kind: Kind = Kind.VERIFY) -> Report:
+    """Climb some rungs with a checkpoint, timing each."""
+    report = ascend(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
+    stored = subject.stored
+    facts = {
+        "path": str(subject.path),
+        "container": stored.container if isinstance(stored, Checkpoint) else None,
+        "components": subject.components,
+    }
+    return report.model_copy(update=facts)
