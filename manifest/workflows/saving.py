@@ -23,7 +23,7 @@ from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import describe
+from manifest.workflows.describing import Description, manifest_of, provenance_of
 from manifest.workflows.probes import asking_of
 from manifest.workflows.signing import publish_signed
 
@@ -92,17 +92,19 @@ def save(
             # Hashing and waiting for the disk take as long as the write did; they run while the model is looked at.
             durable = background.submit(synchronise, staged)
             digests = background.submit(files_digests, [staged])
-            manifest = describe(
+            description = Description(
                 stored,
                 adapter,
                 adapter.capture(module, creation),
+                live=module,
+                asking=asking if golden else None,
+                partial=partial,
+            )
+            manifest = manifest_of(
+                [description],
                 file_name=checkpoint.name,
                 digests=digests,
-                creation=creation,
-                live=module,
-                golden=golden,
-                asking=asking,
-                partial=partial,
+                provenance=provenance_of(adapter, creation),
                 signer=signer.public.hint if signer else None,
             )
             durable.result()
