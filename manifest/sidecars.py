@@ -135,7 +135,7 @@ def staging(checkpoint: Path) -> Iterator[Path]:
 
     Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in their own.
     """
-    temporary = _temporary(checkpoint)
+    temporary = temporary_name(checkpoint)
     try:
         yield temporary
     except Exception as error:
@@ -182,12 +182,17 @@ def replace_file(staged: Path, target: Path) -> None:
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
     """
-    sidecars = Sidecars(target)
-    for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
-        path.unlink(missing_ok=True)
+    clear_sidecars(target)
     staged.chmod(_mode_of(target))
     staged.replace(target)
     _sync_directory(target.parent)
+
+
+def clear_sidecars(checkpoint: Path) -> None:
+    """Remove what lies beside a checkpoint and does not describe it, or soon will not."""
+    sidecars = Sidecars(checkpoint)
+    for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
+        path.unlink(missing_ok=True)
 
 
 def synchronise(path: Path) -> None:
@@ -253,13 +258,13 @@ def _read(path: Path) -> bytes | None:
         raise InputError(f"{path.name} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A name beside a file that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
