@@ -117,16 +117,19 @@ class Scribe:
         self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
         self._worker = threading.Thread(target=self._work, name="manifest-scribe", daemon=True)
         self._jobs: dict[Path, _Job] = {}
+        self._first_error: Exception | None = None
 
     def __enter__(self) -> Scribe:
         self._worker.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._queue.put(None)
         self._worker.join()
-        if self._asking_last is not None and self._jobs:
+        if self._asking_last is not None:
             self._ask_last(self._asking_last)
+        if self._strict and self._first_error is not None and kind is None:
+            raise self._first_error
 
     def save(self, path: Path, saved: Any, write: Write, *, hashing: bool) -> None:
         """Write a checkpoint in place of an older one, all or nothing, and describe it.
@@ -160,6 +163,11 @@ class Scribe:
                 with self._lock:
                     self._remember(job)
                 self._queue.put(job)
+
+    def manifest_at(self, path: Path) -> Manifest | None:
+        """The manifest of a checkpoint that was described, once all are waited for."""
+        job = self._jobs.get(path)
+        return None if job is None else job.manifest
 
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
@@ -315,11 +323,13 @@ class Scribe:
         except Exception as error:  # a model's own code may raise anything, and a training must go on
             why = str(error) if isinstance(error, ManifestError) else f"{type(error).__name__}: {one_line(error)}"
             self.failed.append((path, why))
+            self._first_error = self._first_error or error
             with contextlib.suppress(OSError):  # where nothing can be written, the warning below says it
                 if path.exists():
                     _error_file(path).write_text(f"{path.name} got no manifest: {why}\n", encoding="utf-8")
-            warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
-            if self._strict and threading.current_thread() is not self._worker:
+            if not self._strict:
+                warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
+            elif threading.current_thread() is not self._worker:
                 raise
 
 
