@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,11 @@ from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.signing import read_bundle
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops there
 
@@ -148,7 +153,13 @@ def staging(checkpoint: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
+def publish(
+    staged: Path | None,
+    checkpoint: Path,
+    manifest: bytes,
+    signature: bytes | None,
+    still: Callable[[], bool] = lambda: True,
+) -> bool:
     """Put a checkpoint, its manifest and its signature in place, all or nothing.
 
     Args:
@@ -156,7 +167,19 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
         checkpoint: Where it goes.
         manifest: The bytes of its manifest.
         signature: The bytes of its signature; None removes an older one, which cannot hold any more.
+        still: Whether it is still to be done; asked when no other process is doing the same in that directory.
+
+    Returns:
+        Whether it was done.
     """
+    with _alone_in(Sidecars(checkpoint).manifest.parent):
+        if not still():
+            return False
+        _publish(staged, checkpoint, manifest, signature)
+        return True
+
+
+def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
     sidecars = Sidecars(checkpoint)
     pending = [(sidecars.pending_manifest, manifest)]
     if signature is not None:
@@ -182,10 +205,11 @@ def replace_file(staged: Path, target: Path) -> None:
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
     """
-    clear_sidecars(target)
-    staged.chmod(_mode_of(target))
-    staged.replace(target)
-    _sync_directory(target.parent)
+    with _alone_in(target.parent):
+        clear_sidecars(target)
+        staged.chmod(_mode_of(target))
+        staged.replace(target)
+        _sync_directory(target.parent)
 
 
 def clear_sidecars(checkpoint: Path) -> None:
@@ -283,6 +307,21 @@ def _mode_of(path: Path) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Inside, no other process and no other thread puts checkpoints in place there, where the system can keep that."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:
