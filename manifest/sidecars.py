@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,25 @@ def has_manifest(checkpoint: Path) -> bool:
     return sidecars.manifest.is_file() or sidecars.pending_manifest.is_file()
 
 
+_OWN_WORK = threading.local()
+
+
+@contextlib.contextmanager
+def own_work() -> Iterator[None]:
+    """Inside, what this thread writes, renames and removes is this package's doing, and no training's."""
+    before = at_own_work()
+    _OWN_WORK.now = True
+    try:
+        yield
+    finally:
+        _OWN_WORK.now = before
+
+
+def at_own_work() -> bool:
+    """Whether this thread is inside of `own_work`."""
+    return bool(getattr(_OWN_WORK, "now", False))
+
+
 @contextlib.contextmanager
 def staging(checkpoint: Path) -> Iterator[Path]:
     """A temporary file beside a checkpoint-to-be, gone afterwards if it was not published.
@@ -142,7 +162,8 @@ def staging(checkpoint: Path) -> Iterator[Path]:
     """
     temporary = temporary_name(checkpoint)
     try:
-        yield temporary
+        with own_work():
+            yield temporary
     except Exception as error:
         number = _error_number(error)
         if number is None:

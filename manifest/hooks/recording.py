@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from manifest.golden.floor import Thoroughness
 from manifest.hooks.makers import remember_makers
 from manifest.hooks.patches import Function, Patches
 from manifest.hooks.scribe import Scribe
+from manifest.sidecars import at_own_work, own_work
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.probes import asking_of
 
@@ -86,7 +86,6 @@ class _Savers:
     def __init__(self, scribe: Scribe) -> None:
         self._scribe = scribe
         self._process = os.getpid()
-        self._inside = threading.local()
         self._open: list[tuple[Any, Path]] = []
 
     def install(self, patches: Patches) -> None:
@@ -105,7 +104,7 @@ class _Savers:
         for file, path in list(self._open):
             if file.closed:
                 self._open.remove((file, path))
-                with self._alone():
+                with own_work():
                     self._scribe.describe(path, None)
 
     def _torch_save(self, original: Function) -> Function:
@@ -116,7 +115,7 @@ class _Savers:
             if (place := _place(f)) is None:
                 self._note_open_file(f)
                 return original(obj, f, *args, **kwargs)
-            with self._alone():
+            with own_work():
                 return self._scribe.save(
                     place, obj, lambda target: original(obj, target, *args, **kwargs), hashing=True
                 )
@@ -128,7 +127,7 @@ class _Savers:
             place = _place(filename) if self._is_on() else None
             if place is None or _SHARD.search(place.name):
                 return original(tensors, filename, *args, **kwargs)
-            with self._alone():
+            with own_work():
                 return self._scribe.save(
                     place, tensors, lambda target: original(tensors, target, *args, **kwargs), hashing=False
                 )
@@ -142,7 +141,7 @@ class _Savers:
             result = original(model, save_directory, *args, **kwargs)
             directory = Path(save_directory).absolute()
             if self._is_on() and any(directory.glob("*.safetensors.index.json")):
-                with self._alone():
+                with own_work():
                     self._scribe.describe(directory, model)
             return result
 
@@ -152,7 +151,7 @@ class _Savers:
         def rename(src: Any, dst: Any, **kwargs: Any) -> Any:
             if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
                 return original(src, dst, **kwargs)
-            with self._alone():
+            with own_work():
                 return self._scribe.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
 
         return rename
@@ -161,7 +160,7 @@ class _Savers:
         def copy(src: Any, dst: Any, **kwargs: Any) -> Any:
             if not self._is_on() or not (_is_name(src) and _is_name(dst)):
                 return original(src, dst, **kwargs)
-            with self._alone():
+            with own_work():
                 return self._scribe.copied(_absolute(src), _absolute(dst), lambda: original(src, dst, **kwargs))
 
         return copy
@@ -170,23 +169,14 @@ class _Savers:
         def remove(path: Any, **kwargs: Any) -> Any:
             if not self._is_on() or kwargs or not _is_name(path):
                 return original(path, **kwargs)
-            with self._alone():
+            with own_work():
                 return self._scribe.removed(_absolute(path), lambda: original(path))
 
         return remove
 
     def _is_on(self) -> bool:
         """Whether a call is the script's own, in the process that records."""
-        return not getattr(self._inside, "busy", False) and os.getpid() == self._process
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Inside, this thread's calls of the functions above do only what they always did."""
-        self._inside.busy = True
-        try:
-            yield
-        finally:
-            self._inside.busy = False
+        return not at_own_work() and os.getpid() == self._process
 
     def _note_open_file(self, file: Any) -> None:
         name = getattr(file, "name", None)

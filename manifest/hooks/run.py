@@ -48,7 +48,7 @@ def python_arguments(command: Sequence[str]) -> list[str]:
 def is_launcher(command: Sequence[str]) -> bool:
     """Whether a command starts several processes, each of which is to be recorded."""
     words = python_arguments(command)
-    return Path(words[0]).name == "torchrun" if words[0] != "-m" else words[1:2] == ["torch.distributed.run"]
+    return words[:2] == ["-m", "torch.distributed.run"] or [Path(word).name for word in words[:1]] == ["torchrun"]
 
 
 def launch(command: Sequence[str], options: Sequence[str]) -> None:

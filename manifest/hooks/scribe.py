@@ -34,6 +34,7 @@ from manifest.mapped_weights import mapped_tensor
 from manifest.sidecars import (
     clear_sidecars,
     has_manifest,
+    own_work,
     replace_file,
     synchronise,
     temporary_name,
@@ -252,9 +253,10 @@ class Scribe:
         return description
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            with self._failing(job.place):
-                self._write_down(job)
+        with own_work():
+            while (job := self._queue.get()) is not None:
+                with self._failing(job):
+                    self._write_down(job)
 
     def _write_down(self, job: _Job) -> None:
         files = job.descriptions[0].checkpoint.files
@@ -316,11 +318,12 @@ class Scribe:
             del self._jobs[next(iter(self._jobs))]
 
     @contextlib.contextmanager
-    def _failing(self, path: Path) -> Iterator[None]:
+    def _failing(self, what: Path | _Job) -> Iterator[None]:
         """What fails inside is noted, beside the checkpoint too; nothing reaches the training unless it must."""
         try:
             yield
         except Exception as error:  # a model's own code may raise anything, and a training must go on
+            path = what.place if isinstance(what, _Job) else what
             why = str(error) if isinstance(error, ManifestError) else f"{type(error).__name__}: {one_line(error)}"
             self.failed.append((path, why))
             self._first_error = self._first_error or error

@@ -191,6 +191,17 @@ def test_an_overwritten_checkpoint_has_the_manifest_of_its_last_save(tmp_path: P
     assert not read_manifest(path).golden
 
 
+def test_a_save_of_this_package_is_its_own(tmp_path: Path) -> None:
+    with recording() as scribe:
+        model = resnet()
+        for _ in range(2):
+            manifest.save(model, tmp_path / "a.pt", extras={"epoch": 1})
+            manifest.save(model, tmp_path / "b.safetensors")
+    assert not scribe.failed + scribe.left_alone
+    assert not scribe.described
+    assert all(holds(tmp_path / name) for name in ("a.pt", "b.safetensors"))
+
+
 def test_the_last_save_alone_can_be_asked(tmp_path: Path) -> None:
     with recording(golden="last"):
         model = resnet()

@@ -33,7 +33,7 @@ def main() -> None:
         checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
         torch.save(checkpoint, f"{chosen.out}/tmp.pt")
         os.replace(f"{chosen.out}/tmp.pt", f"{chosen.out}/last.pt")  # noqa: PTH105
-        torch.save({"loss": float(loss)}, f"{chosen.out}/metrics.pt")
+        torch.save({"loss": loss.item()}, f"{chosen.out}/metrics.pt")
     if chosen.fail:
         raise RuntimeError("the training itself failed")
     print(f"loss {float(loss):.4f}")
