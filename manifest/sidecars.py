@@ -19,10 +19,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.signing import read_bundle
+
+_SHARDS = "__*.distcp"
+"""What `torch.distributed.checkpoint` calls the files of its processes."""
 
 _UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops there
 
@@ -137,15 +141,35 @@ def staging(checkpoint: Path) -> Iterator[Path]:
     """
     temporary = _temporary(checkpoint)
     try:
-        yield temporary
-    except Exception as error:
-        number = _error_number(error)
-        if number is None:
-            raise
-        raise _storage_error(checkpoint, number) from error
+        with storage_errors(checkpoint):
+            yield temporary
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storage_errors(checkpoint: Path) -> Iterator[None]:
+    """Turn errors of the file system, while a checkpoint is written, into one-sentence `StorageError`s."""
+    try:
+        yield
+    except Exception as error:
+        sentence = storage_error(checkpoint, error)
+        if sentence is None:
+            raise
+        raise sentence from error
+
+
+def make_staging_directory(directory: Path) -> Path:
+    """Make a directory whose files `publish_directory` can move into a checkpoint-to-be without copying them.
+
+    It is in the checkpoint's directory where there is one already, which may be a file system of its own, and beside it
+    otherwise.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staged = _temporary(directory / "saving" if directory.is_dir() else directory)
+    staged.mkdir()
+    return staged
 
 
 def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
@@ -177,14 +201,56 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
     _finish(sidecars, hashlib.sha256(manifest).hexdigest())
 
 
-def replace_file(staged: Path, target: Path) -> None:
-    """Move a written and synchronised file that has no sidecars into place; sidecars of a file before it are removed.
+def publish_directory(staged: Path, directory: Path, manifest: bytes, signature: bytes | None) -> None:
+    """Put the files of a distributed checkpoint, its manifest and its signature in place.
+
+    A directory that is not there yet appears whole. In one that is, the manifest goes first and comes last, so that a
+    kill leaves none in between; files there that belong to no checkpoint stay as they are.
+
+    Args:
+        staged: What `make_staging_directory` made for it, with all files written and synchronised.
+        directory: Where they go.
+        manifest: The bytes of the manifest.
+        signature: The bytes of its signature, if it is signed.
+    """
+    sidecars = Sidecars(staged)
+    _write_durably(sidecars.manifest, manifest)
+    if signature is not None:
+        _write_durably(sidecars.signature, signature)
+    _sync_directory(staged)
+    if staged.parent == directory:
+        _move_all(staged, directory)
+    else:
+        staged.rename(directory)
+    _sync_directory(directory.parent)
+
+
+def _move_all(staged: Path, directory: Path) -> None:
+    """Replace the distributed checkpoint in a directory by the one in another."""
+    withdraw(directory)
+    _sync_directory(directory)
+    for old in (directory / DISTRIBUTED, *directory.glob(_SHARDS)):
+        old.unlink(missing_ok=True)
+    last = [DISTRIBUTED, Sidecars(staged).signature.name, Sidecars(staged).manifest.name]
+    for path in sorted(staged.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
+        path.replace(directory / path.name)
+    staged.rmdir()
+    _sync_directory(directory)
+
+
+def withdraw(checkpoint: Path) -> None:
+    """Remove a checkpoint's sidecars, before its files change.
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
     """
-    sidecars = Sidecars(target)
+    sidecars = Sidecars(checkpoint)
     for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
         path.unlink(missing_ok=True)
+
+
+def replace_file(staged: Path, target: Path) -> None:
+    """Move a written and synchronised file that has no sidecars into place; those of a file before it are removed."""
+    withdraw(target)
     staged.chmod(_mode_of(target))
     staged.replace(target)
     _sync_directory(target.parent)
@@ -299,7 +365,11 @@ def _error_number(error: BaseException | None) -> int | None:
     return None
 
 
-def _storage_error(checkpoint: Path, number: int) -> StorageError:
+def storage_error(checkpoint: Path, error: BaseException) -> StorageError | None:
+    """What an error of writing a checkpoint says about the file system; None when it says nothing."""
+    number = _error_number(error)
+    if number is None:
+        return None
     directory = checkpoint.parent
     sentences = {
         errno.ENOSPC: f"The disk of {directory} is full; free some space or save elsewhere",

@@ -106,7 +106,8 @@ def describe(
     _require_fitting(module, checkpoint, architecture, roles)
     components = assess(roles, checkpoint, {tensor.name: tensor.digest for tensor in tensors}, partial)
     _require_whole(components, file_name)
-    assign(module, checkpoint, absent=absent_by_design(components, roles))
+    if golden:
+        assign(module, checkpoint, absent=absent_by_design(components, roles))
     return Manifest.model_validate(
         {
             "created": now(),
