@@ -154,10 +154,10 @@ def storage_errors(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = storage_error(checkpoint, error)
-        if sentence is None:
+        number = _error_number(error)
+        if number is None:
             raise
-        raise sentence from error
+        raise _storage_error(checkpoint, number) from error
 
 
 def make_staging_directory(directory: Path) -> Path:
@@ -365,11 +365,7 @@ def _error_number(error: BaseException | None) -> int | None:
     return None
 
 
-def storage_error(checkpoint: Path, error: BaseException) -> StorageError | None:
-    """What an error of writing a checkpoint says about the file system; None when it says nothing."""
-    number = _error_number(error)
-    if number is None:
-        return None
+def _storage_error(checkpoint: Path, number: int) -> StorageError:
     directory = checkpoint.parent
     sentences = {
         errno.ENOSPC: f"The disk of {directory} is full; free some space or save elsewhere",

@@ -19,14 +19,17 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
+from torch.distributed.checkpoint.storage import WriteResult
 
 from manifest.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from manifest.digests import file_digests
@@ -36,7 +39,7 @@ from manifest.families import unwrap
 from manifest.families.sharding import reshard
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.sidecars import make_staging_directory, require_checkpoint, storage_error, storage_errors, withdraw
+from manifest.sidecars import make_staging_directory, require_checkpoint, storage_errors, withdraw
 from manifest.signing import PrivateKey
 from manifest.workflows.live_models import LiveModel, live_model
 from manifest.workflows.signing import publish_signed, publish_signed_directory
@@ -203,7 +206,24 @@ class _Share:
 
 
 class _Writer(FileSystemWriter):
-    """torch's writer of files, but for the name of the directory on this machine, which it would keep with them."""
+    """torch's writer of files, but for the name of the directory on this machine, which it would keep with them.
+
+    Args:
+        staged: Where it writes.
+        target: What errors of writing speak of, before torch makes texts of them for the other processes.
+    """
+
+    def __init__(self, staged: Path, target: Path) -> None:
+        super().__init__(staged)
+        self._target = target
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        with storage_errors(self._target):
+            return super().write_data(plan, planner)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        with storage_errors(self._target):
+            super().finish(metadata, results)
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta(save_id=self.save_id)
@@ -225,14 +245,14 @@ def _write(together: Together, module: nn.Module, extras: Mapping[str, Any], sta
         together.exchanging(
             lambda: save(
                 state,
-                storage_writer=_Writer(staged),
+                storage_writer=_Writer(staged, target),
                 process_group=together.group,
                 no_dist=together.size == 1,
             )
         )
     except CheckpointException as error:  # by then torch has told it to all processes
         rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
-        together.fail(rank, storage_error(target, cause) or cause)
+        together.fail(rank, cause)
 
 
 def _state(together: Together, module: nn.Module, extras: Mapping[str, Any], staged: Path) -> dict[str, Any]:

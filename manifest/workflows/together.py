@@ -145,5 +145,7 @@ class Together:
 
 
 def _sentence(error: BaseException) -> str:
-    """What went wrong; of an error of this package, what to do as well."""
-    return str(error) if isinstance(error, ManifestError) else f"{type(error).__name__}: {one_line(error)}"
+    """What went wrong, and what to do."""
+    if isinstance(error, ManifestError):
+        return str(error)
+    return f"{type(error).__name__}: {one_line(error)}; no manifest was written, so cure that and do it again."
