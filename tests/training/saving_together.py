@@ -148,6 +148,7 @@ def failing(rank: int, folder: Path) -> Any:
         "family": said(model_name="tied:absent"),
         "name": said(extras={"model": 1}),
         "place": said(to=folder / "file"),
+        "part": said(partial=["nobody"]),
     }
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))

@@ -22,9 +22,10 @@ from manifest.checkpoint import open_checkpoint
 from manifest.errors import InputError, NoManifestError, VerificationError
 from manifest.families.sharding import is_sharded
 from manifest.findings import Report
-from manifest.hooks.distributed import _dealt
+from manifest.hooks.distributed import _dealt, _state
 from manifest.sidecars import read_manifest
 from manifest.signing import generate_keys
+from manifest.workflows.together import Together
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -236,6 +237,7 @@ def test_one_process_when_it_fails_then_all_say_which_and_why(play: Play) -> Non
         "family": "Rank 0 of 2 failed: This Tied cannot be rebuilt",
         "name": "Rank 0 of 2 failed: Extra 'model' would hide the weights; give it another name.",
         "place": "file is a file, expected a directory for a distributed checkpoint; name another.",
+        "part": "Rank 0 of 2 failed: There is no component 'nobody' to declare partial, expected among backbone",
         "disk": "Rank 1 of 2 failed: step is larger than a file may be there; raise the limit or save elsewhere",
         "nothing": "nothing; check the path.",
     }
@@ -293,6 +295,11 @@ def test_process_without_a_group_when_it_fails_then_raises_its_own_error(tmp_pat
         manifest.save_distributed(build(), tmp_path / "step", golden=False, extras={"model": 1}, **making)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert not is_sharded(build())
+
+
+def test_directory_when_a_process_does_not_see_it_then_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not see .*; save to a file system that all processes share"):
+        _state(Together.alone(), torch.nn.Linear(1, 1), {}, tmp_path / "elsewhere")
 
 
 def test_tensors_when_dealt_out_then_everybody_has_about_as_many_bytes(play: Play) -> None:
