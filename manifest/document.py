@@ -292,6 +292,16 @@ class Provenance(_Part):
     git_commit: str | None = None
 
 
+class Model(_Part):
+    """One model whose weights a checkpoint holds."""
+
+    state: State
+    weights: Weights
+    architecture: Architecture
+    components: list[Component]
+    golden: list[Golden] = Field(default_factory=list)
+
+
 class Manifest(_Part):
     """Everything that a checkpoint promises."""
 
@@ -307,7 +317,25 @@ class Manifest(_Part):
     components: list[Component]
     environment: Environment
     golden: list[Golden] = Field(default_factory=list)
+    others: list[Model] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="Other models in the same checkpoint, such as an average of the weights, each by its state.",
+    )
     provenance: Provenance = Field(default_factory=Provenance)
+
+    def meaning(self, other: Model) -> Manifest:
+        """The same with another of its models as the one that is meant."""
+        return self.model_copy(
+            update={
+                "checkpoint": self.checkpoint.model_copy(update={"state": other.state}),
+                "weights": other.weights,
+                "architecture": other.architecture,
+                "components": other.components,
+                "golden": other.golden,
+                "others": [],
+            }
+        )
 
     def inconsistencies(self) -> list[str]:
         """Sentences on parts of the manifest that contradict each other, none when it is sound."""
@@ -323,7 +351,7 @@ class Manifest(_Part):
                 problems.append(
                     f"component {component.role} claims {component.present} tensors and the list holds {len(members)}"
                 )
-        return problems
+        return problems + [problem for other in self.others for problem in self.meaning(other).inconsistencies()]
 
 
 def component_tensors(prefixes: Iterable[str], names: Iterable[str]) -> list[str]:

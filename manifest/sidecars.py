@@ -139,7 +139,7 @@ def staging(checkpoint: Path) -> Iterator[Path]:
 
     Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in their own.
     """
-    temporary = _temporary(checkpoint)
+    temporary = temporary_name(checkpoint)
     try:
         with storage_errors(checkpoint):
             yield temporary
@@ -167,7 +167,7 @@ def make_staging_directory(directory: Path) -> Path:
     otherwise.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staged = _temporary(directory / "saving" if directory.is_dir() else directory)
+    staged = temporary_name(directory / "saving" if directory.is_dir() else directory)
     staged.mkdir()
     return staged
 
@@ -227,7 +227,7 @@ def publish_directory(staged: Path, directory: Path, manifest: bytes, signature:
 
 def _move_all(staged: Path, directory: Path) -> None:
     """Replace the distributed checkpoint in a directory by the one in another."""
-    withdraw(directory)
+    clear_sidecars(directory)
     _sync_directory(directory)
     for old in (directory / DISTRIBUTED, *directory.glob(_SHARDS)):
         old.unlink(missing_ok=True)
@@ -238,22 +238,22 @@ def _move_all(staged: Path, directory: Path) -> None:
     _sync_directory(directory)
 
 
-def withdraw(checkpoint: Path) -> None:
-    """Remove a checkpoint's sidecars, before its files change.
+def replace_file(staged: Path, target: Path) -> None:
+    """Move a written and synchronised file that has no sidecars into place; sidecars of a file before it are removed.
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
     """
-    sidecars = Sidecars(checkpoint)
-    for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
-        path.unlink(missing_ok=True)
-
-
-def replace_file(staged: Path, target: Path) -> None:
-    """Move a written and synchronised file that has no sidecars into place; those of a file before it are removed."""
-    withdraw(target)
+    clear_sidecars(target)
     staged.chmod(_mode_of(target))
     staged.replace(target)
     _sync_directory(target.parent)
+
+
+def clear_sidecars(checkpoint: Path) -> None:
+    """Remove what lies beside a checkpoint and does not describe it, or soon will not."""
+    sidecars = Sidecars(checkpoint)
+    for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
+        path.unlink(missing_ok=True)
 
 
 def synchronise(path: Path) -> None:
@@ -319,13 +319,13 @@ def _read(path: Path) -> bytes | None:
         raise InputError(f"{path.name} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A name beside a file that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)

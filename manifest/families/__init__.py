@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ _BUILT_IN = {
 }
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
+_MADE: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Creation:
     architecture: Architecture | None = None
     family: str | None = None
     conversions: tuple[str, ...] = ()
+
+    def __deepcopy__(self, memo: object) -> Creation:
+        """Itself: the copy of a model was made as the model was."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        """As an empty dict: a pickled model must not need this package to be loaded."""
+        return dict, ()
 
     @property
     def runs(self) -> list[str]:
@@ -292,6 +302,12 @@ def _inside(module: nn.Module) -> nn.Module | None:
 def remember(module: nn.Module, creation: Creation) -> None:
     """Note on a module how it was made; the note is no parameter, buffer or part of the state dict."""
     object.__setattr__(module, _CREATION, creation)
+    _MADE.add(module)
+
+
+def made() -> list[nn.Module]:
+    """The modules that are alive of those whose making was remembered, in no order."""
+    return list(_MADE)
 
 
 def creation_of(module: nn.Module) -> Creation | None:

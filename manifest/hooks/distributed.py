@@ -39,7 +39,7 @@ from manifest.families import unwrap
 from manifest.families.sharding import reshard
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.sidecars import make_staging_directory, require_checkpoint, storage_errors, withdraw
+from manifest.sidecars import clear_sidecars, make_staging_directory, require_checkpoint, storage_errors
 from manifest.signing import PrivateKey
 from manifest.workflows.live_models import LiveModel, live_model
 from manifest.workflows.signing import publish_signed, publish_signed_directory
@@ -153,8 +153,8 @@ def describe_distributed(
     """Write a manifest into the directory that a script's own `torch.distributed.checkpoint.save` has just written.
 
     All processes of the group must call this. A manifest that is there already is removed first, for it describes what
-    was there before; a script that overwrites checkpoints should remove it, by `manifest.sidecars.withdraw`, before it
-    does. The other arguments are those of `save_distributed`.
+    was there before; a script that overwrites checkpoints should remove it, by `manifest.sidecars.clear_sidecars`,
+    before it does. The other arguments are those of `save_distributed`.
 
     Args:
         directory: The checkpoint, on a file system that the processes share.
@@ -171,6 +171,7 @@ def describe_distributed(
     """
     together = Together(process_group)
     target = Path(directory)
+    together.on_first(lambda: clear_sidecars(require_checkpoint(target)))
     reshard(model)
     live = together.for_first(
         lambda: live_model(
@@ -187,7 +188,6 @@ def describe_distributed(
             arguments=arguments,
         )
     )
-    together.on_first(lambda: withdraw(require_checkpoint(target)))
     shares = _digest(together, target, state)
     return together.on_first(lambda: _publish(live, shares, target, target, state))
 

@@ -18,7 +18,7 @@ from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import require_checkpoint, staging
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import describe
+from manifest.workflows.describing import Description, manifest_of, provenance_of
 from manifest.workflows.probes import asking_of
 from manifest.workflows.signing import publish_signed
 
@@ -74,17 +74,18 @@ def create(
         if state is not None:
             stored.choose(state)
         require_undamaged(stored)
-        architecture = adapter.describe(creation)
-        manifest = describe(
+        description = Description(
             stored,
             adapter,
-            architecture,
+            adapter.describe(creation),
+            asking=asking_of(floor, probes, precisions) if golden else None,
+            partial=partial,
+        )
+        manifest = manifest_of(
+            [description],
             file_name=checkpoint.name,
             digests=background.submit(files_digests, [file.path for file in stored.files]),
-            creation=creation,
-            golden=golden,
-            asking=asking_of(floor, probes, precisions),
-            partial=partial,
+            provenance=provenance_of(adapter, creation),
             signer=signer.public.hint if signer else None,
         )
     with staging(checkpoint):  # nothing is staged: only the sidecars change, and errors of writing become sentences

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from manifest.document import (
     File,
     Golden,
     Manifest,
+    Model,
     Parent,
     Provenance,
     State,
@@ -65,49 +67,116 @@ class Asking:
     precisions: Sequence[str] = ()
 
 
-def describe(
-    checkpoint: Checkpoint,
-    family: Family,
-    architecture: Architecture,
+class Description:
+    """One set of weights of an open checkpoint on its way to a manifest; each part is found out when it is asked for.
+
+    What takes torch (`look`) can so be found out at once, while the model is as it was saved, and what takes the bytes
+    alone later, on another thread.
+
+    Args:
+        checkpoint: The file, which may still have a temporary name, with the weights chosen that are meant.
+        family: Of the model in it.
+        architecture: What it is the weights of.
+        live: The model in memory that was saved, when there is one: its word is what goes on record.
+        asking: What is recorded of its answers; None for no golden outputs.
+        partial: Roles that are absent or untrained by design.
+
+    Raises:
+        ArchitectureError: A tensor among the weights has no values.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: Family,
+        architecture: Architecture,
+        *,
+        live: nn.Module | None = None,
+        asking: Asking | None = None,
+        partial: Sequence[str] = (),
+    ) -> None:
+        _require_listed(checkpoint)
+        self.checkpoint = checkpoint
+        self.family = family
+        self.architecture = architecture
+        self.live = live
+        self.asking = asking
+        self.partial = partial
+
+    def look(self) -> None:
+        """Find out all that takes torch, and let go of the live model.
+
+        Raises:
+            ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
+        """
+        if self.golden is not None:
+            self.live = None
+
+    def record(self, file_name: str) -> Model:
+        """All of it as it is written down.
+
+        Raises:
+            IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
+            ArchitectureError: As in `look`.
+        """
+        components = assess(
+            self._roles, self.checkpoint, {each.name: each.digest for each in self._tensors}, self.partial
+        )
+        _require_whole(components, file_name)
+        return Model(
+            state=State(path=list(self.checkpoint.state_path), prefix=self.checkpoint.prefix),
+            weights=_weights(self.checkpoint, self._tensors),
+            architecture=self.architecture,
+            components=components,
+            golden=self.golden,
+        )
+
+    @cached_property
+    def golden(self) -> list[Golden]:
+        """What the model says, none where that is not asked."""
+        if self.asking is None:
+            return []
+        declared = frozenset(name for name, role in self._roles.items() if role in self.partial)
+        assign(self._module, self.checkpoint, absent=declared)
+        return _golden(self.checkpoint, self.family, self.architecture, self._module, self.live, self.asking)
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        """The architecture rebuilt, without weights."""
+        return self.family.build(self.architecture)
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        """The role of each tensor of the architecture, which those of the checkpoint fit."""
+        roles = self.family.roles(self.architecture, self._module.state_dict())
+        _require_known(self.partial, roles)
+        _require_fitting(self._module, self.checkpoint, self.architecture, roles)
+        return roles
+
+    @cached_property
+    def _tensors(self) -> list[TensorRecord]:
+        return _tensor_records(self.checkpoint)
+
+
+def manifest_of(
+    descriptions: Sequence[Description],
     *,
     file_name: str,
     digests: Future[list[tuple[str, str]]],
-    creation: Creation | None,
-    live: nn.Module | None = None,
-    golden: bool = True,
-    asking: Asking | None = None,
-    partial: Sequence[str] = (),
+    provenance: Provenance,
     signer: str | None = None,
 ) -> Manifest:
-    """The manifest of an open checkpoint.
+    """The manifest of a checkpoint out of the descriptions of the models in it, the one that is meant first.
 
     Args:
-        checkpoint: The file, which may still have a temporary name.
-        family: Of the model in it.
-        architecture: What it is the weights of.
+        descriptions: One or more, each of its own opening of the checkpoint.
         file_name: The name that the checkpoint will have.
         digests: BLAKE3 and SHA-256 of each file, on their way while everything else is found out.
-        creation: How the model was made, if known.
-        live: The model in memory that was saved, when there is one: its word is what goes on record.
-        golden: Whether to record golden outputs.
-        asking: What is recorded of its answers; the family's probe in float32 when None.
-        partial: Roles that are absent or untrained by design.
+        provenance: Where the weights come from.
         signer: Hint of the key that will sign.
-
-    Raises:
-        IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
-        ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
     """
-    _require_listed(checkpoint)
-    tensors = _tensor_records(checkpoint)
-    module = family.build(architecture)
-    roles = family.roles(architecture, module.state_dict())
-    _require_known(partial, roles)
-    _require_fitting(module, checkpoint, architecture, roles)
-    components = assess(roles, checkpoint, {tensor.name: tensor.digest for tensor in tensors}, partial)
-    _require_whole(components, file_name)
-    if golden:
-        assign(module, checkpoint, absent=absent_by_design(components, roles))
+    main, *others = [each.record(file_name) for each in descriptions]
+    checkpoint = descriptions[0].checkpoint
     return Manifest.model_validate(
         {
             "created": now(),
@@ -116,15 +185,16 @@ def describe(
             "checkpoint": CheckpointRecord(
                 container=checkpoint.container,
                 files=_files(checkpoint, file_name, digests),
-                state=State(path=list(checkpoint.state_path), prefix=checkpoint.prefix),
+                state=main.state,
                 extras=sorted(checkpoint.extras),
             ),
-            "weights": _weights(checkpoint, tensors),
-            "architecture": architecture,
-            "components": components,
+            "weights": main.weights,
+            "architecture": main.architecture,
+            "components": main.components,
             "environment": surroundings(),
-            "golden": _golden(checkpoint, family, architecture, module, live, asking or Asking()) if golden else [],
-            "provenance": _provenance(family, creation),
+            "golden": main.golden,
+            "others": others,
+            "provenance": provenance,
         }
     )
 
@@ -303,7 +373,8 @@ def _on_cpu(module: nn.Module) -> bool:
     return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _provenance(family: Family, creation: Creation | None) -> Provenance:
+def provenance_of(family: Family, creation: Creation | None) -> Provenance:
+    """Where a model's weights come from."""
     if creation is None:
         return Provenance(git_commit=_git_commit())
     pretrained, categories = family.origin(creation)

@@ -20,7 +20,7 @@ from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Asking, describe
+from manifest.workflows.describing import Asking, Description, manifest_of, provenance_of
 from manifest.workflows.probes import asking_of
 
 
@@ -34,8 +34,7 @@ class LiveModel:
         family: The library that made it.
         creation: How it was made, if known.
         signer: Who signs.
-        golden: Whether golden outputs are recorded.
-        asking: What is recorded of its answers.
+        asking: What is recorded of its answers; None for no golden outputs.
         partial: Roles of components that are untrained by design.
     """
 
@@ -44,8 +43,7 @@ class LiveModel:
     family: Family
     creation: Creation | None
     signer: PrivateKey | None
-    golden: bool
-    asking: Asking
+    asking: Asking | None
     partial: Sequence[str]
 
     @cached_property
@@ -59,20 +57,22 @@ class LiveModel:
             return self.family.capture(self.module, self.creation)
 
     def describe(self, stored: Checkpoint, file_name: str, digests: Future[list[tuple[str, str]]]) -> Manifest:
-        """The manifest of a checkpoint that it was written to; see `describing.describe`."""
+        """The manifest of a checkpoint that it was written to; see `describing.manifest_of`."""
         architecture = self.architecture
         with granted(self._runs):
-            return describe(
+            description = Description(
                 stored,
                 self.family,
                 architecture,
-                file_name=file_name,
-                digests=digests,
-                creation=self.creation,
                 live=self.witness,
-                golden=self.golden,
                 asking=self.asking,
                 partial=self.partial,
+            )
+            return manifest_of(
+                [description],
+                file_name=file_name,
+                digests=digests,
+                provenance=provenance_of(self.family, self.creation),
                 signer=self.signer.public.hint if self.signer else None,
             )
 
@@ -107,4 +107,4 @@ def live_model(
     if creation is None and model_name is not None:
         creation = Creation(model_name, dict(arguments or {}), family=family)
     adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    return LiveModel(module, witness, adapter, creation, signer, golden, asking, partial)
+    return LiveModel(module, witness, adapter, creation, signer, asking if golden else None, partial)
