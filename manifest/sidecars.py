@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,11 @@ from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.signing import read_bundle
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _SHARDS = "__*.distcp"
 """What `torch.distributed.checkpoint` calls the files of its processes."""
@@ -172,7 +177,13 @@ def make_staging_directory(directory: Path) -> Path:
     return staged
 
 
-def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
+def publish(
+    staged: Path | None,
+    checkpoint: Path,
+    manifest: bytes,
+    signature: bytes | None,
+    still: Callable[[], bool] = lambda: True,
+) -> bool:
     """Put a checkpoint, its manifest and its signature in place, all or nothing.
 
     Args:
@@ -180,7 +191,19 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
         checkpoint: Where it goes.
         manifest: The bytes of its manifest.
         signature: The bytes of its signature; None removes an older one, which cannot hold any more.
+        still: Whether it is still to be done; asked when no other process is doing the same in that directory.
+
+    Returns:
+        Whether it was done.
     """
+    with _alone_in(Sidecars(checkpoint).manifest.parent):
+        if not still():
+            return False
+        _publish(staged, checkpoint, manifest, signature)
+        return True
+
+
+def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
     sidecars = Sidecars(checkpoint)
     pending = [(sidecars.pending_manifest, manifest)]
     if signature is not None:
@@ -218,11 +241,12 @@ def publish_directory(staged: Path, directory: Path, manifest: bytes, signature:
     if signature is not None:
         _write_durably(sidecars.signature, signature)
     _sync_directory(staged)
-    if staged.parent == directory:
-        _move_all(staged, directory)
-    else:
-        staged.rename(directory)
-    _sync_directory(directory.parent)
+    with _alone_in(staged.parent):
+        if staged.parent == directory:
+            _move_all(staged, directory)
+        else:
+            staged.rename(directory)
+        _sync_directory(staged.parent)
 
 
 def _move_all(staged: Path, directory: Path) -> None:
@@ -235,7 +259,6 @@ def _move_all(staged: Path, directory: Path) -> None:
     for path in sorted(staged.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
         path.replace(directory / path.name)
     staged.rmdir()
-    _sync_directory(directory)
 
 
 def replace_file(staged: Path, target: Path) -> None:
@@ -243,10 +266,11 @@ def replace_file(staged: Path, target: Path) -> None:
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
     """
-    clear_sidecars(target)
-    staged.chmod(_mode_of(target))
-    staged.replace(target)
-    _sync_directory(target.parent)
+    with _alone_in(target.parent):
+        clear_sidecars(target)
+        staged.chmod(_mode_of(target))
+        staged.replace(target)
+        _sync_directory(target.parent)
 
 
 def clear_sidecars(checkpoint: Path) -> None:
@@ -344,6 +368,21 @@ def _mode_of(path: Path) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Inside, no other process and no other thread puts checkpoints in place there, where the system can keep that."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -66,6 +66,7 @@ def launch(command: Sequence[str], options: Sequence[str]) -> None:
     own = words[: len(words) - len(parsed.training_script_args) - 1]
     module = [word for word in own if word in ("-m", "--module")]
     script = [*(["-m"] if module else []), parsed.training_script, *parsed.training_script_args]
-    launcher = [word for word in own if word not in module]
-    inner = ["-m", "manifest", "run", *options, "--", "python", *script]
+    launcher = [word for word in own if word not in (*module, "--")]
+    # After "--", or torchrun would take options of the script for abbreviations of its own.
+    inner = ["-m", "--", "manifest", "run", *options, "--", "python", *script]
     os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *launcher, *inner])

@@ -281,18 +281,18 @@ class Scribe:
     def _publish(self, job: _Job, place: Path) -> None:
         """Put a manifest beside a checkpoint, unless the script has put something else there meanwhile."""
         assert job.manifest is not None
-        if place == job.place and _identity(place, missing=True) != job.identity:
-            return
         files = job.manifest.checkpoint.files
         if not place.is_dir():
             if place != job.place and _digests(place) != [(files[0].blake3, files[0].sha256)]:
                 return
             files = [files[0].model_copy(update={"path": place.name}), *files[1:]]
         record = job.manifest.checkpoint.model_copy(update={"files": files})
-        publish_signed(None, place, job.manifest.model_copy(update={"checkpoint": record}), self._signer)
-        _error_file(place).unlink(missing_ok=True)
-        if place not in self.described:
-            self.described.append(place)
+        identity = job.identity if place == job.place else _identity(place)
+        manifest = job.manifest.model_copy(update={"checkpoint": record})
+        if publish_signed(None, place, manifest, self._signer, lambda: _identity(place, missing=True) == identity):
+            _error_file(place).unlink(missing_ok=True)
+            if place not in self.described:
+                self.described.append(place)
 
     def _ask_last(self, asking: Asking) -> None:
         """Ask the model of the last checkpoint, rebuilt from its file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -47,11 +48,21 @@ def sign(
     return sidecars.signature
 
 
-def publish_signed(staged: Path | None, checkpoint: Path, manifest: Manifest, key: PrivateKey | None) -> None:
-    """Sign a manifest together with the files that it describes, where there is a key, and put everything in place."""
+def publish_signed(
+    staged: Path | None,
+    checkpoint: Path,
+    manifest: Manifest,
+    key: PrivateKey | None,
+    still: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Sign a manifest together with the files that it describes, where there is a key, and put everything in place.
+
+    Returns:
+        Whether it was still to be done when no other process was at it.
+    """
     data = serialize(manifest)
     signature = _signature(checkpoint.name, manifest, data, Sidecars(checkpoint).manifest.name, key)
-    publish(staged, checkpoint, data, signature)
+    return publish(staged, checkpoint, data, signature, still)
 
 
 def publish_signed_directory(staged: Path, directory: Path, manifest: Manifest, key: PrivateKey | None) -> None:
