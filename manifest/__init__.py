@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from manifest.golden.probe import Probe as Probe
     from manifest.hooks.create_model import create_model as create_model
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
+    from manifest.hooks.distributed import describe_distributed as describe_distributed
+    from manifest.hooks.distributed import save_distributed as save_distributed
     from manifest.hooks.torch_save import torch_save as torch_save
     from manifest.workflows.auditing import audit as audit
     from manifest.workflows.comparing import answer as answer
@@ -40,6 +42,7 @@ _HOMES = {
     "create_model_and_transforms": "manifest.hooks.create_model",
     "create": "manifest.workflows.creating",
     "dataloader_generator": "manifest.determinism.switches",
+    "describe_distributed": "manifest.hooks.distributed",
     "deterministic": "manifest.determinism.switches",
     "diagnose": "manifest.workflows.diagnosing",
     "diff": "manifest.workflows.differing",
@@ -47,6 +50,7 @@ _HOMES = {
     "load": "manifest.workflows.loading",
     "load_transforms": "manifest.workflows.loading",
     "save": "manifest.workflows.saving",
+    "save_distributed": "manifest.hooks.distributed",
     "seed_worker": "manifest.determinism.switches",
     "torch_save": "manifest.hooks.torch_save",
     "verify": "manifest.workflows.verifying",

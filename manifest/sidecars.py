@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
@@ -29,6 +30,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+_SHARDS = "__*.distcp"
+"""What `torch.distributed.checkpoint` calls the files of its processes."""
 
 _UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops there
 
@@ -162,16 +166,35 @@ def staging(checkpoint: Path) -> Iterator[Path]:
     """
     temporary = temporary_name(checkpoint)
     try:
-        with own_work():
+        with own_work(), storage_errors(checkpoint):
             yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storage_errors(checkpoint: Path) -> Iterator[None]:
+    """Turn errors of the file system, while a checkpoint is written, into one-sentence `StorageError`s."""
+    try:
+        yield
     except Exception as error:
         number = _error_number(error)
         if number is None:
             raise
         raise _storage_error(checkpoint, number) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def make_staging_directory(directory: Path) -> Path:
+    """Make a directory whose files `publish_directory` can move into a checkpoint-to-be without copying them.
+
+    It is in the checkpoint's directory where there is one already, which may be a file system of its own, and beside it
+    otherwise.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staged = temporary_name(directory / "saving" if directory.is_dir() else directory)
+    staged.mkdir()
+    return staged
 
 
 def publish(
@@ -219,6 +242,43 @@ def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: 
             path.unlink(missing_ok=True)
         raise
     _finish(sidecars, hashlib.sha256(manifest).hexdigest())
+
+
+def publish_directory(staged: Path, directory: Path, manifest: bytes, signature: bytes | None) -> None:
+    """Put the files of a distributed checkpoint, its manifest and its signature in place.
+
+    A directory that is not there yet appears whole. In one that is, the manifest goes first and comes last, so that a
+    kill leaves none in between; files there that belong to no checkpoint stay as they are.
+
+    Args:
+        staged: What `make_staging_directory` made for it, with all files written and synchronised.
+        directory: Where they go.
+        manifest: The bytes of the manifest.
+        signature: The bytes of its signature, if it is signed.
+    """
+    sidecars = Sidecars(staged)
+    _write_durably(sidecars.manifest, manifest)
+    if signature is not None:
+        _write_durably(sidecars.signature, signature)
+    _sync_directory(staged)
+    with _alone_in(staged.parent):
+        if staged.parent == directory:
+            _move_all(staged, directory)
+        else:
+            staged.rename(directory)
+        _sync_directory(staged.parent)
+
+
+def _move_all(staged: Path, directory: Path) -> None:
+    """Replace the distributed checkpoint in a directory by the one in another."""
+    clear_sidecars(directory)
+    _sync_directory(directory)
+    for old in (directory / DISTRIBUTED, *directory.glob(_SHARDS)):
+        old.unlink(missing_ok=True)
+    last = [DISTRIBUTED, Sidecars(staged).signature.name, Sidecars(staged).manifest.name]
+    for path in sorted(staged.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
+        path.replace(directory / path.name)
+    staged.rmdir()
 
 
 def replace_file(staged: Path, target: Path) -> None:

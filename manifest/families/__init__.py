@@ -278,14 +278,25 @@ def _names() -> list[str]:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel`, `DataParallel`, and `torch.compile` wrappers."""
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
+    """The model without the wrappers of `DistributedDataParallel`, `DataParallel`, `torch.compile`, checkpointing."""
+    return wrappings(module)[-1]
+
+
+def wrappings(module: nn.Module) -> list[nn.Module]:
+    """The same model with ever fewer wrappers, from what was given to the model itself."""
+    found = [module]
+    while (inner := _inside(found[-1])) is not None:
+        found.append(inner)
+    return found
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps; None for what is no wrapper."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner: object = module.module
+    else:
+        inner = getattr(module, "_orig_mod", getattr(module, "_checkpoint_wrapped_module", None))
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def remember(module: nn.Module, creation: Creation) -> None:

@@ -43,9 +43,7 @@ def owner_of(state: Tensors, prefix: str = "") -> Owner | None:
     first = next(iter(state)).partition(".")[0]
     alike: dict[int, nn.Module] = {}
     for module in _modules(prefix):
-        if id(module) in alike or not any(
-            first in parts for parts in (module._modules, module._parameters, module._buffers)
-        ):
+        if id(module) in alike or not _may_have(module, first):
             continue
         own = module.state_dict(keep_vars=True)
         if not _same_names(own, state):
@@ -59,6 +57,15 @@ def owner_of(state: Tensors, prefix: str = "") -> Owner | None:
             return Owner(module, live=True)
     known = sorted(alike.values(), key=lambda module: creation_of(module) is None)
     return Owner(known[0], live=False) if known else None
+
+
+def namesake_of(state: Tensors) -> nn.Module | None:
+    """A module whose names and shapes some tensors have, whatever their values; also of a model in shards."""
+    first = next(iter(state)).partition(".")[0]
+    for module in _modules(""):
+        if _may_have(module, first) and _same_names(module.state_dict(keep_vars=True), state):
+            return module
+    return None
 
 
 def tensors_in(saved: Any, path: tuple[str, ...], prefix: str, names: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -102,6 +109,11 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
             return None
         module = child
     return module if path else None
+
+
+def _may_have(module: nn.Module, first: str) -> bool:
+    """Whether names of a module's may begin with some part."""
+    return any(first in parts for parts in (module._modules, module._parameters, module._buffers))
 
 
 def _same_names(own: Tensors, state: Tensors) -> bool:

@@ -91,6 +91,7 @@ class _Savers:
     def install(self, patches: Patches) -> None:
         patches.wrap("torch.serialization", {"save": self._torch_save})
         patches.wrap("safetensors.torch", {"save_file": self._save_file})
+        patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}
         patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
         patches.wrap("shutil", {"copyfile": self._copy})
@@ -133,6 +134,18 @@ class _Savers:
                 )
 
         return save_file
+
+    def _distributed_save(self, original: Function) -> Function:
+        def save(state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            place = kwargs.get("checkpoint_id")
+            if not self._is_on() or not _is_name(place) or kwargs.get("no_dist") or kwargs.get("process_group"):
+                return original(state_dict, *args, **kwargs)
+            with own_work():
+                return self._scribe.save_together(
+                    _absolute(place), state_dict, lambda: original(state_dict, *args, **kwargs)
+                )
+
+        return save
 
     def _save_pretrained(self, original: Function) -> Function:
         """A model in several files is described when its index is there; one in a single file already was."""

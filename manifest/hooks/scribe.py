@@ -27,9 +27,11 @@ from manifest.digests import bytes_digests, files_digests
 from manifest.document import Manifest, Parent, Provenance
 from manifest.errors import CheckpointError, ManifestError, one_line
 from manifest.families import creation_of, family, family_of
+from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
+from manifest.hooks.distributed import describe_distributed
 from manifest.hooks.hashed_file import HashedFile
-from manifest.hooks.owners import Owner, owner_of, tensors_in
+from manifest.hooks.owners import Owner, namesake_of, owner_of, tensors_in
 from manifest.mapped_weights import mapped_tensor
 from manifest.sidecars import (
     clear_sidecars,
@@ -42,6 +44,7 @@ from manifest.sidecars import (
 from manifest.signing import PrivateKey
 from manifest.workflows.describing import Asking, Description, manifest_of, provenance_of
 from manifest.workflows.signing import publish_signed
+from manifest.workflows.together import Together
 
 _WAITING = 4
 """Checkpoints that may wait for their manifests; the next save waits for the first of them."""
@@ -169,6 +172,29 @@ class Scribe:
         """The manifest of a checkpoint that was described, once all are waited for."""
         job = self._jobs.get(path)
         return None if job is None else job.manifest
+
+    def save_together(self, directory: Path, saved: Mapping[str, Any], save: Callable[[], Any]) -> Any:
+        """Do a saving by `torch.distributed.checkpoint`, in which all processes take part, and describe it together."""
+        together = Together()
+        with self._failing(directory):
+            together.on_first(lambda: clear_sidecars(directory) if directory.is_dir() else None)
+        result = save()
+        with self._failing(directory):
+            state, module = together.everywhere(lambda: _namesake(saved))
+            if not together.agree(module is not None) or module is None:
+                self.leave_alone(directory, "no model in memory has just the tensors that it holds")
+                return result
+            describe_distributed(
+                directory,
+                module,
+                key=self._signer,
+                golden=self._asking is not None,
+                floor=self._asking.floor if self._asking else Thoroughness.NONE,
+                partial=self._partial,
+                state=state,
+            )
+            self.described.append(directory)
+        return result
 
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
@@ -383,6 +409,16 @@ def _rank() -> int:
     """Which process of a group this is; 0 outside of one."""
     distributed = torch.distributed
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _namesake(saved: Mapping[str, Any]) -> tuple[str, nn.Module | None]:
+    """The module whose names and shapes a state dict has, which is at the top or under a key, and that key."""
+    for key, state in {"": saved, **saved}.items():
+        if isinstance(state, Mapping) and state and all(isinstance(each, torch.Tensor) for each in state.values()):
+            module = namesake_of(state)
+            if module is not None:
+                return key, module
+    return "", None
 
 
 def _error_file(path: Path) -> Path:

@@ -10,7 +10,15 @@ from pathlib import Path
 from manifest.digests import file_digests
 from manifest.document import Manifest, serialize
 from manifest.errors import StorageError
-from manifest.sidecars import Sidecars, publish, read_manifest, recorded_files, require_checkpoint, staging
+from manifest.sidecars import (
+    Sidecars,
+    publish,
+    publish_directory,
+    read_manifest,
+    recorded_files,
+    require_checkpoint,
+    staging,
+)
 from manifest.signing import PrivateKey, private_key, sign_resources
 
 
@@ -53,9 +61,20 @@ def publish_signed(
         Whether it was still to be done when no other process was at it.
     """
     data = serialize(manifest)
-    signature = None
-    if key is not None:
-        resources = {file.path: file.sha256 for file in manifest.checkpoint.files}
-        resources[Sidecars(checkpoint).manifest.name] = sha256(data).hexdigest()
-        signature = sign_resources(checkpoint.name, resources, key)
+    signature = _signature(checkpoint.name, manifest, data, Sidecars(checkpoint).manifest.name, key)
     return publish(staged, checkpoint, data, signature, still)
+
+
+def publish_signed_directory(staged: Path, directory: Path, manifest: Manifest, key: PrivateKey | None) -> None:
+    """The same of a distributed checkpoint whose files are in a directory of their own."""
+    data = serialize(manifest)
+    signature = _signature(directory.name, manifest, data, Sidecars(staged).manifest.name, key)
+    publish_directory(staged, directory, data, signature)
+
+
+def _signature(name: str, manifest: Manifest, data: bytes, file_name: str, key: PrivateKey | None) -> bytes | None:
+    """The signature of a checkpoint of some name, whose manifest is written into a file of another."""
+    if key is None:
+        return None
+    resources = {file.path: file.sha256 for file in manifest.checkpoint.files}
+    return sign_resources(name, {**resources, file_name: sha256(data).hexdigest()}, key)

@@ -134,6 +134,16 @@ def test_under_torchrun_process_0_writes_the_manifests(
     assert report.passed, report
 
 
+def test_a_model_in_shards_is_described_by_all_processes(script: Callable[..., Ended], tmp_path: Path) -> None:
+    options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    ended = script("--verbose", "--", "torchrun", *options, SCRIPTS / "two_shards.py", tmp_path / "sharded")
+    assert ended.code == 0, ended
+    assert "described sharded" in ended.err
+    report = manifest.verify(tmp_path / "sharded")
+    assert report.passed, report
+    assert read_manifest(tmp_path / "sharded").architecture.name == "vit_tiny_patch16_224"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
