@@ -7,6 +7,7 @@ weight digests as its contiguous, row-major, little-endian values would. Nothing
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from mmap import ACCESS_READ, mmap
@@ -24,6 +25,16 @@ _COMPOSITE_HEADER = b"manifest/composite/v1\n"
 _WEIGHTS_HEADER = b"manifest/weights/v1\n"
 
 
+_FORKED = threading.Event()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_FORKED.set)
+
+
+def threads_for_hashing() -> int:
+    """How many threads BLAKE3 may use: all cores, and one after a fork, since its pool of threads is not forked."""
+    return 1 if _FORKED.is_set() else blake3.AUTO
+
+
 def tagged(hexadecimal: str) -> str:
     """Name the algorithm in front of a digest, as every digest in a manifest does: `blake3:…`."""
     return f"blake3:{hexadecimal}"
@@ -32,7 +43,7 @@ def tagged(hexadecimal: str) -> str:
 def bytes_digest(data: Buffer) -> str:
     """BLAKE3 of a buffer, as 64 hexadecimal digits, on all cores when it is worth it."""
     view = memoryview(data).cast("B")
-    threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
+    threads = threads_for_hashing() if view.nbytes >= _PARALLEL_FROM else 1
     return blake3(view, max_threads=threads).hexdigest()
 
 
@@ -57,7 +68,7 @@ def streamed_tensor_digest(dtype: str, shape: Sequence[int], blocks: Iterable[Bu
     for block in blocks:
         view = memoryview(block).cast("B")
         if hasher is None:
-            threads = blake3.AUTO if view.nbytes >= _PARALLEL_FROM else 1
+            threads = threads_for_hashing() if view.nbytes >= _PARALLEL_FROM else 1
             hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)
         hasher.update(view)
     return tagged((hasher or blake3(_TENSOR_HEADER + header)).hexdigest())
@@ -106,7 +117,7 @@ def file_blake3(path: Path) -> str:
     """BLAKE3 of a file, memory-mapped, on all cores, as 64 hexadecimal digits."""
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return blake3().hexdigest()
-    hasher = blake3(max_threads=blake3.AUTO)
+    hasher = blake3(max_threads=threads_for_hashing())
     hasher.update_mmap(path)
     return hasher.hexdigest()
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -103,3 +103,26 @@ def folders(packages: ModuleType) -> dict[str, Path]:
         if os.environ.get("CI"):
             pytest.fail(str(error), pytrace=False)
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes file systems of a size or a mode; where that is not allowed, the test is skipped."""
+    places: list[Path] = []
+
+    def mount(options: str, source: Path | None = None) -> Path:
+        place = tmp_path / f"mounted{len(places)}"
+        place.mkdir()
+        what = ["-t", "tmpfs", "-o", options, "tmpfs"] if source is None else ["-o", options, "--bind", str(source)]
+        try:
+            done = subprocess.run(["mount", *what, str(place)], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no `mount` here")
+        if done.returncode:
+            pytest.skip(f"this user may not mount: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", "--lazy", str(place)], check=False)

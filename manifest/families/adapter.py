@@ -278,7 +278,7 @@ class Adapter(ABC):
                 "tokenizer": self.tokenizer_of(draft, built),
                 "precision": draft.precision,
                 "frozen": frozen(built if live is None else live),
-                "mode": Mode.UNKNOWN if live is None else _mode(live),
+                "mode": Mode.UNKNOWN if live is None else mode_of(live),
                 "structure": structure_digest(parts),
                 "modules": outline(parts),
                 "operators": self.operators(built),
@@ -327,7 +327,8 @@ def frozen(module: nn.Module) -> list[str]:
     return prefixes(still, [name for name, parameter in parameters.items() if parameter.requires_grad])
 
 
-def _mode(module: nn.Module) -> Mode:
+def mode_of(module: nn.Module) -> Mode:
+    """Whether a module is in train mode, in eval mode, or partly in each."""
     modes = {child.training for child in module.modules()}
     return Mode.MIXED if len(modes) == 2 else Mode.TRAIN if modes == {True} else Mode.EVAL
 

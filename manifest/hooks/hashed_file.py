@@ -11,6 +11,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from manifest.digests import threads_for_hashing
+
 _WORTH_A_THREAD = 1 << 20  # bytes
 
 
@@ -23,7 +25,7 @@ class HashedFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._file = path.open("xb", buffering=0)
-        self._blake3 = blake3(max_threads=blake3.AUTO)
+        self._blake3 = blake3(max_threads=threads_for_hashing())
         self._sha256 = hashlib.sha256()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="manifest-hashing")
         self._small = bytearray()

@@ -24,9 +24,11 @@ from torch import nn
 from manifest.checkpoint import Checkpoint, CompositeTensor, open_checkpoint
 from manifest.checkpoint.contents import Candidate
 from manifest.digests import bytes_digests, files_digests
-from manifest.document import Manifest, Parent, Provenance
+from manifest.document import Architecture, Manifest, Parent, Provenance
 from manifest.errors import CheckpointError, ManifestError, one_line
-from manifest.families import creation_of, family, family_of
+from manifest.families import Family, creation_of, family, family_of
+from manifest.families.adapter import frozen, mode_of
+from manifest.families.proving import first_departure
 from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.hooks.distributed import describe_distributed
@@ -121,6 +123,7 @@ class Scribe:
         self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
         self._worker = threading.Thread(target=self._work, name="manifest-scribe", daemon=True)
         self._jobs: dict[Path, _Job] = {}
+        self._architectures: WeakKeyDictionary[nn.Module, tuple[Architecture, nn.Module]] = WeakKeyDictionary()
         self._first_error: Exception | None = None
 
     def __enter__(self) -> Scribe:
@@ -267,16 +270,27 @@ class Scribe:
         creation = creation_of(owner.module)
         adapter = family_of(owner.module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
+            architecture, rebuilt = self._captured(owner.module, adapter)
             description = Description(
                 stored,
                 adapter,
-                adapter.capture(owner.module, creation),
+                architecture,
+                rebuilt=rebuilt,
                 live=owner.module if owner.live else None,
                 asking=self._asking,
                 partial=self._partial,
             )
             description.look()
         return description
+
+    def _captured(self, module: nn.Module, adapter: Family) -> tuple[Architecture, nn.Module]:
+        """The architecture of a module, and what rebuilding it gives; captured once while it stays what it was."""
+        known = self._architectures.get(module)
+        if known is not None and first_departure(known[1], module) is None:
+            return known[0].model_copy(update={"frozen": frozen(module), "mode": mode_of(module)}), known[1]
+        architecture = adapter.capture(module, creation_of(module))
+        self._architectures[module] = architecture, adapter.build(architecture)
+        return self._architectures[module]
 
     def _work(self) -> None:
         with own_work():

@@ -77,6 +77,7 @@ class Description:
         checkpoint: The file, which may still have a temporary name, with the weights chosen that are meant.
         family: Of the model in it.
         architecture: What it is the weights of.
+        rebuilt: What building that gives, where it is at hand already; it stays without weights.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
         asking: What is recorded of its answers; None for no golden outputs.
         partial: Roles that are absent or untrained by design.
@@ -91,6 +92,7 @@ class Description:
         family: Family,
         architecture: Architecture,
         *,
+        rebuilt: nn.Module | None = None,
         live: nn.Module | None = None,
         asking: Asking | None = None,
         partial: Sequence[str] = (),
@@ -99,6 +101,7 @@ class Description:
         self.checkpoint = checkpoint
         self.family = family
         self.architecture = architecture
+        self.rebuilt = rebuilt
         self.live = live
         self.asking = asking
         self.partial = partial
@@ -137,13 +140,14 @@ class Description:
         if self.asking is None:
             return []
         declared = frozenset(name for name, role in self._roles.items() if role in self.partial)
-        assign(self._module, self.checkpoint, absent=declared)
-        return _golden(self.checkpoint, self.family, self.architecture, self._module, self.live, self.asking)
+        module = self.family.build(self.architecture) if self.rebuilt is not None else self._module
+        assign(module, self.checkpoint, absent=declared)
+        return _golden(self.checkpoint, self.family, self.architecture, module, self.live, self.asking)
 
     @cached_property
     def _module(self) -> nn.Module:
         """The architecture rebuilt, without weights."""
-        return self.family.build(self.architecture)
+        return self.rebuilt if self.rebuilt is not None else self.family.build(self.architecture)
 
     @cached_property
     def _roles(self) -> dict[str, str]:

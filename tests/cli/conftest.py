@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +29,3 @@ def signed(saved: Path, tmp_path: Path) -> Path:
     for file in saved.iterdir():
         shutil.copy(file, tmp_path / file.name)
     return tmp_path / "ckpt.pt"
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Makes file systems of a size or a mode; where that is not allowed, the test is skipped."""
-    places: list[Path] = []
-
-    def mount(options: str, source: Path | None = None) -> Path:
-        place = tmp_path / f"mounted{len(places)}"
-        place.mkdir()
-        what = ["-t", "tmpfs", "-o", options, "tmpfs"] if source is None else ["-o", options, "--bind", str(source)]
-        try:
-            done = subprocess.run(["mount", *what, str(place)], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no `mount` here")
-        if done.returncode:
-            pytest.skip(f"this user may not mount: {done.stderr.strip()}")
-        places.append(place)
-        return place
-
-    yield mount
-    for place in places:
-        subprocess.run(["umount", "--lazy", str(place)], check=False)

@@ -1,0 +1,194 @@
+"""What is found after a training was killed, ran out of disk, may not write, or was not alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import manifest
+from manifest.checkpoint.discovering import discover
+from manifest.errors import NoManifestError
+from manifest.hooks.recording import recording
+from manifest.hooks.scribe import NoManifestWarning
+from manifest.sidecars import read_manifest
+
+KILLS = 50
+"""With `--whole`; a quarter of them without."""
+SAVING = """
+    import os, random, signal, sys, tempfile, time
+    from pathlib import Path
+    import timm, torch
+    import manifest
+    from manifest.hooks.recording import recording
+
+    place, kills = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+    model = timm.create_model("test_vit", num_classes=3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(2, 3, 160, 160)).square().mean().backward()
+    optimizer.step()
+
+
+    def save_to(target, model):
+        with torch.no_grad():
+            next(model.parameters()).add_(0.001)
+        torch.save({"state_dict": model.state_dict()}, target / "tmp.pt")
+        os.replace(target / "tmp.pt", target / "latest.pt")
+        torch.save(model.state_dict(), target / "same.pt")
+        manifest.save(model, target / "own.pt", golden=False)
+
+    # Once before, so that the processes need not import what that takes; a small model, which is hashed in one thread.
+    with recording(golden="none"), tempfile.TemporaryDirectory() as warm:
+        small = timm.create_model("test_vit", depth=1, embed_dim=32, num_heads=2)
+        small(torch.randn(2, 3, 160, 160)).square().mean().backward()
+        torch.optim.AdamW(small.parameters()).step()
+        save_to(Path(warm), small)
+
+    said, say = os.pipe()
+
+    def save_for_ever(target):
+        with recording(golden="none"):
+            while True:
+                save_to(target, model)
+                os.write(say, b".")
+
+    chance = random.Random(0)
+    for number in range(kills):
+        target = place / f"{number:02}"
+        target.mkdir()
+        child = os.fork()
+        if child == 0:
+            save_for_ever(target)
+        os.read(said, 1)
+        time.sleep(chance.random() * 0.7)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.set_blocking(said, False)
+        try:
+            os.read(said, 100)
+        except BlockingIOError:
+            pass
+        os.set_blocking(said, True)
+"""
+
+
+def test_a_killed_training_leaves_manifests_that_verify_or_none(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 4
+    subprocess.run([sys.executable, "-c", textwrap.dedent(SAVING), tmp_path, str(kills)], check=True)
+    described, bare = 0, 0
+    for place in sorted(tmp_path.iterdir()):
+        for path in place.glob("*.pt"):
+            try:
+                report = manifest.verify(path, fast=True)
+            except NoManifestError:
+                bare += 1
+            else:
+                assert report.passed, (path, report)
+                described += 1
+        if any(place.glob("*.pt")):
+            assert all(path.suffix == ".pt" for path in discover([str(place)])), list(place.iterdir())
+    assert described > kills
+    assert described + bare > 2 * kills
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    found = timm.create_model("test_vit", num_classes=3)
+    found(torch.randn(2, 3, 160, 160)).square().mean().backward()
+    torch.optim.AdamW(found.parameters()).step()
+    return found
+
+
+def test_a_disk_that_is_full_is_the_scripts_own_error(model: torch.nn.Module, mounted: Callable[..., Path]) -> None:
+    place = mounted("size=4m")
+    with recording(golden="none"):
+        torch.save(model.state_dict(), place / "a.pt")
+    (place / "ballast").write_bytes(bytes(place_left(place) - (256 << 10)))
+    with recording(golden="none") as scribe, pytest.raises((RuntimeError, OSError)):
+        torch.save(model.state_dict(), place / "b.pt")
+    assert not scribe.described + scribe.failed
+    assert manifest.verify(place / "a.pt", fast=True).passed
+    assert not [path for path in place.iterdir() if path.name.endswith((".tmp", ".pending"))]
+
+
+def test_where_there_is_no_room_for_two_a_save_is_made_as_without(
+    model: torch.nn.Module, mounted: Callable[..., Path]
+) -> None:
+    place = mounted("size=4m")
+    with recording(golden="none"):
+        torch.save(model.state_dict(), place / "a.pt")
+    (place / "ballast").write_bytes(bytes(place_left(place) - (256 << 10)))
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    with recording(golden="none"):
+        torch.save(model.state_dict(), place / "a.pt")
+    assert torch.equal(next(iter(torch.load(place / "a.pt").values())), next(iter(model.state_dict().values())))
+    assert manifest.verify(place / "a.pt", fast=True).passed
+
+
+def test_where_nothing_may_be_written_the_script_hears_it_as_without(
+    model: torch.nn.Module, tmp_path: Path, mounted: Callable[..., Path]
+) -> None:
+    (tmp_path / "source").mkdir()
+    place = mounted("ro", source=tmp_path / "source")
+    with recording() as scribe, pytest.raises((RuntimeError, OSError)):
+        torch.save(model.state_dict(), place / "a.pt")
+    assert not scribe.described + scribe.failed + scribe.left_alone
+
+
+def test_a_manifest_that_has_no_room_is_a_warning(model: torch.nn.Module, mounted: Callable[..., Path]) -> None:
+    place = mounted("size=4m")
+    with pytest.warns(NoManifestWarning, match="disk of|No space"), recording(golden="none") as scribe:
+        torch.save(model.state_dict(), place / "a.pt")
+        (place / "ballast").write_bytes(bytes(place_left(place)))
+    assert [path.name for path, _ in scribe.failed] == ["a.pt"]
+    assert torch.load(place / "a.pt")
+    assert not (place / "a.pt.manifest.json").exists()
+
+
+def place_left(place: Path) -> int:
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
+
+
+TOGETHER = """
+    import sys
+    import timm, torch
+    import manifest
+    from manifest.hooks.recording import recording
+
+    place, number = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    torch.manual_seed(number)
+    model = timm.create_model("test_vit", num_classes=3)
+    model(torch.randn(2, 3, 160, 160)).square().mean().backward()
+    torch.optim.AdamW(model.parameters()).step()
+    with recording(golden="none"):
+        for step in range(12):
+            with torch.no_grad():
+                next(model.parameters()).add_(0.001)
+            if step % 2:
+                torch.save(model.state_dict(), place)
+            else:
+                manifest.save(model, place, golden=False)
+"""
+
+
+def test_two_processes_that_save_to_the_same_path_leave_one_whole_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "same.pt"
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TOGETHER), path]
+    processes = [subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True) for number in (1, 2)]
+    for process in processes:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert manifest.verify(path, fast=True).passed
+    assert read_manifest(path).weights.digest
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["same.pt", "same.pt.manifest.json"]
