@@ -8,6 +8,7 @@ python benchmarks/inside.py load CKPT full|fast|none LIBRARY
 python benchmarks/inside.py open_clip|timm NAME CKPT
 python benchmarks/inside.py golden NAME RUNS DIRECTORY
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
+python benchmarks/inside.py record NAME every|none RUNS DIRECTORY
 """
 
 from __future__ import annotations
@@ -112,6 +113,38 @@ def save(name: str, suffix: str, runs: str, directory: str) -> str:
     return json.dumps(seconds)
 
 
+def record(name: str, when: str, runs: str, directory: str) -> str:
+    """Seconds of `torch.save`, alone and recorded, and until the recorded one has its manifest, in turn, as JSON."""
+    import torch
+
+    import manifest
+    from manifest.hooks.recording import recording
+
+    model = manifest.create_model(name)
+    path = Path(directory)
+    saved = {"state_dict": model.state_dict(), "epoch": 1}
+    seconds: dict[str, list[float]] = {"torch": [], "call": [], "until the manifest": []}
+    for turn in range(int(runs) + 1):
+        for recorded in (False, True):
+            for left in path.iterdir():
+                left.unlink()
+            os.sync()
+            if not recorded:
+                took = {"torch": _timed(lambda: torch.save(saved, path / "plain.pt"))}
+            else:
+                with recording(golden=when) as scribe:
+                    torch.save(saved, path / "first.pt")  # of several, as a training makes them
+                    scribe.wait()
+                    started = time.perf_counter()
+                    call = _timed(lambda: torch.save(saved, path / "ours.pt"))
+                    scribe.wait()
+                    took = {"call": call, "until the manifest": time.perf_counter() - started}
+            for key, value in took.items():
+                if turn:
+                    seconds[key].append(value)
+    return json.dumps(seconds)
+
+
 def golden(name: str, runs: str, directory: str) -> str:
     """Medians of seconds to ask, record, compare and diagnose a model's golden outputs, and the record's size; JSON."""
     import manifest
@@ -183,6 +216,7 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "open_clip": open_clip,
     "timm": timm,
     "save": save,
+    "record": record,
     "golden": golden,
 }
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from measuring import INSIDE, Pair, run
 from place import Place
-from table import Row, within
+from table import Row, in_memory, within
 
 
 def rows(place: Place, runs: int) -> Iterator[Row]:
-    """Time of `manifest.save`, for each container."""
+    """Time of `manifest.save`, for each container, and of `torch.save` while it is recorded."""
     for suffix in (".pt", ".safetensors"):
         said = run([*INSIDE, "save", place.sizes.saved, suffix, str(runs), place.saves]).output
         seconds = json.loads(said.splitlines()[-1])
@@ -22,3 +22,15 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
             ratio = statistics.median(one / two for one, two in zip(ours, theirs, strict=True))
             pair = Pair(statistics.median(ours), statistics.median(theirs), ratio)
             yield within(f"save {place.sizes.saved}{suffix}, no golden outputs, with fsync / {words}", pair, 1.15)
+    for name in dict.fromkeys(("ViT-B-32", place.sizes.saved)):
+        for when, words in (("none", "no golden outputs"), ("every", "golden outputs")):
+            ran = run([*INSIDE, "record", name, when, str(runs), place.saves], look=True)
+            seconds = json.loads(ran.output.splitlines()[-1])
+            theirs = seconds.pop("torch")
+            for what, ours in seconds.items():
+                ratio = statistics.median(one / two for one, two in zip(ours, theirs, strict=True))
+                pair = Pair(statistics.median(ours), statistics.median(theirs), ratio)
+                contract = 1.15 if what == "call" and when == "none" else None
+                said = f"torch.save {name}, recorded, {words}, {what} / torch.save"
+                yield within(said, pair, contract)
+            yield in_memory(f"torch.save {name}, recorded, {words}, peak memory (RssAnon)", ran)

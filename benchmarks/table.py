@@ -43,11 +43,12 @@ def within(what: str, pair: Pair, times: float | None = None) -> Row:
     return Row(what, *_seconds(pair), f"{pair.ratio:.2f}×", *promise)
 
 
-def in_memory(what: str, seen: Ran, limit: float) -> Row:
-    """Anonymous memory of a process, under a limit in bytes."""
+def in_memory(what: str, seen: Ran, limit: float | None = None) -> Row:
+    """Anonymous memory of a process, under a limit in bytes where one was promised."""
     found = _megabytes(seen.anonymous)
     whole = f"{_megabytes(seen.peak)} with the file"
-    return Row(what, found, whole, found, f"< {_megabytes(limit)}", seen.anonymous < limit)
+    promise = (f"< {_megabytes(limit)}", seen.anonymous < limit) if limit is not None else ()
+    return Row(what, found, whole, found, *promise)
 
 
 def in_less_memory(what: str, ours: Ran, theirs: Ran, times: float | None = None) -> Row:

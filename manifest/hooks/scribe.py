@@ -32,7 +32,6 @@ from manifest.families.proving import first_departure
 from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.hooks.distributed import describe_distributed
-from manifest.hooks.hashed_file import HashedFile
 from manifest.hooks.owners import Owner, namesake_of, owner_of, tensors_in
 from manifest.mapped_weights import mapped_tensor
 from manifest.sidecars import (
@@ -45,6 +44,7 @@ from manifest.sidecars import (
 )
 from manifest.signing import PrivateKey
 from manifest.workflows.describing import Asking, Description, manifest_of, provenance_of
+from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.together import Together
 
@@ -199,6 +199,10 @@ class Scribe:
             self.described.append(directory)
         return result
 
+    def wait(self) -> None:
+        """Wait for the manifests that are being written."""
+        self._queue.join()
+
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
@@ -297,6 +301,7 @@ class Scribe:
             while (job := self._queue.get()) is not None:
                 with self._failing(job):
                     self._write_down(job)
+                self._queue.task_done()
 
     def _write_down(self, job: _Job) -> None:
         files = job.descriptions[0].checkpoint.files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
 from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey
+from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.live_models import LiveModel, live_model
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.together import Together
@@ -116,29 +117,41 @@ def _require_name_of_file(path: Path) -> None:
 def _save(live: LiveModel | None, state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]) -> Manifest:
     assert live is not None
     with staging(path) as staged:
-        _write(state, staged, path.suffix == ".safetensors", extras)
-        with open_checkpoint(staged) as stored, ThreadPoolExecutor() as background:
-            # Hashing and waiting for the disk take as long as the write did; they run while the model is looked at.
-            durable = background.submit(synchronise, staged)
-            manifest = live.describe(stored, path.name, background.submit(files_digests, [staged]))
-            durable.result()
+        with ThreadPoolExecutor() as background:
+            if path.suffix == ".safetensors":
+                _write_safetensors(state, staged, extras)
+                digests = background.submit(files_digests, [staged])
+            else:
+                digests = _write_hashed(state, staged, extras)
+            with open_checkpoint(staged) as stored:
+                # Waiting for the disk takes as long as the write did; it goes on while the model is looked at.
+                durable = background.submit(synchronise, staged)
+                manifest = live.describe(stored, path.name, digests)
+                durable.result()
         publish_signed(staged, path, manifest, live.signer)
     return manifest
 
 
-def _write(state: Mapping[str, torch.Tensor], path: Path, safetensors: bool, extras: Mapping[str, Any]) -> None:
-    if safetensors:
-        if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
-            raise InputError(
-                f"Extra {wrong[0]!r} is a {type(extras[wrong[0]]).__name__}, and a safetensors file holds "
-                "text beside its tensors; save as .pt instead."
-            )
-        save_file(_own_storages(state), path, metadata={"format": "pt", **extras})
-        return
+def _write_safetensors(state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]) -> None:
+    if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
+        raise InputError(
+            f"Extra {wrong[0]!r} is a {type(extras[wrong[0]]).__name__}, and a safetensors file holds "
+            "text beside its tensors; save as .pt instead."
+        )
+    save_file(_own_storages(state), path, metadata={"format": "pt", **extras})
+
+
+def _write_hashed(
+    state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]
+) -> Future[list[tuple[str, str]]]:
+    """Write a file by `torch.save`, and hash it meanwhile."""
     if "state_dict" in extras:
         raise InputError("Extra 'state_dict' would hide the weights; give it another name.")
-    with path.open("xb") as file:
+    with HashedFile(path) as file:
         torch.save({"state_dict": state, **extras} if extras else state, file)
+    digests: Future[list[tuple[str, str]]] = Future()
+    digests.set_result([file.digests])
+    return digests
 
 
 def _own_storages(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
