@@ -51,11 +51,11 @@ def owner_of(state: Tensors, prefix: str = "") -> Owner | None:
         if all(_is_same(own[name], tensor) for name, tensor in state.items()):
             return Owner(module, live=True)
         alike[id(module)] = module
-    for module in alike.values():
+    known = sorted(alike.values(), key=lambda module: creation_of(module) is None)
+    for module in known:
         own = module.state_dict(keep_vars=True)
         if all(_has_values(own[name], tensor) for name, tensor in state.items()):
             return Owner(module, live=True)
-    known = sorted(alike.values(), key=lambda module: creation_of(module) is None)
     return Owner(known[0], live=False) if known else None
 
 
@@ -117,6 +117,9 @@ def _may_have(module: nn.Module, first: str) -> bool:
 
 
 def _same_names(own: Tensors, state: Tensors) -> bool:
+    """Whether a module has the names and shapes of a state dict; one without weights, as rebuilt here, has not."""
+    if any(tensor.is_meta for tensor in own.values()):
+        return False
     return own.keys() == state.keys() and all(own[name].shape == tensor.shape for name, tensor in state.items())
 
 

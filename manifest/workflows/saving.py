@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -148,7 +148,7 @@ def _write_hashed(
     if "state_dict" in extras:
         raise InputError("Extra 'state_dict' would hide the weights; give it another name.")
     with HashedFile(path) as file:
-        torch.save({"state_dict": state, **extras} if extras else state, file)
+        torch.save({"state_dict": state, **extras} if extras else state, cast(IO[bytes], file))
     digests: Future[list[tuple[str, str]]] = Future()
     digests.set_result([file.digests])
     return digests
