@@ -23,8 +23,9 @@ from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Description, manifest_of, provenance_of
+from manifest.workflows.describing import Description, manifest_of
 from manifest.workflows.probes import asking_of
+from manifest.workflows.provenance import facts_of, provenance_of
 from manifest.workflows.signing import publish_signed
 
 
@@ -35,6 +36,7 @@ def save(
     key: str | os.PathLike[str] | PrivateKey | None = None,
     passphrase: bytes | None = None,
     extras: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
     golden: bool = True,
     floor: Thoroughness | str = Thoroughness.QUICK,
     probes: Sequence[Probe | str | os.PathLike[str]] = (),
@@ -55,7 +57,9 @@ def save(
         key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
         passphrase: Of an encrypted key.
         extras: What else to keep in the file beside `state_dict`: `{"epoch": 3, "optimizer": …}`. In a safetensors
-            file, text only.
+            file, text only. An epoch and a step among them go on record, with the command line: paths as file names,
+            and what may be a secret as `***`.
+        dataset: A note for the record on what it was trained on, scrubbed in the same way.
         golden: Whether to record golden outputs.
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
         probes: What else the model is asked: `manifest.Probe(…)`, or directories of images with a `prompts.txt`. Their
@@ -79,6 +83,7 @@ def save(
     if checkpoint.is_dir():
         raise InputError(f"{checkpoint} is a directory, expected a file name; add one.")
     asking = asking_of(floor, probes, precisions)
+    facts = facts_of(extras or {}, dataset=dataset)
     signer = None if key is None else private_key(key, passphrase)
     module = unwrap(model)
     creation = creation_of(module)
@@ -104,7 +109,7 @@ def save(
                 [description],
                 file_name=checkpoint.name,
                 digests=digests,
-                provenance=provenance_of(adapter, creation),
+                provenance=provenance_of(adapter, creation, facts),
                 signer=signer.public.hint if signer else None,
             )
             durable.result()
