@@ -17,7 +17,9 @@ import torch
 import manifest
 from manifest.document import Provenance
 from manifest.errors import InputError
+from manifest.families import creation_of
 from manifest.sidecars import Sidecars, read_manifest
+from manifest.workflows.lineage import parent_of
 from manifest.workflows.provenance import facts_of, git_facts
 
 
@@ -168,3 +170,76 @@ def test_command_line_of_any_bytes_can_be_saved(digits: Any, tmp_path: Path) -> 
     )
     python(tmp_path, script, b"--name=\xff\xfe".decode("utf-8", "surrogateescape"))
     assert read_manifest(tmp_path / "x.pt").provenance.command == ["train.py", "--name=??"]
+
+
+@pytest.fixture
+def saved(digits_model: Any, tmp_path: Path) -> Path:
+    manifest.save(digits_model, tmp_path / "base.pt", golden=False)
+    return tmp_path / "base.pt"
+
+
+def test_parent_is_named_by_its_file_and_its_weights(saved: Path) -> None:
+    parent = parent_of(saved)
+    assert parent is not None
+    assert (parent.name, parent.weights) == ("base.pt", read_manifest(saved).weights.digest)
+
+
+def test_checkpoint_without_a_manifest_is_nobodys_parent(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.pt")
+    assert parent_of(tmp_path / "x.pt") is None
+    assert parent_of(tmp_path / "none.pt") is None
+    assert not recwarn
+
+
+def test_checkpoint_of_other_bytes_than_its_manifest_is_nobodys_parent(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[-5000] ^= 1
+    saved.write_bytes(data)
+    with pytest.warns(
+        UserWarning, match=r"^base\.pt is not what its manifest describes \(base\.pt has other bytes\), so"
+    ):
+        assert parent_of(saved) is None
+
+
+@pytest.mark.parametrize("broken", ["", "{", '{"schema": "manifest/v9"}', "{}"])
+def test_checkpoint_with_a_broken_manifest_is_nobodys_parent(broken: str, saved: Path) -> None:
+    Sidecars(saved).manifest.write_text(broken)
+    with pytest.warns(UserWarning, match="is not what its manifest describes"):
+        assert parent_of(saved) is None
+
+
+def test_checkpoint_that_went_away_is_nobodys_parent(saved: Path) -> None:
+    saved.unlink()
+    with pytest.warns(UserWarning, match="No such file or directory"):
+        assert parent_of(saved) is None
+
+
+def parents(model: Any, path: Path) -> list[str]:
+    return [parent.name for parent in manifest.save(model, path, golden=False).provenance.parents]
+
+
+def test_model_made_from_a_path_names_it_as_its_parent(digits: Any, saved: Path, tmp_path: Path) -> None:
+    assert parents(manifest.create_model(digits.MODEL, str(saved)), tmp_path / "x.pt") == ["base.pt"]
+    assert parents(manifest.load(saved, verify="fast"), tmp_path / "y.pt") == ["base.pt"]
+    fresh = manifest.create_model(digits.MODEL, str(saved), load_weights=False)
+    creation = creation_of(fresh)
+    assert creation is not None
+    assert creation.parents == ()
+
+
+def test_model_of_another_library_names_its_parent_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = manifest.create_model("test_vit", family="timm")
+    manifest.save(model, tmp_path / "base.safetensors", golden=False)
+    arguments = {"checkpoint_path": str(tmp_path / "base.safetensors")}
+    child = manifest.create_model("test_vit", family="timm", **arguments)
+    assert parents(child, tmp_path / "child.safetensors") == ["base.safetensors"]
+
+
+def test_model_made_from_a_changed_file_names_no_parent(digits: Any, saved: Path, tmp_path: Path) -> None:
+    state = torch.load(saved, weights_only=True)
+    state["logit_scale"] += 1
+    torch.save(state, saved)
+    with pytest.warns(UserWarning, match="nobody's parent"):
+        model = manifest.create_model(digits.MODEL, str(saved))
+    assert parents(model, tmp_path / "x.pt") == []
