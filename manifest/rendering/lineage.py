@@ -50,28 +50,32 @@ def _heading(generation: Generation) -> Text:
     return text.append(f"  {printable(generation.created, 40)}", style="not bold dim")
 
 
-def _facts(descent: Descent) -> Table:
-    generation, provenance = descent.generation, descent.generation.provenance
+def training_facts(provenance: Provenance) -> dict[str, str]:
+    """What is on record of the training that made some weights, by what it is; nothing of it is escaped."""
+    counts = (("epoch", provenance.epoch), ("step", provenance.step))
     facts = {
-        "model": ", ".join((generation.model, *_progress(provenance))),
+        "progress": ", ".join(f"{name} {count}" for name, count in counts if count is not None),
         "dataset": provenance.dataset or "",
         "code": _code(provenance),
         "command": shlex.join(provenance.command),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _facts(descent: Descent) -> Table:
+    generation = descent.generation
+    facts = {
+        "model": generation.model,
+        **training_facts(generation.provenance),
         "signature": generation.signature,
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        if value:
-            style = "red" if name == "signature" and generation.trusted is False else ""
-            table.add_row(Text(f"  {name}", style="dim"), Text(printable(value, _MOST_SHOWN), style=style))
+        style = "red" if name == "signature" and generation.trusted is False else ""
+        table.add_row(Text(f"  {name}", style="dim"), Text(printable(value, _MOST_SHOWN), style=style))
     for line in _origins(descent):
         table.add_row(Text("  from", style="dim"), line)
     return table
-
-
-def _progress(provenance: Provenance) -> list[str]:
-    counts = (("epoch", provenance.epoch), ("step", provenance.step))
-    return [f"{name} {count}" for name, count in counts if count is not None]
 
 
 def _code(provenance: Provenance) -> str:

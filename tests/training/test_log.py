@@ -75,8 +75,11 @@ def test_chain_is_told_newest_first_with_what_each_began_with(trained: Path, run
     assert names == ["last.pt", "other.pt", "one.pt", "base.pt"]
     last = [line.split() for line in entries[0].splitlines()]
     assert last[0][1:] == [short["last.pt"], "2023-11-14T22:17:20Z"]
-    assert last[1] == ["model", "open_clip", "digits-clip,", "epoch", "4"]
-    assert last[2] == ["dataset", "UCI", "digits"]
+    assert last[1:4] == [
+        ["model", "open_clip", "digits-clip"],
+        ["progress", "epoch", "4"],
+        ["dataset", "UCI", "digits"],
+    ]
     assert last[-3:-1] == [["command", "train.py", "--data", "digits.npz"], ["signature", "not", "signed"]]
     assert last[-1] == ["from", str(trained / "runs" / "one.pt"), short["one.pt"]]
     assert entries[3].splitlines()[-1].endswith("not here")
@@ -96,6 +99,16 @@ def test_changed_manifest_is_not_signed_any_more(trained: Path, tmp_path: Path, 
     path = place(described(other, epoch=99), tmp_path / "other.pt")
     Sidecars(path).signature.write_bytes(Sidecars(other).signature.read_bytes())
     assert "the signature is of something else" in run("log", path, "--key", trained / "release.pub").out
+
+
+def test_show_tells_of_the_training_too(trained: Path, run: Run) -> None:
+    lines = [line.split() for line in run("show", trained / "base.pt").out.splitlines()]
+    for line in (
+        ["progress", "epoch", "1"],
+        ["dataset", "UCI", "digits"],
+        ["command", "train.py", "--data", "digits.npz"],
+    ):
+        assert line in lines
 
 
 def test_json_says_the_same(trained: Path, run: Run) -> None:
