@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from manifest.golden.probe import Probe as Probe
     from manifest.hooks.create_model import create_model as create_model
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
+    from manifest.hooks.distributed import describe_distributed as describe_distributed
+    from manifest.hooks.distributed import save_distributed as save_distributed
+    from manifest.hooks.torch_save import torch_save as torch_save
     from manifest.workflows.auditing import audit as audit
     from manifest.workflows.comparing import answer as answer
     from manifest.workflows.comparing import compare as compare
@@ -40,6 +43,7 @@ _HOMES = {
     "create_model_and_transforms": "manifest.hooks.create_model",
     "create": "manifest.workflows.creating",
     "dataloader_generator": "manifest.determinism.switches",
+    "describe_distributed": "manifest.hooks.distributed",
     "deterministic": "manifest.determinism.switches",
     "diagnose": "manifest.workflows.diagnosing",
     "diff": "manifest.workflows.differing",
@@ -48,14 +52,21 @@ _HOMES = {
     "load_checkpoint": "manifest.workflows.resuming",
     "load_transforms": "manifest.workflows.loading",
     "save": "manifest.workflows.saving",
+    "save_distributed": "manifest.hooks.distributed",
     "seed_worker": "manifest.determinism.switches",
+    "torch_save": "manifest.hooks.torch_save",
     "verify": "manifest.workflows.verifying",
 }
 
-__all__ = [*_HOMES, "__version__"]
+_LIBRARIES = {"timm": "manifest.hooks.timm", "torchvision": "manifest.hooks.torchvision"}
+"""Modules, by the names of the libraries whose calls are in them."""
+
+__all__ = [*_HOMES, *_LIBRARIES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LIBRARIES:
+        return import_module(_LIBRARIES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
     return getattr(import_module(_HOMES[name]), name)

@@ -120,6 +120,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.sha256(content).hexdigest()
 
 
+def bytes_digests(data: Buffer) -> tuple[str, str]:
+    """BLAKE3 and SHA-256 of a buffer, as hexadecimal digits."""
+    return bytes_digest(data), hashlib.sha256(data).hexdigest()
+
+
 def files_digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """BLAKE3 and SHA-256 of each file."""
     return [file_digests(path) for path in paths]

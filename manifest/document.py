@@ -364,7 +364,7 @@ class Manifest(_Part):
                 problems.append(
                     f"component {component.role} claims {component.present} tensors and the list holds {len(members)}"
                 )
-        return problems
+        return problems + [problem for other in self.others for problem in self.meaning(other).inconsistencies()]
 
 
 def component_tensors(prefixes: Iterable[str], names: Iterable[str]) -> list[str]:

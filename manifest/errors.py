@@ -109,3 +109,7 @@ class VerificationError(ManifestError):
 
 class StorageError(ManifestError):
     """A place that cannot be written: no permission, no space, not a directory."""
+
+
+class GroupError(ManifestError):
+    """Processes that save together, of which one failed or is gone; all of them raise it."""

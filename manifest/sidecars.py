@@ -15,14 +15,24 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.signing import read_bundle
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_SHARDS = "__*.distcp"
+"""What `torch.distributed.checkpoint` calls the files of its processes."""
 
 _UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops there
 
@@ -129,26 +139,71 @@ def has_manifest(checkpoint: Path) -> bool:
     return sidecars.manifest.is_file() or sidecars.pending_manifest.is_file()
 
 
+_OWN_WORK = threading.local()
+
+
+@contextlib.contextmanager
+def own_work() -> Iterator[None]:
+    """Inside, what this thread writes, renames and removes is this package's doing, and no training's."""
+    before = at_own_work()
+    _OWN_WORK.now = True
+    try:
+        yield
+    finally:
+        _OWN_WORK.now = before
+
+
+def at_own_work() -> bool:
+    """Whether this thread is inside of `own_work`."""
+    return bool(getattr(_OWN_WORK, "now", False))
+
+
 @contextlib.contextmanager
 def staging(checkpoint: Path) -> Iterator[Path]:
     """A temporary file beside a checkpoint-to-be, gone afterwards if it was not published.
 
     Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in their own.
     """
-    temporary = _temporary(checkpoint)
+    temporary = temporary_name(checkpoint)
     try:
-        yield temporary
-    except Exception as error:
-        number = _error_number(error)
-        if number is None:
-            raise
-        raise _storage_error(checkpoint, number) from error
+        with own_work(), storage_errors(checkpoint):
+            yield temporary
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
+@contextlib.contextmanager
+def storage_errors(checkpoint: Path) -> Iterator[None]:
+    """Turn errors of the file system, while a checkpoint is written, into one-sentence `StorageError`s."""
+    try:
+        yield
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        raise _storage_error(checkpoint, number) from error
+
+
+def make_staging_directory(directory: Path) -> Path:
+    """Make a directory whose files `publish_directory` can move into a checkpoint-to-be without copying them.
+
+    It is in the checkpoint's directory where there is one already, which may be a file system of its own, and beside it
+    otherwise.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staged = temporary_name(directory / "saving" if directory.is_dir() else directory)
+    staged.mkdir()
+    return staged
+
+
+def publish(
+    staged: Path | None,
+    checkpoint: Path,
+    manifest: bytes,
+    signature: bytes | None,
+    still: Callable[[], bool] = lambda: True,
+) -> bool:
     """Put a checkpoint, its manifest and its signature in place, all or nothing.
 
     Args:
@@ -156,7 +211,19 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
         checkpoint: Where it goes.
         manifest: The bytes of its manifest.
         signature: The bytes of its signature; None removes an older one, which cannot hold any more.
+        still: Whether it is still to be done; asked when no other process is doing the same in that directory.
+
+    Returns:
+        Whether it was done.
     """
+    with _alone_in(Sidecars(checkpoint).manifest.parent):
+        if not still():
+            return False
+        _publish(staged, checkpoint, manifest, signature)
+        return True
+
+
+def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
     sidecars = Sidecars(checkpoint)
     pending = [(sidecars.pending_manifest, manifest)]
     if signature is not None:
@@ -177,17 +244,60 @@ def publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: b
     _finish(sidecars, hashlib.sha256(manifest).hexdigest())
 
 
+def publish_directory(staged: Path, directory: Path, manifest: bytes, signature: bytes | None) -> None:
+    """Put the files of a distributed checkpoint, its manifest and its signature in place.
+
+    A directory that is not there yet appears whole. In one that is, the manifest goes first and comes last, so that a
+    kill leaves none in between; files there that belong to no checkpoint stay as they are.
+
+    Args:
+        staged: What `make_staging_directory` made for it, with all files written and synchronised.
+        directory: Where they go.
+        manifest: The bytes of the manifest.
+        signature: The bytes of its signature, if it is signed.
+    """
+    sidecars = Sidecars(staged)
+    _write_durably(sidecars.manifest, manifest)
+    if signature is not None:
+        _write_durably(sidecars.signature, signature)
+    _sync_directory(staged)
+    with _alone_in(staged.parent):
+        if staged.parent == directory:
+            _move_all(staged, directory)
+        else:
+            staged.rename(directory)
+        _sync_directory(staged.parent)
+
+
+def _move_all(staged: Path, directory: Path) -> None:
+    """Replace the distributed checkpoint in a directory by the one in another."""
+    clear_sidecars(directory)
+    _sync_directory(directory)
+    for old in (directory / DISTRIBUTED, *directory.glob(_SHARDS)):
+        old.unlink(missing_ok=True)
+    last = [DISTRIBUTED, Sidecars(staged).signature.name, Sidecars(staged).manifest.name]
+    for path in sorted(staged.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
+        path.replace(directory / path.name)
+    staged.rmdir()
+
+
 def replace_file(staged: Path, target: Path) -> None:
     """Move a written and synchronised file that has no sidecars into place; sidecars of a file before it are removed.
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
     """
-    sidecars = Sidecars(target)
+    with _alone_in(target.parent):
+        clear_sidecars(target)
+        staged.chmod(_mode_of(target))
+        staged.replace(target)
+        _sync_directory(target.parent)
+
+
+def clear_sidecars(checkpoint: Path) -> None:
+    """Remove what lies beside a checkpoint and does not describe it, or soon will not."""
+    sidecars = Sidecars(checkpoint)
     for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
         path.unlink(missing_ok=True)
-    staged.chmod(_mode_of(target))
-    staged.replace(target)
-    _sync_directory(target.parent)
 
 
 def synchronise(path: Path) -> None:
@@ -253,13 +363,13 @@ def _read(path: Path) -> bytes | None:
         raise InputError(f"{path.name} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A name beside a file that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -278,6 +388,21 @@ def _mode_of(path: Path) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Inside, no other process and no other thread puts checkpoints in place there, where the system can keep that."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

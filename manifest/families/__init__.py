@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ _BUILT_IN = {
 }
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
+_MADE: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Creation:
     architecture: Architecture | None = None
     family: str | None = None
     conversions: tuple[str, ...] = ()
+
+    def __deepcopy__(self, memo: object) -> Creation:
+        """Itself: the copy of a model was made as the model was."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        """As an empty dict: a pickled model must not need this package to be loaded."""
+        return dict, ()
 
     @property
     def runs(self) -> list[str]:
@@ -268,19 +278,36 @@ def _names() -> list[str]:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel`, `DataParallel`, and `torch.compile` wrappers."""
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
+    """The model without the wrappers of `DistributedDataParallel`, `DataParallel`, `torch.compile`, checkpointing."""
+    return wrappings(module)[-1]
+
+
+def wrappings(module: nn.Module) -> list[nn.Module]:
+    """The same model with ever fewer wrappers, from what was given to the model itself."""
+    found = [module]
+    while (inner := _inside(found[-1])) is not None:
+        found.append(inner)
+    return found
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps; None for what is no wrapper."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner: object = module.module
+    else:
+        inner = getattr(module, "_orig_mod", getattr(module, "_checkpoint_wrapped_module", None))
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def remember(module: nn.Module, creation: Creation) -> None:
     """Note on a module how it was made; the note is no parameter, buffer or part of the state dict."""
     object.__setattr__(module, _CREATION, creation)
+    _MADE.add(module)
+
+
+def made() -> list[nn.Module]:
+    """The modules that are alive of those whose making was remembered, in no order."""
+    return list(_MADE)
 
 
 def creation_of(module: nn.Module) -> Creation | None:

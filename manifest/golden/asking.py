@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -80,6 +81,7 @@ def ask(
     with contextlib.ExitStack() as stack:
         stack.enter_context(undisturbed(module))
         stack.enter_context(on_threads(threads))
+        stack.enter_context(_uncompiled())
         if not as_it_is:
             module.eval()
             stack.enter_context(_plain_arithmetic())
@@ -154,6 +156,16 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Inside, what `torch.compile` made runs as it was written, and nothing is compiled anew."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextlib.contextmanager

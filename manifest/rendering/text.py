@@ -77,10 +77,11 @@ def _line(content: Report) -> Text:
 def show(manifest: Manifest) -> RenderableType:
     """What a manifest says, without its lists of tensors and sketches."""
     architecture, weights = manifest.architecture, manifest.weights
-    file = manifest.checkpoint.files[0]
+    files = manifest.checkpoint.files
     quick = architecture.config.get("quick_gelu")
     facts = {
-        "checkpoint": f"{file.path}: {manifest.checkpoint.container}, {file.size:,} bytes",
+        "checkpoint": f"{files[0].path}: {manifest.checkpoint.container}, {sum(file.size for file in files):,} bytes"
+        + (f" in {len(files)} files" if len(files) > 1 else ""),
         "saved": f"{manifest.created} by {manifest.tool.name} {manifest.tool.version}, in {architecture.mode} mode",
         "signed by": f"key {manifest.signer[:16]}" if manifest.signer else "nobody",
         "model": f"{architecture.family} {architecture.name or '(no registered name)'} ({architecture.class_name})",

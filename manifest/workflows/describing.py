@@ -107,8 +107,8 @@ class Description:
         Raises:
             ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
         """
-        if self.golden is not None:
-            self.live = None
+        self._roles, self.golden  # noqa: B018
+        self.live = None
 
     def record(self, file_name: str) -> Model:
         """All of it as it is written down.

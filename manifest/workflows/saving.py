@@ -16,17 +16,16 @@ from manifest.checkpoint import open_checkpoint
 from manifest.digests import files_digests
 from manifest.document import Manifest
 from manifest.errors import InputError
-from manifest.families import Creation, creation_of, family_of, unwrap
-from manifest.families import family as family_named
+from manifest.families import unwrap
+from manifest.families.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.grants import granted
 from manifest.sidecars import staging, synchronise
-from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Description, manifest_of
-from manifest.workflows.probes import asking_of
-from manifest.workflows.provenance import facts_of, provenance_of
+from manifest.signing import PrivateKey
+from manifest.workflows.live_models import LiveModel, live_model
+from manifest.workflows.provenance import facts_of
 from manifest.workflows.signing import publish_signed
+from manifest.workflows.together import Together
 
 
 def save(
@@ -45,11 +44,17 @@ def save(
     model_name: str | None = None,
     family: str | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> Manifest:
+) -> Manifest | None:
     """Save a model with its manifest, and its signature when there is a key.
 
     A kill at any moment leaves the old checkpoint verifiable or the new one. The model is as before afterwards: its
     mode, its device, its gradients, and every random generator.
+
+    Among several processes, a `DistributedDataParallel` model is saved by the first process of its group; on the others
+    nothing is done and nobody waited for, so that the call may stand behind `if rank == 0:` or not. The module inside
+    it, or any other that is whole on a process, is saved wherever this is called. A model that `fully_shard` has spread
+    is put together and saved by the first process, and all of them must call this; see `manifest.save_distributed` for
+    one that is too large for that.
 
     Args:
         model: The model, or a `DistributedDataParallel` or compiled wrapper of it.
@@ -72,53 +77,61 @@ def save(
         arguments: What `model_name` was called with.
 
     Returns:
-        The manifest that was written.
+        The manifest that was written; None on a process that left the saving to the first.
 
     Raises:
         IncompleteModelError: Part of the model was never trained.
         ArchitectureError: The model cannot be rebuilt exactly.
         StorageError: The place cannot be written; nothing was changed.
+        GroupError: Of a sharded model: one of the processes could not do its part.
     """
-    checkpoint = Path(path)
-    if checkpoint.is_dir():
-        raise InputError(f"{checkpoint} is a directory, expected a file name; add one.")
-    asking = asking_of(floor, probes, precisions)
-    facts = facts_of(extras or {}, dataset=dataset)
-    signer = None if key is None else private_key(key, passphrase)
-    module = unwrap(model)
-    creation = creation_of(module)
-    if creation is None and model_name is not None:
-        creation = Creation(model_name, dict(arguments or {}), family=family)
-    adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    # The model is here already, made by that code.
-    with staging(checkpoint) as staged, granted(creation.runs if creation else ()):
-        _write(module, staged, checkpoint.suffix == ".safetensors", extras or {})
+    if is_copy(model):
+        return None
+    checkpoint, module = Path(path), unwrap(model)
+    sharded = is_sharded(module)
+    together = Together() if sharded else Together.alone()
+    if sharded:
+        reshard(module)
+    together.on_first(lambda: _require_name_of_file(checkpoint))
+    live = together.for_first(
+        lambda: live_model(
+            module,
+            key=key,
+            passphrase=passphrase,
+            golden=golden,
+            floor=floor,
+            probes=probes,
+            precisions=precisions,
+            partial=partial,
+            model_name=model_name,
+            family=family,
+            arguments=arguments,
+            facts=facts_of(extras or {}, dataset=dataset),
+        )
+    )
+    state = together.exchanging(lambda: whole_state(module)) if sharded else module.state_dict()
+    return together.on_first(lambda: _save(live, state, checkpoint, extras or {}))
+
+
+def _require_name_of_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, expected a file name; add one.")
+
+
+def _save(live: LiveModel | None, state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]) -> Manifest:
+    assert live is not None
+    with staging(path) as staged:
+        _write(state, staged, path.suffix == ".safetensors", extras)
         with open_checkpoint(staged) as stored, ThreadPoolExecutor() as background:
             # Hashing and waiting for the disk take as long as the write did; they run while the model is looked at.
             durable = background.submit(synchronise, staged)
-            digests = background.submit(files_digests, [staged])
-            description = Description(
-                stored,
-                adapter,
-                adapter.capture(module, creation),
-                live=module,
-                asking=asking if golden else None,
-                partial=partial,
-            )
-            manifest = manifest_of(
-                [description],
-                file_name=checkpoint.name,
-                digests=digests,
-                provenance=provenance_of(adapter, creation, facts),
-                signer=signer.public.hint if signer else None,
-            )
+            manifest = live.describe(stored, path.name, background.submit(files_digests, [staged]))
             durable.result()
-        publish_signed(staged, checkpoint, manifest, signer)
+        publish_signed(staged, path, manifest, live.signer)
     return manifest
 
 
-def _write(module: nn.Module, path: Path, safetensors: bool, extras: Mapping[str, Any]) -> None:
-    state = module.state_dict()
+def _write(state: Mapping[str, torch.Tensor], path: Path, safetensors: bool, extras: Mapping[str, Any]) -> None:
     if safetensors:
         if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
             raise InputError(

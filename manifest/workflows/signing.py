@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 from manifest.digests import file_digests
 from manifest.document import Manifest, serialize
 from manifest.errors import StorageError
-from manifest.sidecars import Sidecars, publish, read_manifest, recorded_files, require_checkpoint, staging
+from manifest.sidecars import (
+    Sidecars,
+    publish,
+    publish_directory,
+    read_manifest,
+    recorded_files,
+    require_checkpoint,
+    staging,
+)
 from manifest.signing import PrivateKey, private_key, sign_resources
 
 
@@ -39,12 +48,33 @@ def sign(
     return sidecars.signature
 
 
-def publish_signed(staged: Path | None, checkpoint: Path, manifest: Manifest, key: PrivateKey | None) -> None:
-    """Sign a manifest together with the files that it describes, where there is a key, and put everything in place."""
+def publish_signed(
+    staged: Path | None,
+    checkpoint: Path,
+    manifest: Manifest,
+    key: PrivateKey | None,
+    still: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Sign a manifest together with the files that it describes, where there is a key, and put everything in place.
+
+    Returns:
+        Whether it was still to be done when no other process was at it.
+    """
     data = serialize(manifest)
-    signature = None
-    if key is not None:
-        resources = {file.path: file.sha256 for file in manifest.checkpoint.files}
-        resources[Sidecars(checkpoint).manifest.name] = sha256(data).hexdigest()
-        signature = sign_resources(checkpoint.name, resources, key)
-    publish(staged, checkpoint, data, signature)
+    signature = _signature(checkpoint.name, manifest, data, Sidecars(checkpoint).manifest.name, key)
+    return publish(staged, checkpoint, data, signature, still)
+
+
+def publish_signed_directory(staged: Path, directory: Path, manifest: Manifest, key: PrivateKey | None) -> None:
+    """The same of a distributed checkpoint whose files are in a directory of their own."""
+    data = serialize(manifest)
+    signature = _signature(directory.name, manifest, data, Sidecars(staged).manifest.name, key)
+    publish_directory(staged, directory, data, signature)
+
+
+def _signature(name: str, manifest: Manifest, data: bytes, file_name: str, key: PrivateKey | None) -> bytes | None:
+    """The signature of a checkpoint of some name, whose manifest is written into a file of another."""
+    if key is None:
+        return None
+    resources = {file.path: file.sha256 for file in manifest.checkpoint.files}
+    return sign_resources(name, {**resources, file_name: sha256(data).hexdigest()}, key)

@@ -5,16 +5,17 @@ What the rungs check is said in `verifying`, for those that need no torch, and i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.document import Manifest, parse
 from manifest.errors import CheckpointError
-from manifest.findings import ComponentVerdict, Kind, Report
+from manifest.findings import ComponentVerdict, Kind, Outcome, Report
 from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
 from manifest.workflows.climbing import Climbed, ascend
 
@@ -48,12 +49,21 @@ class Subject:
             stored.choose(path)
         return stored
 
+    def others(self) -> Iterator[Subject]:
+        """The checkpoint once more for each of the other models in it; each is closed before the next."""
+        for model in self.manifest.others:
+            with contextlib.closing(Subject(self.path, self.contents, self.manifest.meaning(model))) as other:
+                other.intact = self.intact
+                yield other
+
     def close(self) -> None:
         if isinstance(self.stored, Checkpoint):
             self.stored.close()
 
 
 Check = Callable[[Subject], Climbed]
+
+_WORSE = (Outcome.SKIP, Outcome.PASS, Outcome.WARN, Outcome.FAIL)
 
 
 def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
@@ -74,3 +84,30 @@ def climb(subject: Subject, rungs: Sequence[tuple[str, Check]], kind: Kind = Kin
         "components": subject.components,
     }
     return report.model_copy(update=facts)
+
+
+def joined(report: Report, other: Report, state: str) -> Report:
+    """A report with what was found out about another model of the same checkpoint.
+
+    Args:
+        report: Of the checkpoint.
+        other: Of the other model; its rungs are some of the report's.
+        state: Where its weights are, by which its findings are told from the others'.
+    """
+    found = {rung.name: rung for rung in other.rungs}
+    rungs = []
+    for rung in report.rungs:
+        if (also := found.get(rung.name)) is not None:
+            findings = [
+                each.model_copy(update={"where": f"{state}: {each.where}" if each.where else state})
+                for each in also.findings
+            ]
+            update = {
+                "outcome": max(rung.outcome, also.outcome, key=_WORSE.index),
+                "reason": f"{rung.reason}; {state}: {also.reason}",
+                "seconds": rung.seconds + also.seconds,
+                "findings": [*rung.findings, *findings],
+            }
+            rung = rung.model_copy(update=update)
+        rungs.append(rung)
+    return report.model_copy(update={"rungs": rungs})

@@ -24,7 +24,7 @@ from manifest.safety import safety_findings
 from manifest.sidecars import recorded_files
 from manifest.signing import PublicKey, load_public_key
 from manifest.workflows.climbing import Climbed
-from manifest.workflows.subject import Check, Subject, climb, open_subject
+from manifest.workflows.subject import Check, Subject, climb, joined, open_subject
 from manifest.workflows.trusting import trust
 
 
@@ -64,7 +64,12 @@ def verify(
             rungs = static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs(probes))
             if demanded is not None:
                 rungs.append((RUNG, lambda each: Climbed("", golden_findings(demanded.golden, each.manifest.golden))))
-            return hold(climb(subject, rungs), demanded, subject.path)
+            report = climb(subject, rungs)
+            for other in subject.others():
+                checks: list[tuple[str, Check]] = [("format", _listing), ("completeness", _completeness)]
+                checks += [] if fast else [rung for rung in _dynamic_rungs(probes) if rung[0] != "environment"]
+                report = joined(report, climb(other, checks), ".".join(other.manifest.checkpoint.state.path))
+            return hold(report, demanded, subject.path)
     finally:
         subject.close()
 
@@ -190,6 +195,14 @@ def _format(subject: Subject, code: Severity) -> Climbed:
         findings += _mislisted(subject.manifest, stored)
     findings += safety_findings(stored, known=code, unknown=Severity.WARNING)
     return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
+
+
+def _listing(subject: Subject) -> Climbed:
+    """Whether the file holds what the manifest lists of another of its models."""
+    if not isinstance(subject.stored, Checkpoint):
+        return Climbed("the container cannot be read", skipped=True)
+    listed = f"{len(subject.manifest.weights.tensors):,} tensors"
+    return Climbed(listed, _mislisted(subject.manifest, subject.stored) if subject.intact else [])
 
 
 def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:

@@ -18,6 +18,7 @@ import manifest
 from manifest.document import Provenance
 from manifest.errors import InputError
 from manifest.families import creation_of
+from manifest.hooks.recording import recording
 from manifest.sidecars import Sidecars, read_manifest
 from manifest.workflows.lineage import parent_of
 from manifest.workflows.provenance import facts_of, git_facts
@@ -243,3 +244,11 @@ def test_model_made_from_a_changed_file_names_no_parent(digits: Any, saved: Path
     with pytest.warns(UserWarning, match="nobody's parent"):
         model = manifest.create_model(digits.MODEL, str(saved))
     assert parents(model, tmp_path / "x.pt") == []
+
+
+def test_recorded_save_has_the_facts_of_what_the_script_saved(digits_model: Any, tmp_path: Path) -> None:
+    with recording(golden="none"):
+        torch.save({"epoch": 3, "global_step": 90, "state_dict": digits_model.state_dict()}, tmp_path / "x.pt")
+    saved = read_manifest(tmp_path / "x.pt").provenance
+    assert (saved.epoch, saved.step) == (3, 90)
+    assert saved.command

@@ -1,0 +1,129 @@
+"""Whose weights a state dict holds: the module in memory that has them, has their values, or has their names.
+
+Nothing is hooked for that. A module whose making was remembered is looked at first, and all that the garbage collector
+knows when none of these fits: a copy that averages weights, a model that a library made out of sight.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from manifest.families import creation_of, made, unwrap
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A module that a state dict is of.
+
+    Attributes:
+        module: Without wrappers.
+        live: Whether the tensors are its own, or have the values of these; otherwise it only has their names and
+            shapes, as a model has those of its average.
+    """
+
+    module: nn.Module
+    live: bool
+
+
+def owner_of(state: Tensors, prefix: str = "") -> Owner | None:
+    """The module that some tensors are the weights of, None when there is none.
+
+    Args:
+        state: All tensors of one model by name, wrapper prefix left out.
+        prefix: What was left out: a Lightning module's `model.` leads to the module inside it.
+    """
+    first = next(iter(state)).partition(".")[0]
+    alike: dict[int, nn.Module] = {}
+    for module in _modules(prefix):
+        if id(module) in alike or not _may_have(module, first):
+            continue
+        own = module.state_dict(keep_vars=True)
+        if not _same_names(own, state):
+            continue
+        if all(_is_same(own[name], tensor) for name, tensor in state.items()):
+            return Owner(module, live=True)
+        alike[id(module)] = module
+    for module in alike.values():
+        own = module.state_dict(keep_vars=True)
+        if all(_has_values(own[name], tensor) for name, tensor in state.items()):
+            return Owner(module, live=True)
+    known = sorted(alike.values(), key=lambda module: creation_of(module) is None)
+    return Owner(known[0], live=False) if known else None
+
+
+def namesake_of(state: Tensors) -> nn.Module | None:
+    """A module whose names and shapes some tensors have, whatever their values; also of a model in shards."""
+    first = next(iter(state)).partition(".")[0]
+    for module in _modules(""):
+        if _may_have(module, first) and _same_names(module.state_dict(keep_vars=True), state):
+            return module
+    return None
+
+
+def tensors_in(saved: Any, path: tuple[str, ...], prefix: str, names: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of an object that was saved, by the names that a reader of its file gives them.
+
+    Args:
+        saved: The object.
+        path: Keys that lead to the state dict in it.
+        prefix: What the reader left out of the names.
+        names: What the reader found there.
+
+    Returns:
+        Those of the names that are tensors there; fewer when the object is one that the reader sees otherwise.
+    """
+    for key in path:
+        saved = saved.get(key) if isinstance(saved, Mapping) else getattr(saved, key, None)
+    if isinstance(saved, nn.Module):
+        saved = saved.state_dict(keep_vars=True)
+    if not isinstance(saved, Mapping):
+        return {}
+    found = {name: saved.get(prefix + name) for name in names}
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _modules(prefix: str) -> Iterator[nn.Module]:
+    """Modules that may be meant, the likely ones first, some of them twice."""
+    yield from (unwrap(module) for module in made())
+    # The type itself: asking a lazy proxy for its class may run whatever it stands for.
+    alive = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
+    for module in alive:
+        yield unwrap(module)
+        inner = _at(module, prefix.rstrip("."))
+        if inner is not None:
+            yield unwrap(inner)
+
+
+def _at(module: nn.Module, path: str) -> nn.Module | None:
+    for part in path.split(".") if path else ():
+        child = module._modules.get(part)
+        if child is None:
+            return None
+        module = child
+    return module if path else None
+
+
+def _may_have(module: nn.Module, first: str) -> bool:
+    """Whether names of a module's may begin with some part."""
+    return any(first in parts for parts in (module._modules, module._parameters, module._buffers))
+
+
+def _same_names(own: Tensors, state: Tensors) -> bool:
+    return own.keys() == state.keys() and all(own[name].shape == tensor.shape for name, tensor in state.items())
+
+
+def _is_same(own: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are the same memory."""
+    return own.data_ptr() == other.data_ptr() and own.device == other.device and own.stride() == other.stride()
+
+
+def _has_values(own: torch.Tensor, other: torch.Tensor) -> bool:
+    return own.dtype == other.dtype and torch.equal(own.detach().cpu(), other.detach().cpu())

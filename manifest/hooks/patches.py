@@ -1,0 +1,107 @@
+"""Functions replaced wherever they are known by name, until that is undone.
+
+A script that said `from open_clip import create_model` holds the function itself, so that replacing it in its module
+alone would not be noticed. So every module that is imported is looked through, and a module that is not imported yet is
+patched when it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+Function = Callable[..., Any]
+Wrapping = Callable[[Function], Function]
+"""From a function to what is called in its stead; it gets the function itself to call."""
+
+_OWN = "manifest"
+
+
+class Patches:
+    """Replacements of functions of modules; a context manager that undoes them all."""
+
+    def __init__(self) -> None:
+        self._waiting = _WhenImported()
+        self._originals: dict[int, tuple[Function, Function]] = {}
+        self._methods: list[tuple[type, str, Function]] = []
+
+    def __enter__(self) -> Patches:
+        sys.meta_path.insert(0, self._waiting)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self._waiting)
+        _rebind({id(new): (new, old) for old, new in self._originals.values()})
+        self._originals.clear()
+        for owner, name, original in reversed(self._methods):
+            setattr(owner, name, original)
+        self._methods.clear()
+
+    def wrap(self, module: str, wrappings: Mapping[str, Wrapping]) -> None:
+        """Replace functions of a module, now or when it is imported; those that it has not are passed over."""
+        self.when_imported(module, lambda loaded: self._wrap(loaded, wrappings))
+
+    def when_imported(self, module: str, call: Callable[[ModuleType], None]) -> None:
+        """Call something with a module, now or when it is imported."""
+        if module in sys.modules:
+            call(sys.modules[module])
+        else:
+            self._waiting.calls.setdefault(module, []).append(call)
+
+    def wrap_method(self, owner: type, name: str, wrapping: Wrapping) -> None:
+        """Replace a method of a class."""
+        original = getattr(owner, name)
+        setattr(owner, name, functools.wraps(original)(wrapping(original)))
+        self._methods.append((owner, name, original))
+
+    def _wrap(self, module: ModuleType, wrappings: Mapping[str, Wrapping]) -> None:
+        added = {}
+        for name, wrapping in wrappings.items():
+            original = vars(module).get(name)
+            if callable(original) and id(original) not in self._originals:
+                added[id(original)] = (original, functools.wraps(original)(wrapping(original)))
+        self._originals |= added
+        _rebind(added)
+
+
+class _WhenImported(MetaPathFinder):
+    """Calls something when a module has been imported; finds none itself."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[Callable[[ModuleType], None]]] = {}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        calls = self.calls.pop(name, None)  # so that the search below comes to the others
+        spec = None if calls is None else importlib.util.find_spec(name)
+        if calls is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_call(module: ModuleType) -> None:
+            execute(module)
+            for call in calls:
+                call(module)
+
+        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
+        return spec
+
+
+def _rebind(replacements: Mapping[int, tuple[Function, Function]]) -> None:
+    """Everywhere but in this package: each function, by its identity, becomes another."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == _OWN or not isinstance(module, ModuleType):
+            continue
+        names = vars(module)
+        for key, value in list(names.items()):
+            found = replacements.get(id(value))
+            if found is not None and found[0] is value:
+                names[key] = found[1]

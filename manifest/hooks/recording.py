@@ -1,0 +1,213 @@
+"""Recording a training: every checkpoint that it saves gets its manifest, without a change to the script."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifest.errors import InputError
+from manifest.golden.floor import Thoroughness
+from manifest.hooks.makers import remember_makers
+from manifest.hooks.patches import Function, Patches
+from manifest.hooks.scribe import Scribe
+from manifest.sidecars import at_own_work, own_work
+from manifest.signing import PrivateKey, private_key
+from manifest.workflows.probes import asking_of
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+
+
+class When(StrEnum):
+    """Which saves get golden outputs."""
+
+    EVERY = "every"
+    LAST = "last"
+    NONE = "none"
+
+
+@contextlib.contextmanager
+def recording(
+    *,
+    key: str | os.PathLike[str] | PrivateKey | None = None,
+    passphrase: bytes | None = None,
+    golden: When | str = When.EVERY,
+    floor: Thoroughness | str = Thoroughness.QUICK,
+    partial: Sequence[str] = (),
+    strict: bool = False,
+) -> Iterator[Scribe]:
+    """Inside, models' makings are remembered, and every save of theirs is followed by its manifest.
+
+    `torch.save`, `safetensors.torch.save_file` and `save_model`, and the savers of libraries that call these, are
+    replaced wherever they are known by name, and put back at the end, whatever happens. Renaming, copying and removing
+    a checkpoint takes its manifest along. At the end, manifests that are still being written are waited for.
+
+    Args:
+        key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
+        passphrase: Of an encrypted key.
+        golden: Which saves get golden outputs: `every`, the `last`, or `none`.
+        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+        partial: Roles of components that are untrained by design.
+        strict: Raise what fails, into the training too. Otherwise it is a warning and a `.manifest.error` file beside
+            the checkpoint.
+
+    Yields:
+        What has been described, left alone and failed so far.
+    """
+    try:
+        when = When(golden)
+    except ValueError:
+        raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
+    asking = asking_of(floor, (), ())
+    scribe = Scribe(
+        signer=None if key is None else private_key(key, passphrase),
+        asking=asking if when is When.EVERY else None,
+        asking_last=asking if when is When.LAST else None,
+        partial=partial,
+        strict=strict,
+    )
+    with scribe, Patches() as patches:
+        savers = _Savers(scribe)
+        savers.install(patches)
+        remember_makers(patches)
+        yield scribe
+        savers.look_at_open_files()
+
+
+class _Savers:
+    """The functions that stand in for those that write, rename, copy and remove files."""
+
+    def __init__(self, scribe: Scribe) -> None:
+        self._scribe = scribe
+        self._process = os.getpid()
+        self._open: list[tuple[Any, Path]] = []
+
+    def install(self, patches: Patches) -> None:
+        patches.wrap("torch.serialization", {"save": self._torch_save})
+        patches.wrap("safetensors.torch", {"save_file": self._save_file})
+        patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
+        moving = {"replace": self._rename, "rename": self._rename}
+        patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
+        patches.wrap("shutil", {"copyfile": self._copy})
+        patches.when_imported(
+            "transformers.modeling_utils",
+            lambda module: patches.wrap_method(module.PreTrainedModel, "save_pretrained", self._save_pretrained),
+        )
+
+    def look_at_open_files(self) -> None:
+        """Describe what was saved into files that the script itself opened, and that it has closed since."""
+        for file, path in list(self._open):
+            if file.closed:
+                self._open.remove((file, path))
+                with own_work():
+                    self._scribe.describe(path, None)
+
+    def _torch_save(self, original: Function) -> Function:
+        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_on():
+                return original(obj, f, *args, **kwargs)
+            self.look_at_open_files()
+            if (place := _place(f)) is None:
+                self._note_open_file(f)
+                return original(obj, f, *args, **kwargs)
+            with own_work():
+                return self._scribe.save(
+                    place, obj, lambda target: original(obj, target, *args, **kwargs), hashing=True
+                )
+
+        return save
+
+    def _save_file(self, original: Function) -> Function:
+        def save_file(tensors: Mapping[str, torch.Tensor], filename: Any, *args: Any, **kwargs: Any) -> Any:
+            place = _place(filename) if self._is_on() else None
+            if place is None or _SHARD.search(place.name):
+                return original(tensors, filename, *args, **kwargs)
+            with own_work():
+                return self._scribe.save(
+                    place, tensors, lambda target: original(tensors, target, *args, **kwargs), hashing=False
+                )
+
+        return save_file
+
+    def _distributed_save(self, original: Function) -> Function:
+        def save(state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            place = kwargs.get("checkpoint_id")
+            if not self._is_on() or not _is_name(place) or kwargs.get("no_dist") or kwargs.get("process_group"):
+                return original(state_dict, *args, **kwargs)
+            with own_work():
+                return self._scribe.save_together(
+                    _absolute(place), state_dict, lambda: original(state_dict, *args, **kwargs)
+                )
+
+        return save
+
+    def _save_pretrained(self, original: Function) -> Function:
+        """A model in several files is described when its index is there; one in a single file already was."""
+
+        def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(model, save_directory, *args, **kwargs)
+            directory = Path(save_directory).absolute()
+            if self._is_on() and any(directory.glob("*.safetensors.index.json")):
+                with own_work():
+                    self._scribe.describe(directory, model)
+            return result
+
+        return save_pretrained
+
+    def _rename(self, original: Function) -> Function:
+        def rename(src: Any, dst: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
+                return original(src, dst, **kwargs)
+            with own_work():
+                return self._scribe.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
+
+        return rename
+
+    def _copy(self, original: Function) -> Function:
+        def copy(src: Any, dst: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or not (_is_name(src) and _is_name(dst)):
+                return original(src, dst, **kwargs)
+            with own_work():
+                return self._scribe.copied(_absolute(src), _absolute(dst), lambda: original(src, dst, **kwargs))
+
+        return copy
+
+    def _remove(self, original: Function) -> Function:
+        def remove(path: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or kwargs or not _is_name(path):
+                return original(path, **kwargs)
+            with own_work():
+                return self._scribe.removed(_absolute(path), lambda: original(path))
+
+        return remove
+
+    def _is_on(self) -> bool:
+        """Whether a call is the script's own, in the process that records."""
+        return not at_own_work() and os.getpid() == self._process
+
+    def _note_open_file(self, file: Any) -> None:
+        name = getattr(file, "name", None)
+        if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
+            self._open.append((file, Path(name).absolute()))
+
+
+def _is_name(path: Any) -> bool:
+    return isinstance(path, str | os.PathLike)
+
+
+def _absolute(path: Any) -> Path:
+    return Path(os.path.normpath(Path(os.fsdecode(path)).absolute()))
+
+
+def _place(target: Any) -> Path | None:
+    """Where a save goes that may be written to another name first; None for open files, links, pipes and the like."""
+    if not _is_name(target):
+        return None
+    path = _absolute(target)
+    return path if (path.is_file() and not path.is_symlink()) or not os.path.lexists(path) else None

@@ -1,0 +1,84 @@
+"""open_clip's own trainer, unchanged, under `manifest run`: its checkpoints verify, load and resume."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+import manifest
+from manifest.sidecars import read_manifest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+MODULE = ("-m", "open_clip_train.main")
+TORCHRUN = ("torchrun", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--")
+"""After "--", or torchrun takes `--logs` for an abbreviation of an option of its own."""
+OPTIONS = (
+    *("--dataset-type", "synthetic", "--model", "ViT-S-32-alt", "--train-num-samples", "8", "--batch-size", "4"),
+    *("--workers", "0", "--device", "cpu", "--dist-backend", "gloo", "--logs", "logs", "--warmup", "1"),
+)
+
+Trainer = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """Trains under a name, and returns the folder of its checkpoints."""
+    place = tmp_path_factory.mktemp("training")
+
+    def call(name: str, *options: str, program: Sequence[str] = MODULE, epochs: int = 1) -> Path:
+        words = [*program, *OPTIONS, "--epochs", str(epochs), "--name", name, *options]
+        done = subprocess.run(
+            [sys.executable, "-m", "manifest", "run", "--", *words],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return place / "logs" / name / "checkpoints"
+
+    return call
+
+
+def promised(path: Path) -> None:
+    report = manifest.verify(path)
+    assert report.passed, report
+    golden = next(rung for rung in report.rungs if rung.name == "golden")
+    assert golden.outcome == "pass"
+
+
+def test_its_checkpoint_verifies_loads_and_resumes(train: Trainer) -> None:
+    first = train("first", "--force-quick-gelu", "--save-most-recent") / "epoch_1.pt"
+    promised(first)
+    latest = first.with_name("epoch_latest.pt")
+    assert read_manifest(latest).weights.digest == read_manifest(first).weights.digest
+    assert manifest.verify(latest, fast=True).passed
+    assert not first.with_name("tmp.pt.manifest.json").exists()
+    assert read_manifest(first).architecture.activations["visual"] == {"QuickGELU": 12}
+    model = manifest.load(first, verify="none")
+    assert not model.training
+    second = train("second", "--force-quick-gelu", "--resume", str(first), epochs=2) / "epoch_2.pt"
+    assert manifest.verify(second, fast=True).passed
+    assert not second.with_name("epoch_1.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "program"),
+    [
+        ("amp", ["--precision", "amp_bf16"], MODULE),
+        ("compiled", ["--torchcompile"], MODULE),
+        ("two", [], (*TORCHRUN, str(SCRIPTS / "open_clip_on_cpus.py"))),
+    ],
+)
+def test_so_do_those_of_other_trainings(
+    train: Trainer, request: pytest.FixtureRequest, name: str, options: list[str], program: Sequence[str]
+) -> None:
+    if not request.config.getoption("--whole", default=False):
+        pytest.skip("minutes more; `make sweep` does them")
+    promised(train(name, *options, program=program) / "epoch_1.pt")

@@ -1,0 +1,161 @@
+"""`manifest run`: scripts that know nothing of manifests, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import manifest
+from manifest.sidecars import read_manifest
+from manifest.signing import generate_keys
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., Ended]:
+    """`manifest run ARGUMENTS`, in an empty directory."""
+
+    def call(*arguments: object) -> Ended:
+        done = subprocess.run(
+            [sys.executable, "-m", "manifest", "run", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(SCRIPTS)])},
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def test_a_plain_script_gets_signed_manifests(script: Callable[..., Ended], tmp_path: Path) -> None:
+    generate_keys(tmp_path / "release")
+    key = tmp_path / "release.key"
+    ended = script("--key", key, "--verbose", "--", "python", SCRIPTS / "plain.py", "--epochs", 3, "--out", "out")
+    assert (ended.code, ended.out[:5]) == (0, "loss "), ended
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "last.pt",
+        "last.pt.manifest.json",
+        "last.pt.manifest.sig",
+        "metrics.pt",
+    ]
+    assert "described last.pt" in ended.err
+    assert "left metrics.pt alone" in ended.err
+    sys.path.append(str(SCRIPTS))
+    try:
+        report = manifest.verify(tmp_path / "out" / "last.pt", key=tmp_path / "release.pub", allow=["own_networks"])
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    assert report.passed, report
+
+
+def test_the_script_is_as_it_is_without(script: Callable[..., Ended], tmp_path: Path) -> None:
+    recorded = script("--golden=none", "--", SCRIPTS / "plain.py", "--out", "out")
+    alone = subprocess.run(
+        [sys.executable, SCRIPTS / "plain.py", "--out", "alone"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert recorded.out == alone.stdout
+    weights = [torch.load(tmp_path / place / "last.pt")["model"] for place in ("out", "alone")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_module_runs_as_with_python_m(script: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = script("--golden=none", "--", "python", "-m", "plain", "--epochs", 1)
+    assert ended.code == 0, ended
+    assert read_manifest(tmp_path / "out" / "last.pt").architecture.name == "own_networks:Perceptron"
+
+
+def test_a_script_that_fails_has_its_own_traceback_and_its_manifests(
+    script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    ended = script("--golden=none", "--", SCRIPTS / "plain.py", "--fail")
+    assert ended.code == 1
+    assert "RuntimeError: the training itself failed" in ended.err
+    assert manifest.verify(tmp_path / "out" / "last.pt", fast=True).passed
+
+
+def test_timms_own_saver_is_followed_through_links_copies_and_removals(
+    script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    ended = script("--", SCRIPTS / "timm_style.py", "out")
+    assert ended.code == 0, ended
+    checkpoints = sorted(path for path in (tmp_path / "out").iterdir() if path.suffix == ".tar")
+    assert [path.name for path in checkpoints] == [
+        "checkpoint-1.pth.tar",
+        "checkpoint-3.pth.tar",
+        "last.pth.tar",
+        "model_best.pth.tar",
+    ]
+    others = sorted(path.name for path in (tmp_path / "out").iterdir() if path not in checkpoints)
+    assert others == [f"{path.name}.manifest.json" for path in checkpoints]
+    for path in checkpoints:
+        assert manifest.verify(path, fast=True).passed
+        assert [each.state.path for each in read_manifest(path).others] == [["state_dict_ema"]]
+    assert manifest.verify(checkpoints[0]).passed
+
+
+@pytest.mark.parametrize("launcher", [["torchrun"], ["python", "-m", "torch.distributed.run"]], ids=["torchrun", "-m"])
+def test_under_torchrun_process_0_writes_the_manifests(
+    script: Callable[..., Ended], tmp_path: Path, launcher: list[str]
+) -> None:
+    options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    ended = script("--verbose", "--", *launcher, *options, SCRIPTS / "two_processes.py", tmp_path)
+    assert ended.code == 0, ended
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".json", ".pt")) == [
+        "epoch_1.pt",
+        "epoch_1.pt.manifest.json",
+        "mine_0.pt",
+        "mine_0.pt.manifest.json",
+        "mine_1.pt",
+    ]
+    report = manifest.verify(tmp_path / "epoch_1.pt")
+    assert report.passed, report
+
+
+def test_a_model_in_shards_is_described_by_all_processes(script: Callable[..., Ended], tmp_path: Path) -> None:
+    options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    ended = script("--verbose", "--", "torchrun", *options, SCRIPTS / "two_shards.py", tmp_path / "sharded")
+    assert ended.code == 0, ended
+    assert "described sharded" in ended.err
+    report = manifest.verify(tmp_path / "sharded")
+    assert report.passed, report
+    assert read_manifest(tmp_path / "sharded").architecture.name == "vit_tiny_patch16_224"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--", "python", "nowhere.py"], "There is no script nowhere.py"),
+        (["--", "python"], "runs a script or `-m MODULE`"),
+        (["--", "python", "-c", "pass"], "and -c was given"),
+        (["--golden", "sometimes", "--", "nowhere.py"], "golden is 'sometimes'"),
+        (["--key", "nowhere.key", "--", "nowhere.py"], "nowhere.key"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(script: Callable[..., Ended], arguments: list[str], sentence: str) -> None:
+    ended = script(*arguments)
+    assert ended.code == 2
+    assert sentence in ended.err
+    assert len(ended.err.splitlines()) == 1
