@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from manifest.workflows.doctoring import doctor as doctor
     from manifest.workflows.loading import load as load
     from manifest.workflows.loading import load_transforms as load_transforms
+    from manifest.workflows.resuming import load_checkpoint as load_checkpoint
     from manifest.workflows.saving import save as save
     from manifest.workflows.verifying import verify as verify
 
@@ -48,6 +49,7 @@ _HOMES = {
     "diff": "manifest.workflows.differing",
     "doctor": "manifest.workflows.doctoring",
     "load": "manifest.workflows.loading",
+    "load_checkpoint": "manifest.workflows.resuming",
     "load_transforms": "manifest.workflows.loading",
     "save": "manifest.workflows.saving",
     "save_distributed": "manifest.hooks.distributed",

@@ -288,8 +288,21 @@ class Provenance(_Part):
     conversions: list[str] = Field(
         default_factory=list, exclude_if=_is_empty, description="What was done to weights to make them fit, as asked."
     )
-    parents: list[Parent] = Field(default_factory=list)
-    git_commit: str | None = None
+    parents: list[Parent] = Field(
+        default_factory=list, description="Checkpoints with manifests that the weights started from."
+    )
+    git_commit: str | None = Field(default=None, description="What the training script's repository had checked out.")
+    git_dirty: bool | None = Field(
+        default=None, exclude_if=_is_none, description="Whether files that git follows differed from that commit."
+    )
+    epoch: int | None = Field(default=None, exclude_if=_is_none, description="As the training script counts.")
+    step: int | None = Field(default=None, exclude_if=_is_none, description="As the training script counts.")
+    dataset: str | None = Field(default=None, exclude_if=_is_none, description="A note by whoever trained.")
+    command: list[str] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="Words of the training's command line, without secrets, and file names for paths.",
+    )
 
 
 class Model(_Part):

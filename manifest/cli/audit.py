@@ -14,6 +14,7 @@ from manifest.cli.options import (
     FormatOption,
     NoColor,
     Output,
+    Places,
     PolicyFile,
     Quiet,
     State,
@@ -23,10 +24,6 @@ from manifest.cli.printing import each_checked, finish, finish_all
 if TYPE_CHECKING:
     from manifest.policy import Policy
 
-Places = Annotated[
-    list[str],
-    typer.Argument(metavar="CKPT...", help="Checkpoints, folders of them, or patterns.", show_default=False),
-]
 Claimed = Annotated[
     str | None,
     typer.Option("--as", help="What it is said to be: LIBRARY:NAME, or LIBRARY:NAME/TAG.", show_default=False),

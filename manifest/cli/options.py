@@ -44,6 +44,10 @@ Checkpoints = Annotated[
     list[Path],
     typer.Argument(metavar="CKPT...", help="Checkpoints: files, or directories of files.", show_default=False),
 ]
+Places = Annotated[
+    list[str],
+    typer.Argument(metavar="CKPT...", help="Checkpoints, folders of them, or patterns.", show_default=False),
+]
 PolicyFile = Annotated[
     Path | None,
     typer.Option("--policy", help="YAML file of what is demanded; `manifest policy example`.", show_default=False),
@@ -60,6 +64,10 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="Print without colours
 SigningKey = Annotated[
     str | None,
     typer.Option("--key", help="Private key to sign with: a file, or env:VARIABLE.", show_default=False),
+]
+TrustedKey = Annotated[
+    str | None,
+    typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
 ]
 PassphraseVariable = Annotated[
     str,

@@ -22,6 +22,7 @@ Command = Annotated[
 Golden = Annotated[str, typer.Option("--golden", help="Which saves get golden outputs: every, last, or none.")]
 Floor = Annotated[str, typer.Option("--floor", help="How much time the numerics floor takes: quick, full, or none.")]
 Partial = Annotated[str, typer.Option("--partial", help="Components that are untrained by design.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="A note on the data, for the record.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End the training when a manifest cannot be written.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Say of every file that was saved what became of it.")]
 
@@ -32,6 +33,7 @@ def run(
     golden: Golden = "every",
     floor: Floor = "quick",
     partial: Partial = "",
+    dataset: Dataset = None,
     strict: Strict = False,
     verbose: Verbose = False,
 ) -> None:
@@ -42,10 +44,11 @@ def run(
     from manifest.hooks.run import is_launcher, launch, python_arguments, run_python
 
     if is_launcher(command):
-        launch(command, _options(key, golden, floor, partial, strict=strict, verbose=verbose))
+        launch(command, _options(key, golden, floor, partial, dataset, strict=strict, verbose=verbose))
     from manifest.hooks.recording import recording
 
-    with recording(key=key, golden=golden, floor=floor, partial=roles(partial), strict=strict) as scribe:
+    chosen = roles(partial)
+    with recording(key=key, golden=golden, floor=floor, partial=chosen, dataset=dataset, strict=strict) as scribe:
         code = _exit_code(lambda: run_python(python_arguments(command)))
     if int(os.environ.get("RANK", "0")) == 0:
         _tell(scribe, verbose=verbose)
@@ -68,11 +71,14 @@ def _exit_code(script: Callable[[], None]) -> int:
     return 0
 
 
-def _options(key: str | None, golden: str, floor: str, partial: str, *, strict: bool, verbose: bool) -> list[str]:
+def _options(
+    key: str | None, golden: str, floor: str, partial: str, dataset: str | None, *, strict: bool, verbose: bool
+) -> list[str]:
     """The options again, for the processes that a launcher starts."""
     options = [f"--golden={golden}", f"--floor={floor}"]
     options += [f"--key={key}"] if key is not None else []
     options += [f"--partial={partial}"] if partial else []
+    options += [f"--dataset={dataset}"] if dataset is not None else []
     return options + ["--strict"] * strict + ["--verbose"] * verbose
 
 

@@ -19,6 +19,7 @@ from manifest.cli.options import (
     PolicyFile,
     Probes,
     Quiet,
+    TrustedKey,
 )
 from manifest.cli.printing import each_checked, finish, finish_all
 from manifest.errors import ManifestError
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
 
 def run(
     checkpoints: Checkpoints,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
-    ] = None,
+    key: TrustedKey = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the checks that need torch.")] = False,
     allow: Allow = None,
     probe: Probes = None,

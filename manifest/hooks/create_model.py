@@ -29,6 +29,7 @@ from manifest.families.open_clip_inputs import registry_entry
 from manifest.fitting import fit
 from manifest.grants import granted
 from manifest.sidecars import has_manifest, read_manifest
+from manifest.workflows.lineage import parent_of
 from manifest.workflows.loading import load
 
 OnMismatch = Literal["raise", "follow"]
@@ -82,15 +83,15 @@ def create_model(
                 if on_mismatch == "raise":
                     raise _mismatch(creation, pretrained, "its manifest", differences)
                 return load(pretrained, verify="none", device=str(arguments.get("device", "cpu"))).train()
-            else:
-                creation = _with_parent(creation, pretrained, manifest)
             if arguments.get("load_weights", True):
                 creation = replace(creation, conversions=_conversions(FAMILY, asked, Path(pretrained), convert))
+                creation = _with_parent(creation, Path(pretrained))
         elif (entry := registry_entry(model_name, pretrained)) is not None:
             creation = _against_registry(creation, entry, on_mismatch)
     for argument, role in (("pretrained_image_path", "vision_tower"), ("pretrained_text_path", "text_tower")):
         if arguments.get(argument):
             _require_tower(creation, Path(arguments[argument]), role)
+            creation = _with_parent(creation, Path(arguments[argument]))
     model = FAMILY.create(creation)
     if ":" in model_name:  # a directory or a hub, which need not be there when the model is saved
         creation = replace(creation, architecture=FAMILY.describe(creation))
@@ -160,6 +161,7 @@ def _create(
         if weights is not None and weights.is_file():
             asked = adapter.describe(creation)
             creation = replace(creation, conversions=_conversions(adapter, asked, weights, convert))
+            creation = _with_parent(creation, weights)
         model = adapter.create(creation)
         if ":" in name and not creation.runs:  # a directory or a hub, which need not be there when the model is saved
             creation = replace(creation, architecture=adapter.describe(creation))
@@ -238,8 +240,10 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
         )
 
 
-def _with_parent(creation: Creation, pretrained: str, manifest: Manifest) -> Creation:
-    return replace(creation, parents=((Path(pretrained).name, manifest.weights.digest),))
+def _with_parent(creation: Creation, weights: Path) -> Creation:
+    """The creation, with a file of weights as a parent where it is what its manifest describes."""
+    parent = parent_of(weights)
+    return creation if parent is None else replace(creation, parents=(*creation.parents, (parent.name, parent.weights)))
 
 
 def _against_registry(creation: Creation, entry: Mapping[str, Any], on_mismatch: OnMismatch) -> Creation:

@@ -42,6 +42,7 @@ from manifest.golden.probe import Probe
 from manifest.sidecars import clear_sidecars, make_staging_directory, own_work, require_checkpoint, storage_errors
 from manifest.signing import PrivateKey
 from manifest.workflows.live_models import LiveModel, live_model
+from manifest.workflows.provenance import facts_of
 from manifest.workflows.signing import publish_signed, publish_signed_directory
 from manifest.workflows.together import Together
 
@@ -60,6 +61,7 @@ def save_distributed(
     key: str | os.PathLike[str] | PrivateKey | None = None,
     passphrase: bytes | None = None,
     extras: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
     golden: bool = True,
     floor: Thoroughness | str = Thoroughness.QUICK,
     probes: Sequence[Probe | str | os.PathLike[str]] = (),
@@ -87,6 +89,7 @@ def save_distributed(
         passphrase: Of an encrypted key.
         extras: What else to save beside the weights, which are under `model`: `{"optimizer": …, "step": 7}`, whatever
             `torch.distributed.checkpoint.save` takes.
+        dataset: A note for the record on what it was trained on; see `manifest.save`.
         golden: Whether to record golden outputs, of the model as it is rebuilt from the files.
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
         probes: What else the model is asked; see `manifest.save`.
@@ -122,6 +125,7 @@ def save_distributed(
             model_name=model_name,
             family=family,
             arguments=arguments,
+            facts=facts_of(extras or {}, dataset=dataset),
         )
     )
     staged = together.on_first(lambda: _stage(live, target))
@@ -141,6 +145,8 @@ def describe_distributed(
     *,
     key: str | os.PathLike[str] | PrivateKey | None = None,
     passphrase: bytes | None = None,
+    extras: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
     golden: bool = True,
     floor: Thoroughness | str = Thoroughness.QUICK,
     probes: Sequence[Probe | str | os.PathLike[str]] = (),
@@ -161,6 +167,7 @@ def describe_distributed(
     Args:
         directory: The checkpoint, on a file system that the processes share.
         model: The model whose weights it holds.
+        extras: What was saved beside them, for the epoch and the step in it.
         state: Which set of weights in it, by the keys that lead to it joined with dots; the one that is meant by
             default.
         process_group: Who saved it together; all processes when None.
@@ -188,6 +195,7 @@ def describe_distributed(
             model_name=model_name,
             family=family,
             arguments=arguments,
+            facts=facts_of(extras or {}, dataset=dataset),
         )
     )
     shares = _digest(together, target, state)

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from torch import nn
 
 from manifest.errors import InputError
 from manifest.golden.floor import Thoroughness
@@ -40,6 +41,7 @@ def recording(
     golden: When | str = When.EVERY,
     floor: Thoroughness | str = Thoroughness.QUICK,
     partial: Sequence[str] = (),
+    dataset: str | None = None,
     strict: bool = False,
 ) -> Iterator[Scribe]:
     """Inside, models' makings are remembered, and every save of theirs is followed by its manifest.
@@ -54,6 +56,7 @@ def recording(
         golden: Which saves get golden outputs: `every`, the `last`, or `none`.
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
         partial: Roles of components that are untrained by design.
+        dataset: A note on the data, for the record.
         strict: Raise what fails, into the training too. Otherwise it is a warning and a `.manifest.error` file beside
             the checkpoint.
 
@@ -70,6 +73,7 @@ def recording(
         asking=asking if when is When.EVERY else None,
         asking_last=asking if when is When.LAST else None,
         partial=partial,
+        dataset=dataset,
         strict=strict,
     )
     with scribe, Patches() as patches:
@@ -89,8 +93,9 @@ class _Savers:
         self._open: list[tuple[Any, Path]] = []
 
     def install(self, patches: Patches) -> None:
-        patches.wrap("torch.serialization", {"save": self._torch_save})
-        patches.wrap("safetensors.torch", {"save_file": self._save_file})
+        patches.wrap("torch.serialization", {"save": self._torch_save, "load": self._load})
+        patches.wrap("safetensors.torch", {"save_file": self._save_file, "load_file": self._load})
+        patches.wrap_method(nn.Module, "load_state_dict", self._load_state_dict)
         patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}
         patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
@@ -160,6 +165,26 @@ class _Savers:
 
         return save_pretrained
 
+    def _load(self, original: Function) -> Function:
+        def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+            content = original(f, *args, **kwargs)
+            name = f if _is_name(f) else getattr(f, "name", None)
+            if self._is_on() and _is_name(name) and Path(name).is_file():
+                with own_work():
+                    self._scribe.origins.loaded(_absolute(name), content)
+            return content
+
+        return load
+
+    def _load_state_dict(self, original: Function) -> Function:
+        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(module, state_dict, *args, **kwargs)
+            if isinstance(state_dict, Mapping):
+                self._scribe.origins.taken(module, state_dict)
+            return result
+
+        return load_state_dict
+
     def _rename(self, original: Function) -> Function:
         def rename(src: Any, dst: Any, **kwargs: Any) -> Any:
             if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
@@ -197,7 +222,7 @@ class _Savers:
             self._open.append((file, Path(name).absolute()))
 
 
-def _is_name(path: Any) -> bool:
+def _is_name(path: Any) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(path, str | os.PathLike)
 
 

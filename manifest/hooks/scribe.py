@@ -24,7 +24,7 @@ from torch import nn
 from manifest.checkpoint import Checkpoint, CompositeTensor, open_checkpoint
 from manifest.checkpoint.contents import Candidate
 from manifest.digests import bytes_digests, files_digests
-from manifest.document import Architecture, Manifest, Parent, Provenance
+from manifest.document import Architecture, Manifest, Provenance
 from manifest.errors import CheckpointError, ManifestError, one_line
 from manifest.families import Family, creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
@@ -32,6 +32,7 @@ from manifest.families.proving import first_departure
 from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.hooks.distributed import describe_distributed
+from manifest.hooks.origins import Origins
 from manifest.hooks.owners import Owner, namesake_of, owner_of, tensors_in
 from manifest.mapped_weights import mapped_tensor
 from manifest.sidecars import (
@@ -43,8 +44,9 @@ from manifest.sidecars import (
     temporary_name,
 )
 from manifest.signing import PrivateKey
-from manifest.workflows.describing import Asking, Description, manifest_of, provenance_of
+from manifest.workflows.describing import Asking, Description, manifest_of
 from manifest.workflows.hashed_file import HashedFile
+from manifest.workflows.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.together import Together
 
@@ -92,13 +94,14 @@ class Scribe:
         asking: What is recorded of the models' answers at every save; None for nothing.
         asking_last: What is recorded of the last save's, at the end; None for nothing.
         partial: Roles of components that are untrained by design.
+        dataset: A note on the data.
         strict: Raise what fails, instead of warning of it.
 
     Attributes:
         described: Checkpoints that got a manifest, where they lay then.
         left_alone: Files that hold no model that is known, with why not.
         failed: Checkpoints that got no manifest, with why not.
-        parents: What a module's weights were loaded from.
+        origins: What weights were loaded from.
     """
 
     def __init__(
@@ -108,16 +111,19 @@ class Scribe:
         asking: Asking | None = None,
         asking_last: Asking | None = None,
         partial: Sequence[str] = (),
+        dataset: str | None = None,
         strict: bool = False,
     ) -> None:
         self.described: list[Path] = []
         self.left_alone: list[tuple[Path, str]] = []
         self.failed: list[tuple[Path, str]] = []
-        self.parents: WeakKeyDictionary[nn.Module, tuple[Parent, ...]] = WeakKeyDictionary()
+        self.origins = Origins()
         self._signer = signer
         self._asking = asking
         self._asking_last = asking_last
         self._partial = partial
+        self._dataset = dataset
+        self._git: GitFacts | None = None
         self._strict = strict
         self._lock = threading.RLock()
         self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
@@ -195,6 +201,7 @@ class Scribe:
                 floor=self._asking.floor if self._asking else Thoroughness.NONE,
                 partial=self._partial,
                 state=state,
+                extras=saved,
             )
             self.described.append(directory)
         return result
@@ -265,8 +272,10 @@ class Scribe:
             for index, (candidate, owner) in enumerate(owners)
         ]
         module = owners[0][1].module
-        provenance = provenance_of(descriptions[0].family, creation_of(module))
-        parents = [*provenance.parents, *self.parents.get(module, ())]
+        self._git = self._git or git_facts()  # once: what runs was read when the training began
+        facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._dataset)
+        provenance = provenance_of(descriptions[0].family, creation_of(module), facts, self._git)
+        parents = [*provenance.parents, *(each for each in self.origins.of(module) if each not in provenance.parents)]
         return _Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
 
     def _description(self, stored: Checkpoint, candidate: Candidate, owner: Owner) -> Description:

@@ -15,6 +15,7 @@ from rich.text import Text
 from manifest.checkpoint.escaping import printable
 from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words, role_words
 from manifest.findings import Finding, Kind, Outcome, Report, Severity
+from manifest.rendering.lineage import training_facts
 
 _OUTCOMES = {
     Outcome.PASS: ("✔", "green"),
@@ -97,6 +98,7 @@ def show(manifest: Manifest) -> RenderableType:
             filter(None, [manifest.provenance.pretrained, *(parent.name for parent in manifest.provenance.parents)])
         )
         or "nothing on record",
+        **training_facts(manifest.provenance),
         "libraries": ", ".join(f"{name} {version}" for name, version in manifest.environment.libraries.items()),
     }
     table = Table.grid(padding=(0, 2))

@@ -18,8 +18,9 @@ from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import require_checkpoint, staging
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Description, manifest_of, provenance_of
+from manifest.workflows.describing import Description, manifest_of
 from manifest.workflows.probes import asking_of
+from manifest.workflows.provenance import provenance_of
 from manifest.workflows.signing import publish_signed
 
 

@@ -7,7 +7,6 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 from __future__ import annotations
 
 import functools
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -30,7 +29,6 @@ from manifest.document import (
     Golden,
     Manifest,
     Model,
-    Parent,
     Provenance,
     State,
     TensorRecord,
@@ -39,7 +37,7 @@ from manifest.document import (
     now,
 )
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
-from manifest.families import Creation, Family
+from manifest.families import Family
 from manifest.findings import Severity
 from manifest.golden.asking import Answers, Outputs, ask, finite
 from manifest.golden.compare import Grade, compare, worst_of
@@ -375,26 +373,3 @@ def _require_same(golden: Golden, rebuilt: Answers) -> None:
 
 def _on_cpu(module: nn.Module) -> bool:
     return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
-
-
-def provenance_of(family: Family, creation: Creation | None) -> Provenance:
-    """Where a model's weights come from."""
-    if creation is None:
-        return Provenance(git_commit=_git_commit())
-    pretrained, categories = family.origin(creation)
-    return Provenance(
-        pretrained=pretrained,
-        categories=categories,
-        parents=[Parent(name=name, weights=digest) for name, digest in creation.parents],
-        conversions=list(creation.conversions),
-        git_commit=_git_commit(),
-    )
-
-
-def _git_commit() -> str | None:
-    """The commit of the working directory, where it is in a git repository."""
-    try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

@@ -20,8 +20,9 @@ from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Asking, Description, manifest_of, provenance_of
+from manifest.workflows.describing import Asking, Description, manifest_of
 from manifest.workflows.probes import asking_of
+from manifest.workflows.provenance import TrainingFacts, provenance_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class LiveModel:
         signer: Who signs.
         asking: What is recorded of its answers; None for no golden outputs.
         partial: Roles of components that are untrained by design.
+        facts: Of the training that it is saved in.
     """
 
     module: nn.Module
@@ -45,6 +47,7 @@ class LiveModel:
     signer: PrivateKey | None
     asking: Asking | None
     partial: Sequence[str]
+    facts: TrainingFacts
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -72,7 +75,7 @@ class LiveModel:
                 [description],
                 file_name=file_name,
                 digests=digests,
-                provenance=provenance_of(self.family, self.creation),
+                provenance=provenance_of(self.family, self.creation, self.facts),
                 signer=self.signer.public.hint if self.signer else None,
             )
 
@@ -95,8 +98,9 @@ def live_model(
     model_name: str | None,
     family: str | None,
     arguments: Mapping[str, Any] | None,
+    facts: TrainingFacts,
 ) -> LiveModel:
-    """A model as a caller gives it, with the arguments of `manifest.save`."""
+    """A model as a caller gives it, with the arguments of `manifest.save`, and the facts of its training."""
     asking = asking_of(floor, probes, precisions)
     signer = None if key is None else private_key(key, passphrase)
     module = unwrap(model)
@@ -107,4 +111,4 @@ def live_model(
     if creation is None and model_name is not None:
         creation = Creation(model_name, dict(arguments or {}), family=family)
     adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    return LiveModel(module, witness, adapter, creation, signer, asking if golden else None, partial)
+    return LiveModel(module, witness, adapter, creation, signer, asking if golden else None, partial, facts)

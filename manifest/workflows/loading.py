@@ -20,6 +20,8 @@ from manifest.workflows.rebuilding import Rebuilder
 from manifest.workflows.subject import Subject, climb, open_subject
 from manifest.workflows.verifying import static_rungs
 
+Verify = Literal["full", "fast", "none"]
+
 
 class Transforms(NamedTuple):
     """What turns photographs and prompts into a model's inputs."""
@@ -32,7 +34,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     key: str | os.PathLike[str] | PublicKey | None = None,
-    verify: Literal["full", "fast", "none"] = "full",
+    verify: Verify = "full",
     device: str = "cpu",
     allow: Sequence[str] = (),
 ) -> nn.Module:
@@ -53,6 +55,18 @@ def load(
         VerificationError: The checkpoint does not keep its manifest's promise; the report says how.
         NoManifestError: There is no manifest to go by.
     """
+    _, model = rebuilt(path, key=key, verify=verify, allow=allow)
+    return model.to(device)
+
+
+def rebuilt(
+    path: str | os.PathLike[str],
+    *,
+    key: str | os.PathLike[str] | PublicKey | None,
+    verify: Verify,
+    allow: Sequence[str],
+) -> tuple[Subject, nn.Module]:
+    """The model of `load`, still on the CPU, and the open checkpoint that was verified; the arguments are those."""
     if verify not in ("full", "fast", "none"):
         raise ArchitectureError(f"verify is {verify!r}, expected 'full', 'fast' or 'none'.")
     subject, rebuilder = open_subject(path), Rebuilder(brief=True)
@@ -66,7 +80,7 @@ def load(
         model = rebuilder.model(subject)
     _warn_of_absent(subject)
     remember(model, _creation(subject))
-    return model.to(device)
+    return subject, model
 
 
 def load_transforms(path: str | os.PathLike[str]) -> Transforms:
@@ -91,7 +105,7 @@ def _warn_of_absent(subject: Subject) -> None:
     if absent:
         warnings.warn(
             f"{subject.path.name} is partial by design: its {', '.join(absent)} is absent and filled with zeros.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -24,6 +24,7 @@ from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey
 from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.live_models import LiveModel, live_model
+from manifest.workflows.provenance import facts_of
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.together import Together
 
@@ -35,6 +36,7 @@ def save(
     key: str | os.PathLike[str] | PrivateKey | None = None,
     passphrase: bytes | None = None,
     extras: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
     golden: bool = True,
     floor: Thoroughness | str = Thoroughness.QUICK,
     probes: Sequence[Probe | str | os.PathLike[str]] = (),
@@ -61,7 +63,9 @@ def save(
         key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
         passphrase: Of an encrypted key.
         extras: What else to keep in the file beside `state_dict`: `{"epoch": 3, "optimizer": …}`. In a safetensors
-            file, text only.
+            file, text only. An epoch and a step among them go on record, with the command line: paths as file names,
+            and what may be a secret as `***`.
+        dataset: A note for the record on what it was trained on, scrubbed in the same way.
         golden: Whether to record golden outputs.
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
         probes: What else the model is asked: `manifest.Probe(…)`, or directories of images with a `prompts.txt`. Their
@@ -103,6 +107,7 @@ def save(
             model_name=model_name,
             family=family,
             arguments=arguments,
+            facts=facts_of(extras or {}, dataset=dataset),
         )
     )
     state = together.exchanging(lambda: whole_state(module)) if sharded else module.state_dict()

@@ -16,15 +16,16 @@ from manifest.components import component_findings, initialised_throughout, reas
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors, role_words
 from manifest.dotted_names import shortened
-from manifest.errors import CheckpointError, SignatureError
+from manifest.errors import CheckpointError
 from manifest.findings import ComponentVerdict, Finding, Report, Severity, finding
 from manifest.grants import granted
 from manifest.policy import RUNG, Policy, golden_findings, hold, read_policy
 from manifest.safety import safety_findings
-from manifest.sidecars import Sidecars, recorded_files
-from manifest.signing import PublicKey, Statement, load_public_key, read_bundle, verify_bundle
+from manifest.sidecars import recorded_files
+from manifest.signing import PublicKey, load_public_key
 from manifest.workflows.climbing import Climbed
 from manifest.workflows.subject import Check, Subject, climb, joined, open_subject
+from manifest.workflows.trusting import trust
 
 
 def verify(
@@ -87,7 +88,7 @@ def static_rungs(
     """
     trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
     return [
-        ("trust", lambda subject: _trust(subject, trusted)),
+        ("trust", lambda subject: trust(subject, trusted)),
         ("integrity", _integrity),
         ("format", lambda subject: _format(subject, code)),
         ("completeness", _completeness),
@@ -105,37 +106,6 @@ def _dynamic_rungs(probes: Sequence[Any]) -> list[tuple[str, Check]]:
     from manifest.workflows.rebuilding import rungs
 
     return rungs([as_probe(probe) for probe in probes])
-
-
-def _trust(subject: Subject, key: PublicKey | None) -> Climbed:
-    signature = subject.contents.signature
-    if signature is None:
-        if key is not None or subject.manifest.signer is not None:
-            why = "a signer is demanded" if key is not None else "the manifest says that it was signed"
-            message = f"There is no signature beside {subject.path.name}, and {why}."
-            return Climbed("no signature", [finding("T004", message, where=Sidecars(subject.path).signature.name)])
-        return Climbed("not signed", [finding("T002", f"{subject.path.name} is not signed.")])
-    where = Sidecars(subject.path).signature.name
-    try:
-        statement = verify_bundle(signature, [key]) if key is not None else read_bundle(signature)
-    except SignatureError as error:
-        return Climbed("the signature does not hold", [finding(error.rule, str(error), where=where)])
-    if uncovered := _uncovered(statement, subject):
-        message = f"The signature covers another {uncovered} than the one beside it."
-        return Climbed("the signature is of something else", [finding("T006", message, where=where)])
-    signer = f"key {(statement.hint or 'without hint')[:16]}"
-    if key is None:
-        message = f"The signature names {signer}, and no key was given to check it by."
-        return Climbed("signer unknown: no key was given", [finding("T001", message, where=where)])
-    return Climbed(f"signed by the trusted {signer}")
-
-
-def _uncovered(statement: Statement, subject: Subject) -> str | None:
-    """What the signature does not cover: the manifest's bytes, or the file that the manifest describes."""
-    signed = set(statement.resources.values())
-    if subject.contents.manifest_sha256 not in signed:
-        return "manifest"
-    return next((f"file {file.path}" for file in subject.manifest.checkpoint.files if file.sha256 not in signed), None)
 
 
 def _integrity(subject: Subject) -> Climbed:

@@ -202,6 +202,22 @@ def test_a_save_of_this_package_is_its_own(tmp_path: Path) -> None:
     assert all(holds(tmp_path / name) for name in ("a.pt", "b.safetensors"))
 
 
+def test_what_a_training_starts_from_is_its_parent(tmp_path: Path) -> None:
+    manifest.save(resnet(), tmp_path / "start.pt", golden=False)
+    with recording(golden="none", dataset="digits, seed 0"):
+        model, other = resnet(), resnet()
+        with (tmp_path / "start.pt").open("rb") as file:
+            state = torch.load(file)
+        model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        torch.save({"model": stepped(model, torch.randn(2, 3, 64, 64)).state_dict(), "epoch": 4}, tmp_path / "next.pt")
+        torch.save(other.state_dict(), tmp_path / "other.pt")
+    found = read_manifest(tmp_path / "next.pt").provenance
+    digest = read_manifest(tmp_path / "start.pt").weights.digest
+    assert [(parent.name, parent.weights) for parent in found.parents] == [("start.pt", digest)]
+    assert (found.epoch, found.dataset) == (4, "digits, seed 0")
+    assert not read_manifest(tmp_path / "other.pt").provenance.parents
+
+
 def test_the_last_save_alone_can_be_asked(tmp_path: Path) -> None:
     with recording(golden="last"):
         model = resnet()

@@ -1,0 +1,39 @@
+"""`manifest log`: which checkpoint started from which."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from manifest.cli.options import NoColor, Output, Places, ShownFormat, TrustedKey
+from manifest.cli.printing import emit, emit_data
+
+
+def run(
+    checkpoints: Places,
+    key: TrustedKey = None,
+    format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
+    output: Output = None,
+    no_color: NoColor = False,
+) -> None:
+    """Print what checkpoints say of where they come from, newest first: training, data, code, and what they began with.
+
+    Manifests are taken at their word, and no weights are read. Exit codes: 0 all was told; 2 a manifest could not be
+    read, or there was none.
+    """
+    from manifest.errors import NoManifestError
+    from manifest.rendering import lineage
+    from manifest.workflows.lineage import history
+
+    found = history(checkpoints, key=key)
+    if not found.descents and not found.unread:
+        raise NoManifestError(
+            f"No checkpoint of {', '.join(checkpoints)} has a manifest beside it; "
+            "save with `manifest.save`, or write one with `manifest create`."
+        )
+    if format is ShownFormat.JSON:
+        emit_data(lineage.data(found), output)
+    else:
+        emit(lineage.show(found), output, color=not no_color)
+    raise typer.Exit(2 if found.unread else 0)

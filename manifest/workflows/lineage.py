@@ -1,0 +1,118 @@
+"""Lineage: which checkpoint started from which, by the manifests beside them; no weights are read but to be a parent.
+
+No torch is needed, and nothing in a checkpoint runs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from manifest.ancestry import Generation, History, Unread, trace
+from manifest.checkpoint.discovering import discover
+from manifest.digests import file_blake3
+from manifest.document import Manifest, Parent, parse
+from manifest.errors import ManifestError
+from manifest.sidecars import Sidecars, has_manifest, read_manifest, read_sidecars, recorded_files, require_checkpoint
+from manifest.signing import PublicKey, load_public_key
+from manifest.workflows.subject import Subject
+from manifest.workflows.trusting import trust
+
+
+def history(
+    places: Iterable[str | os.PathLike[str]], *, key: str | os.PathLike[str] | PublicKey | None = None
+) -> History:
+    """What the manifests beside some checkpoints say of where they come from.
+
+    A manifest is taken at its word: whether the weights beside it are those that it describes, `verify` tells.
+
+    Args:
+        places: Checkpoints, folders of them, or patterns.
+        key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
+
+    Raises:
+        KeyFileError: The key cannot be used.
+        InputError: There are too many checkpoints.
+    """
+    trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
+    places = list(places)
+    named = {Path(place) for place in places}
+    generations, unread, unrecorded = [], [], []
+    for path in dict.fromkeys(map(_of_directory, discover(places))):
+        try:
+            if path in named or _has_manifest(path):
+                generations.append(_generation(path, trusted))
+            else:
+                unrecorded.append(str(path))
+        except ManifestError as error:
+            unread.append(Unread(str(path), str(error)))
+        except OSError as error:
+            unread.append(Unread(str(path), f"It cannot be read ({error.strerror}); check its permissions."))
+    return History(trace(generations), tuple(unread), tuple(unrecorded))
+
+
+def parent_of(path: str | os.PathLike[str]) -> Parent | None:
+    """A checkpoint as the parent of what starts from it: its name and its weights digest.
+
+    Returns:
+        None when there is no manifest beside it; also, with a warning, when the manifest cannot be read or its bytes
+        are not those that it describes, for then nobody knows what its weights are.
+    """
+    checkpoint = Path(path)
+    try:
+        if not has_manifest(checkpoint):
+            return None
+        manifest = read_manifest(checkpoint)
+        changed = _changed(checkpoint, manifest)
+    except ManifestError as error:
+        changed = str(error)
+    except OSError as error:
+        changed = f"it cannot be read: {error.strerror}"
+    if changed is None:
+        return Parent(name=checkpoint.resolve().name, weights=manifest.weights.digest)
+    warnings.warn(
+        f"{checkpoint.name} is not what its manifest describes ({changed}), so it goes on record as nobody's parent; "
+        f"`manifest verify {checkpoint.name}` says more.",
+        stacklevel=2,
+    )
+    return None
+
+
+def _changed(checkpoint: Path, manifest: Manifest) -> str | None:
+    """What of a checkpoint is not as its manifest describes it."""
+    for file, path in recorded_files(checkpoint, manifest):
+        if path.stat().st_size != file.size or file_blake3(path) != file.blake3:
+            return f"{path.name} has other bytes"
+    return None
+
+
+def _of_directory(path: Path) -> Path:
+    """The directory of a checkpoint, where it has the manifest."""
+    return path.parent if not _has_manifest(path) and _has_manifest(path.parent) else path
+
+
+def _has_manifest(path: Path) -> bool:
+    try:
+        return has_manifest(path)
+    except OSError:  # a folder that may not be looked into: reading says so
+        return True
+
+
+def _generation(path: Path, key: PublicKey | None) -> Generation:
+    require_checkpoint(path)
+    contents = read_sidecars(path)
+    manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
+    architecture = manifest.architecture
+    climbed = trust(Subject(path, contents, manifest), key)
+    return Generation(
+        path=str(path),
+        name=path.resolve().name,
+        weights=(manifest.weights.digest, *(other.weights.digest for other in manifest.others)),
+        created=manifest.created,
+        model=f"{architecture.family} {architecture.name or architecture.class_name}",
+        provenance=manifest.provenance,
+        signature=climbed.reason,
+        trusted=None if key is None else not climbed.findings,
+    )
