@@ -84,6 +84,11 @@ class Weights(_Part):
     dtypes: dict[str, int] = Field(description="Number of tensors of each element type.")
     tensors: list[TensorRecord]
 
+    @property
+    def tied(self) -> dict[str, str]:
+        """Names of tied weights, each with the first name of the same one."""
+        return {each.name: each.alias for each in self.tensors if each.alias is not None}
+
 
 class Preprocess(_Part):
     """How a photograph becomes a tensor; `size` is (height, width) of what the model sees."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -115,6 +116,21 @@ class Checkpoint:
                 "name one of these."
             )
         self._take(found)
+
+    def tie(self, tied: Mapping[str, str]) -> None:
+        """Know tensors by their other names too, under which some writers do not store them a second time.
+
+        Args:
+            tied: Of a model's tied weights: name → the name of the same weight that comes first.
+        """
+        names: dict[str, list[str]] = {}
+        for name, first in tied.items():
+            names.setdefault(first, [first]).append(name)
+        for same in names.values():
+            stored = next((self.tensors[name] for name in same if name in self.tensors), None)
+            if stored is not None:
+                missing = {name: replace(stored, name=name) for name in same if name not in self.tensors}
+                self.tensors = {**self.tensors, **missing}
 
     @property
     def size(self) -> int:

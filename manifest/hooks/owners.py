@@ -117,7 +117,13 @@ def _may_have(module: nn.Module, first: str) -> bool:
 
 
 def _same_names(own: Tensors, state: Tensors) -> bool:
-    return own.keys() == state.keys() and all(own[name].shape == tensor.shape for name, tensor in state.items())
+    """Whether the names are a module's, but for other names of the same weights, which some writers leave out."""
+    if not state.keys() <= own.keys():
+        return False
+    there = {id(own[name]) for name in state}
+    return all(id(tensor) in there for tensor in own.values()) and all(
+        own[name].shape == tensor.shape for name, tensor in state.items()
+    )
 
 
 def _is_same(own: torch.Tensor, other: torch.Tensor) -> bool:

@@ -63,6 +63,8 @@ def convert(
         chosen = state if state is not None or recorded is None else recorded.checkpoint.state.path
         if chosen is not None:
             stored.choose(chosen)
+        if recorded is not None:
+            stored.tie(recorded.weights.tied)
         try:
             check_writable(stored)
         except CheckpointError as error:

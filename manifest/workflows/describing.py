@@ -47,6 +47,7 @@ from manifest.golden.floor import Built, Elsewhere, Thoroughness
 from manifest.golden.probe import Probe
 from manifest.golden.record import record
 from manifest.mapped_weights import assign, misfits
+from manifest.structure import ties
 from manifest.version import __version__
 from manifest.workflows.elsewhere import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.workflows.precision import in_float32, in_precision
@@ -148,6 +149,7 @@ class Description:
     @cached_property
     def _roles(self) -> dict[str, str]:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
+        self.checkpoint.tie(ties(self._module))
         roles = self.family.roles(self.architecture, self._module.state_dict())
         _require_known(self.partial, roles)
         _require_fitting(self._module, self.checkpoint, self.architecture, roles)

@@ -47,6 +47,7 @@ class Subject:
         path = self.manifest.checkpoint.state.path
         if any(candidate.path == tuple(path) for candidate in stored.candidates):
             stored.choose(path)
+        stored.tie(self.manifest.weights.tied)
         return stored
 
     def others(self) -> Iterator[Subject]:

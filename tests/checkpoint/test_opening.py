@@ -198,3 +198,11 @@ def test_pipe_when_opened_then_is_refused_without_waiting(tmp_path):
 def test_path_when_it_has_a_null_character_then_is_an_input_error():
     with pytest.raises(InputError, match="Cannot open"):
         open_checkpoint(Path("a\0b"))
+
+
+def test_tie_when_a_name_is_not_stored_then_it_is_another_of_the_same_tensor(save):
+    with open_checkpoint(save(WEIGHTS)) as checkpoint:
+        checkpoint.tie({"second": "first", "logit_scale": "first", "unknown": "absent"})
+        assert list(checkpoint.tensors) == ["visual.proj", "logit_scale", "first", "second"]
+        assert checkpoint.aliases() == {"first": "logit_scale", "second": "logit_scale"}
+        assert checkpoint.candidates[0].tensors.keys() == WEIGHTS.keys()
