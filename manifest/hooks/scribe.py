@@ -8,6 +8,7 @@ each component and the signature follow in a thread of their own. Until they are
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import warnings
@@ -121,6 +122,8 @@ class Scribe:
         self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
         self._worker = threading.Thread(target=self._work, name="manifest-scribe", daemon=True)
         self._jobs: dict[Path, _Job] = {}
+        self._thread = threading.get_ident()
+        self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
 
     def __enter__(self) -> Scribe:
@@ -128,6 +131,7 @@ class Scribe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.catch_up()
         self._queue.put(None)
         self._worker.join()
         if self._asking_last is not None:
@@ -150,6 +154,9 @@ class Scribe:
     def describe(self, path: Path, saved: Any, digests: list[tuple[str, str]] | None = None) -> None:
         """Describe a checkpoint that is there: now what takes the model, later the rest.
 
+        To ask a model is to change its mode, and torch's generators, for a moment. So what another thread than the one
+        that began has saved waits for the next call of that thread.
+
         Args:
             path: A file, or a directory of shards.
             saved: The object that was written, whose tensors say which model's they are; a module or a state dict, or
@@ -159,6 +166,24 @@ class Scribe:
         if _rank():
             self.leave_alone(path, f"process {_rank()} saved it, and process 0 writes the manifests")
             return
+        if threading.get_ident() != self._thread:
+            with self._lock:
+                clear_sidecars(path)
+                self._from_other_threads.append(path)
+            return
+        self.catch_up()
+        self._describe(path, saved, digests)
+
+    def catch_up(self) -> None:
+        """Describe what other threads have saved, as far as it is still there."""
+        with self._lock:
+            waiting = [path for path in dict.fromkeys(self._from_other_threads) if path.exists()]
+            self._from_other_threads.clear()
+        for path in waiting:
+            with own_work():
+                self._describe(path, None)
+
+    def _describe(self, path: Path, saved: Any, digests: list[tuple[str, str]] | None = None) -> None:
         with self._failing(path):
             clear_sidecars(path)
             job = self._look(path, saved)
@@ -196,6 +221,12 @@ class Scribe:
             self.described.append(directory)
         return result
 
+    def warn_of_none(self) -> None:
+        """Warn where something was saved, and nothing has a manifest although nothing failed."""
+        if self.left_alone and not self.described and not self.failed:
+            path, why = self.left_alone[-1]
+            warnings.warn(f"No checkpoint got a manifest; of {path.name}: {why}", NoManifestWarning, stacklevel=2)
+
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
@@ -207,6 +238,7 @@ class Scribe:
             if new.is_file() and has_manifest(new):
                 clear_sidecars(new)  # it is about to describe what is no longer there
             result = rename()
+            self._from_other_threads = [new if path == old else path for path in self._from_other_threads]
             for place, job in moved.items():
                 del self._jobs[place]
                 job.place = new if place == old else new / place.relative_to(old)
@@ -235,8 +267,10 @@ class Scribe:
         """Do a removing of the script's, so that no manifest stays behind."""
         with self._lock:
             result = remove()
-            if self._jobs.pop(path, None) is not None or has_manifest(path):
-                clear_sidecars(path)
+            self._jobs.pop(path, None)
+            with contextlib.suppress(OSError):  # where a sidecar's name would be too long, there is none
+                if has_manifest(path):
+                    clear_sidecars(path)
                 _error_file(path).unlink(missing_ok=True)
             return result
 
@@ -281,7 +315,7 @@ class Scribe:
     def _work(self) -> None:
         with own_work():
             while (job := self._queue.get()) is not None:
-                with self._failing(job):
+                with _kept_age(job.place), self._failing(job):
                     self._write_down(job)
 
     def _write_down(self, job: _Job) -> None:
@@ -419,6 +453,23 @@ def _namesake(saved: Mapping[str, Any]) -> tuple[str, nn.Module | None]:
             if module is not None:
                 return key, module
     return "", None
+
+
+@contextlib.contextmanager
+def _kept_age(place: Path) -> Iterator[None]:
+    """Afterwards, a checkpoint's directory is as old as before: trainers remove those that changed longest ago."""
+    try:
+        descriptor = os.open(place if place.is_dir() else place.parent, os.O_RDONLY)
+    except OSError:  # it has been removed, or the system opens no directories
+        yield
+        return
+    try:
+        before = os.fstat(descriptor)
+        yield
+        with contextlib.suppress(OSError):  # another user's directory
+            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+    finally:
+        os.close(descriptor)
 
 
 def _error_file(path: Path) -> Path:
