@@ -126,7 +126,7 @@ class _Savers:
         patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}
         patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
-        patches.wrap("shutil", {"copyfile": self._copy})
+        patches.wrap("shutil", {"copyfile": self._copy, "rmtree": self._remove})
         for module, owner, name, wrapping in (
             ("transformers.modeling_utils", "PreTrainedModel", "save_pretrained", self._save_pretrained),
             ("accelerate.accelerator", "Accelerator", "save_model", self._save_model),
@@ -185,11 +185,15 @@ class _Savers:
         return save
 
     def _save_pretrained(self, original: Function) -> Function:
-        """A model in several files is described when its index is there; one in a single file already was."""
+        """A model in several files is described when its index is there, and one whose tensors were renamed."""
 
         def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(model, save_directory, *args, **kwargs)
             self._look_at_index(save_directory, model)
+            alone = _absolute(save_directory) / "model.safetensors"
+            if self._is_on() and self._scribe.was_left_alone(alone):
+                with own_work():
+                    self._scribe.describe(alone, model)
             return result
 
         return save_pretrained
@@ -255,11 +259,11 @@ class _Savers:
         return copy
 
     def _remove(self, original: Function) -> Function:
-        def remove(path: Any, **kwargs: Any) -> Any:
-            if not self._is_on() or kwargs or not _is_name(path):
-                return original(path, **kwargs)
+        def remove(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or kwargs.get("dir_fd") is not None or not _is_name(path):
+                return original(path, *args, **kwargs)
             with own_work():
-                return self._scribe.removed(_absolute(path), lambda: original(path))
+                return self._scribe.removed(_absolute(path), lambda: original(path, *args, **kwargs))
 
         return remove
 

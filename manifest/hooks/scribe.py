@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from manifest.checkpoint import Checkpoint, CompositeTensor, open_checkpoint
-from manifest.checkpoint.contents import Candidate
+from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoint
+from manifest.checkpoint.opening import renamed
 from manifest.digests import bytes_digests, files_digests
 from manifest.document import Manifest, Parent, Provenance
 from manifest.errors import CheckpointError, ManifestError, one_line
@@ -32,7 +32,7 @@ from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.hooks.distributed import describe_distributed
 from manifest.hooks.hashed_file import HashedFile
-from manifest.hooks.owners import Owner, namesake_of, owner_of, tensors_in
+from manifest.hooks.owners import Owner, model_in, namesake_of, owner_of, stored_names, tensors_in
 from manifest.mapped_weights import mapped_tensor
 from manifest.sidecars import (
     clear_sidecars,
@@ -45,6 +45,7 @@ from manifest.sidecars import (
 from manifest.signing import PrivateKey
 from manifest.workflows.describing import Asking, Description, manifest_of, provenance_of
 from manifest.workflows.signing import publish_signed
+from manifest.workflows.subject import show_recorded
 from manifest.workflows.together import Together
 
 _WAITING = 4
@@ -221,6 +222,10 @@ class Scribe:
             self.described.append(directory)
         return result
 
+    def wait(self) -> None:
+        """Wait until all that was described has its manifest."""
+        self._queue.join()
+
     def warn_of_none(self) -> None:
         """Warn where something was saved, and nothing has a manifest although nothing failed."""
         if self.left_alone and not self.described and not self.failed:
@@ -230,6 +235,10 @@ class Scribe:
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
+
+    def was_left_alone(self, path: Path) -> bool:
+        """Whether a file got no manifest, for want of a model."""
+        return any(place == path for place, _ in self.left_alone)
 
     def renamed(self, old: Path, new: Path, rename: Callable[[], Any]) -> Any:
         """Do a renaming of the script's, so that manifests go with their checkpoints."""
@@ -264,10 +273,10 @@ class Scribe:
             return result
 
     def removed(self, path: Path, remove: Callable[[], Any]) -> Any:
-        """Do a removing of the script's, so that no manifest stays behind."""
+        """Do a removing of the script's, of a file or a directory, so that no manifest stays behind or comes later."""
         with self._lock:
             result = remove()
-            self._jobs.pop(path, None)
+            self._jobs = {place: job for place, job in self._jobs.items() if path not in (place, *place.parents)}
             with contextlib.suppress(OSError):  # where a sidecar's name would be too long, there is none
                 if has_manifest(path):
                     clear_sidecars(path)
@@ -288,16 +297,16 @@ class Scribe:
             self.leave_alone(path, f"no model in memory has just the {count} tensors that it holds")
             return None
         descriptions = [
-            self._description(stored if not index else open_checkpoint(path), candidate, owner)
-            for index, (candidate, owner) in enumerate(owners)
+            self._description(stored if not index else open_checkpoint(path), view, owner)
+            for index, (view, owner) in enumerate(owners)
         ]
         module = owners[0][1].module
         provenance = provenance_of(descriptions[0].family, creation_of(module))
         parents = [*provenance.parents, *self.parents.get(module, ())]
         return _Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
 
-    def _description(self, stored: Checkpoint, candidate: Candidate, owner: Owner) -> Description:
-        stored.choose(candidate.path)
+    def _description(self, stored: Checkpoint, view: View, owner: Owner) -> Description:
+        stored.show(view)
         creation = creation_of(owner.module)
         adapter = family_of(owner.module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
@@ -317,6 +326,7 @@ class Scribe:
             while (job := self._queue.get()) is not None:
                 with _kept_age(job.place), self._failing(job):
                     self._write_down(job)
+                self._queue.task_done()
 
     def _write_down(self, job: _Job) -> None:
         files = job.descriptions[0].checkpoint.files
@@ -363,7 +373,7 @@ class Scribe:
             return
         with self._failing(job.place), open_checkpoint(job.place) as stored:
             manifest = job.manifest
-            stored.choose(manifest.checkpoint.state.path)
+            show_recorded(stored, manifest)
             adapter = family(manifest.architecture.family)
             runs = [str(manifest.architecture.name).partition(":")[0]] if adapter.name == "callable" else []
             with granted(runs):
@@ -372,6 +382,7 @@ class Scribe:
             self._publish(job, job.place)
 
     def _remember(self, job: _Job) -> None:
+        self.left_alone = [(place, why) for place, why in self.left_alone if place != job.place]
         self._jobs.pop(job.place, None)  # to the end
         self._jobs[job.place] = job
         while len(self._jobs) > _REMEMBERED:
@@ -424,10 +435,12 @@ def _write_and_replace(path: Path, write: Write, hashing: bool) -> list[tuple[st
         raise
 
 
-def _owners(stored: Checkpoint, saved: Any) -> list[tuple[Candidate, Owner]]:
+def _owners(stored: Checkpoint, saved: Any) -> list[tuple[View, Owner]]:
     """The sets of weights in a file that are a model's, each with the model."""
+    names = stored_names(saved)
     found = []
-    for candidate in stored.candidates:
+    for each in stored.candidates:
+        candidate = replace(each, tensors=renamed(each.tensors, names))
         tensors: Mapping[str, torch.Tensor] = tensors_in(saved, candidate.path, candidate.prefix, candidate.tensors)
         if len(tensors) < len(candidate.tensors):  # saved in a form that only the file tells
             plain = {name: each for name, each in candidate.tensors.items() if not isinstance(each, CompositeTensor)}
@@ -435,7 +448,9 @@ def _owners(stored: Checkpoint, saved: Any) -> list[tuple[Candidate, Owner]]:
         if len(tensors) == len(candidate.tensors) > 0:
             owner = owner_of(tensors, candidate.prefix)
             if owner is not None:
-                found.append((candidate, owner))
+                inner, model = model_in(owner.module)
+                within = candidate.prefix + inner if inner else ""
+                found.append((View(candidate.path, within), Owner(model, owner.live)))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -57,8 +56,6 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
             self._scribe = self._new_scribe()
             self._training.callback(self._scribe.warn_of_none)
             self._training.enter_context(self._scribe)
-            atexit.register(self._training.close)
-            self._training.callback(atexit.unregister, self._training.close)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         del control, kwargs
@@ -71,6 +68,7 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
             return
         with _quiet():
             self._scribe.describe(place if place.name == _WEIGHTS else folder, unwrap(model))
+            self._scribe.wait()  # the next save may remove it, and nothing must be written into it meanwhile
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         del args, state, control, kwargs

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
     set_seed,
 )
 
@@ -48,15 +48,19 @@ def resnet() -> ResNetForImageClassification:
     return ResNetForImageClassification(ResNetConfig(num_labels=3, **sizes))
 
 
+def vit() -> ViTForImageClassification:
+    return ViTForImageClassification(ViTConfig(**SIZES, image_size=32, patch_size=8, num_labels=3))
+
+
 def example(model: Any, index: int) -> dict[str, Any]:
     numbers = torch.Generator().manual_seed(index)
     tokens = torch.randint(3, 99, (8,), generator=numbers)
     image = torch.randn(3, 32, 32, generator=numbers)
-    return {
-        CLIPModel: {"input_ids": tokens, "pixel_values": image, "return_loss": True},
-        BertForMaskedLM: {"input_ids": tokens, "labels": tokens},
-        ResNetForImageClassification: {"pixel_values": image, "labels": torch.tensor(index % 3)},
-    }[type(model)]
+    if isinstance(model, CLIPModel):
+        return {"input_ids": tokens, "pixel_values": image, "return_loss": True}
+    if isinstance(model, BertForMaskedLM):
+        return {"input_ids": tokens, "labels": tokens}
+    return {"pixel_values": image, "labels": torch.tensor(index % 3)}
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,8 +138,9 @@ def test_train_when_tied_weights_are_stored_once_then_the_checkpoint_passes_and_
     assert torch.equal(loaded(input_ids=tokens).logits, model(input_ids=tokens).logits)
 
 
-def test_train_when_the_model_is_an_image_classifier_then_its_golden_outputs_are_of_photographs(tmp_path):
-    train(resnet, tmp_path, callback())
+@pytest.mark.parametrize("make", [resnet, vit])  # of the one the file has the module's names, of the other older ones
+def test_train_when_the_model_is_an_image_classifier_then_its_golden_outputs_are_of_photographs(make, tmp_path):
+    train(make, tmp_path, callback())
     saved = tmp_path / "checkpoint-4" / "model.safetensors"
     assert passes(saved)
     assert "class_logits" in read_manifest(saved).golden[0].outputs
@@ -181,9 +186,25 @@ def test_train_when_it_writes_no_weights_that_are_known_then_the_reason_is_said(
         train(clip, tmp_path, Removing(), callback(), steps=2)
 
 
-def test_train_when_the_script_dies_of_an_exception_then_what_was_saved_is_described(tmp_path):
-    script = Path(__file__).parent / "scripts" / "hf_trainer_that_fails.py"
-    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "RuntimeError: out of luck" in done.stderr
-    assert passes(tmp_path / "checkpoint-1" / "model.safetensors")
+def test_train_when_it_raises_then_what_was_saved_is_described(tmp_path):
+    class Failing(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            del args
+            if state.global_step == 3:
+                raise RuntimeError("out of luck")
+
+    again = callback(golden="none")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        train(clip, tmp_path, again, Failing())
+    assert passes(tmp_path / "checkpoint-2" / "model.safetensors")
+    train(clip, tmp_path, again, resume=tmp_path / "checkpoint-2")
+    assert passes(tmp_path / "checkpoint-4" / "model.safetensors")
+
+
+@pytest.mark.filterwarnings("error::manifest.hooks.scribe.NoManifestWarning")
+def test_recording_when_a_script_uses_the_trainer_without_the_callback_then_it_describes_all_the_same(tmp_path):
+    with manifest.recording(golden="none") as scribe:
+        train(vit, tmp_path, steps=6, save_total_limit=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]
+    assert passes(tmp_path / "checkpoint-6" / "model.safetensors")
+    assert not scribe.failed

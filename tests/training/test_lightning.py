@@ -20,6 +20,7 @@ from manifest.errors import InputError
 from manifest.hooks.scribe import NoManifestWarning
 from manifest.sidecars import has_manifest, read_manifest
 from manifest.signing import generate_keys
+from manifest.workflows.converting import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:lightning")
 
@@ -42,17 +43,15 @@ def callback(**options: Any) -> Any:
     return manifest.lightning.ManifestCallback(**{"floor": "none", **options})
 
 
-def fit(folder: Path, *callbacks: Any, steps: int = 4, resume: Path | None = None, **trainer: Any) -> Classifier:
+def fit(folder: Path, *callbacks: Any, steps: int = 4, resume: Path | None = None, **trainer: Any) -> Any:
     """Train for some steps, saving after every second, and keep the last checkpoint and a link to it."""
     pl.seed_everything(3, verbose=False)
-    module = Classifier()
+    module = trainer.pop("module", Classifier)()
     images = torch.randn(8, 3, 32, 32)
     data = DataLoader(TensorDataset(images, torch.arange(8) % 4), batch_size=2, shuffle=True)
     saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=2, save_last="link")
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    pl.Trainer(max_steps=steps, callbacks=[saving, *callbacks], **{**quiet, **trainer}).fit(
-        module, data, ckpt_path=resume
-    )
+    trainer |= {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    pl.Trainer(max_steps=steps, callbacks=[saving, *callbacks], **trainer).fit(module, data, ckpt_path=resume)
     return module
 
 
@@ -74,6 +73,31 @@ def test_fit_when_it_is_over_then_the_checkpoint_passes_and_loads_as_the_inner_m
     assert (state.path, state.prefix) == (["state_dict"], "model.")
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(manifest.load(folder / "step=4.ckpt")(images), module.model.eval()(images))
+
+
+class Learner(Classifier):
+    """Its model has another name, and beside it is a loss with weights of its own."""
+
+    def __init__(self) -> None:
+        pl.LightningModule.__init__(self)
+        self.criterion = torch.nn.Linear(4, 4)
+        self.net = torch.compile(timm.create_model("test_vit", num_classes=4, img_size=32), backend="eager")
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return self.criterion(self.net(batch[0])).square().mean()
+
+
+def test_fit_when_the_module_holds_more_than_a_model_then_the_model_is_described(tmp_path):
+    module = fit(tmp_path, callback(), module=Learner)
+    saved = tmp_path / "step=4.ckpt"
+    assert passes(saved)
+    record = read_manifest(saved).checkpoint
+    assert (record.state.path, record.state.prefix) == (["state_dict"], "net._orig_mod.")
+    assert "state_dict.criterion" in record.extras
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(manifest.load(saved)(images), module.net.eval()(images))
+    convert(saved, tmp_path / "net.safetensors")
+    assert passes(tmp_path / "net.safetensors")
 
 
 def test_fit_when_a_checkpoint_is_removed_then_its_sidecars_are(described):
