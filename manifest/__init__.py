@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
     from manifest.hooks.distributed import describe_distributed as describe_distributed
     from manifest.hooks.distributed import save_distributed as save_distributed
+    from manifest.hooks.recording import recording as recording
     from manifest.hooks.torch_save import torch_save as torch_save
     from manifest.workflows.auditing import audit as audit
     from manifest.workflows.comparing import answer as answer
@@ -51,6 +52,7 @@ _HOMES = {
     "load": "manifest.workflows.loading",
     "load_checkpoint": "manifest.workflows.resuming",
     "load_transforms": "manifest.workflows.loading",
+    "recording": "manifest.hooks.recording",
     "save": "manifest.workflows.saving",
     "save_distributed": "manifest.hooks.distributed",
     "seed_worker": "manifest.determinism.switches",
@@ -58,7 +60,12 @@ _HOMES = {
     "verify": "manifest.workflows.verifying",
 }
 
-_LIBRARIES = {"timm": "manifest.hooks.timm", "torchvision": "manifest.hooks.torchvision"}
+_LIBRARIES = {
+    "lightning": "manifest.hooks.lightning",
+    "timm": "manifest.hooks.timm",
+    "torchvision": "manifest.hooks.torchvision",
+    "transformers": "manifest.hooks.transformers",
+}
 """Modules, by the names of the libraries whose calls are in them."""
 
 __all__ = [*_HOMES, *_LIBRARIES, "__version__"]

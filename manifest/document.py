@@ -58,7 +58,7 @@ class State(_Part):
     """Where the weights are inside the checkpoint's object."""
 
     path: list[str] = Field(default_factory=list, description="Keys from the root to the state dict.")
-    prefix: str = Field(default="", description="Wrapper prefix that every stored name has, such as `module.`.")
+    prefix: str = Field(default="", description="What their stored names begin with, such as `module.` or `net.`.")
 
 
 class CheckpointRecord(_Part):
@@ -76,6 +76,9 @@ class TensorRecord(_Part):
     alias: str | None = Field(
         default=None, exclude_if=_is_none, description="The first name of the same storage, for a tied weight."
     )
+    stored: str | None = Field(
+        default=None, exclude_if=_is_none, description="Its name in the file, where the model has another."
+    )
 
 
 class Weights(_Part):
@@ -83,6 +86,20 @@ class Weights(_Part):
     parameters: int = Field(ge=0, description="Elements of all tensors; tied ones once.")
     dtypes: dict[str, int] = Field(description="Number of tensors of each element type.")
     tensors: list[TensorRecord]
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Names of tied weights, each with the first name of the same one."""
+        return {each.name: each.alias for each in self.tensors if each.alias is not None}
+
+    def under_own_names(self) -> Weights:
+        """The same in a file that has the model's names for them."""
+        return self.model_copy(update={"tensors": [each.model_copy(update={"stored": None}) for each in self.tensors]})
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """Names in the file that are not the model's, each with the model's."""
+        return {each.stored: each.name for each in self.tensors if each.stored is not None}
 
 
 class Preprocess(_Part):

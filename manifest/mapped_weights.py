@@ -66,12 +66,13 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
     Raises:
         ArchitectureError: A name is missing or unexpected, or a shape differs.
     """
+    tied = ties(module)
+    checkpoint.tie(tied)
     if problems := misfits(module, checkpoint, absent=absent):
         raise ArchitectureError(
             f"The weights of {checkpoint.path.name} do not fit the architecture ({'; '.join(problems)}); "
             "name the architecture that they were trained in."
         )
-    tied = ties(module)
     values = {}
     for name, slot in module.state_dict().items():
         if name in checkpoint.tensors:

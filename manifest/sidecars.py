@@ -98,7 +98,7 @@ def read_sidecars(checkpoint: Path) -> SidecarContents:
     Raises:
         NoManifestError: There is no manifest beside it.
     """
-    sidecars = Sidecars(checkpoint)
+    sidecars = Sidecars(_described(checkpoint))
     pending = _pending(sidecars)
     if pending is not None:
         return pending
@@ -134,7 +134,16 @@ def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Pat
 
 
 def has_manifest(checkpoint: Path) -> bool:
-    """Whether a manifest, published or pending, lies beside a file."""
+    """Whether a manifest, published or pending, lies beside a file, or beside the one that a link leads to."""
+    return _has_own(_described(checkpoint))
+
+
+def _described(checkpoint: Path) -> Path:
+    """Where the sidecars are: beside a link itself, or else beside what it leads to."""
+    return checkpoint.resolve() if checkpoint.is_symlink() and not _has_own(checkpoint) else checkpoint
+
+
+def _has_own(checkpoint: Path) -> bool:
     sidecars = Sidecars(checkpoint)
     return sidecars.manifest.is_file() or sidecars.pending_manifest.is_file()
 

@@ -4,7 +4,15 @@ Nothing here imports torch, unpickles, or runs anything out of a file. A contain
 entry in `opening.CONTAINERS`.
 """
 
-from manifest.checkpoint.opening import Checkpoint, open_checkpoint, require_undamaged
+from manifest.checkpoint.opening import Checkpoint, View, open_checkpoint, require_undamaged
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
 
-__all__ = ["Checkpoint", "CompositeTensor", "StoredTensor", "StridedTensor", "open_checkpoint", "require_undamaged"]
+__all__ = [
+    "Checkpoint",
+    "CompositeTensor",
+    "StoredTensor",
+    "StridedTensor",
+    "View",
+    "open_checkpoint",
+    "require_undamaged",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from manifest.checkpoint import (
 from manifest.checkpoint.contents import Candidate, Container, Contents
 from manifest.checkpoint.escaping import printable, printable_list
 from manifest.checkpoint.files import Files, stays_home
+from manifest.checkpoint.state_dicts import first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
 from manifest.checkpoint.zip_records import wrong_checksum
 from manifest.digests import bytes_digest, composite_digest, streamed_tensor_digest
@@ -48,6 +50,22 @@ CONTAINERS: tuple[Container, ...] = (
 )
 
 _WORTH_REMEMBERING = 4_096  # bytes; below, digesting again costs less than remembering the digest
+
+
+@dataclass(frozen=True)
+class View:
+    """Which of the weights in a checkpoint are meant, and what they are called.
+
+    Attributes:
+        path: The keys that lead to them inside the object.
+        within: What their stored names begin with where they are a part of those under the keys: a module in a larger
+            one. They are called without it. Empty for all.
+        names: Stored name, without that → name, where the writer of the file and the model do not agree.
+    """
+
+    path: tuple[str, ...]
+    within: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -89,14 +107,17 @@ class Checkpoint:
         self._blake3: list[str] | None = None
         self._digests: dict[str, str] = {}
         self._told: dict[int, str] = {}
+        self._within = ""
+        self._names: dict[str, str] = {}
         self._take(contents.candidates[0])
 
     def _take(self, chosen: Candidate) -> None:
-        self.tensors = chosen.tensors
-        self.state_path = chosen.path
-        self.prefix = chosen.prefix
-        self.extras = chosen.extras
-        self.unlisted = chosen.unlisted
+        part = _part(chosen, self._within)
+        self.tensors = renamed(part.tensors, self._names)
+        self.state_path = part.path
+        self.prefix = part.prefix
+        self.extras = part.extras
+        self.unlisted = part.unlisted
 
     def choose(self, path: str | Sequence[str]) -> None:
         """Mean another of the candidates, by the keys that lead to it, as they are or joined with dots.
@@ -115,6 +136,35 @@ class Checkpoint:
                 "name one of these."
             )
         self._take(found)
+
+    @property
+    def view(self) -> View:
+        """Which of its weights are meant, and what they are called."""
+        return View(self.state_path, self._within, self._names)
+
+    def show(self, view: View) -> None:
+        """Mean what another opening of the same checkpoint does; what is chosen later is shown in the same way.
+
+        Raises:
+            InputError: There are no weights under these keys.
+        """
+        self._within, self._names = view.within, dict(view.names)
+        self.choose(view.path)
+
+    def tie(self, tied: Mapping[str, str]) -> None:
+        """Know tensors by their other names too, under which some writers do not store them a second time.
+
+        Args:
+            tied: Of a model's tied weights: name → the name of the same weight that comes first.
+        """
+        names: dict[str, list[str]] = {}
+        for name, first in tied.items():
+            names.setdefault(first, [first]).append(name)
+        for same in names.values():
+            stored = next((self.tensors[name] for name in same if name in self.tensors), None)
+            if stored is not None:
+                missing = {name: replace(stored, name=name) for name in same if name not in self.tensors}
+                self.tensors = {**self.tensors, **missing}
 
     @property
     def size(self) -> int:
@@ -221,6 +271,29 @@ class Checkpoint:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def renamed(tensors: dict[str, StoredTensor], names: Mapping[str, str]) -> dict[str, StoredTensor]:
+    """Tensors by other names, each where no tensor has that name already."""
+    called = {name: names[name] for name in tensors if name in names and names[name] not in tensors}
+    return {called.get(name, name): tensor for name, tensor in tensors.items()} if called else tensors
+
+
+def _part(candidate: Candidate, within: str) -> Candidate:
+    """Those tensors whose stored names begin so, the others being extras; all where none does."""
+    inner = within[len(candidate.prefix) :] if within.startswith(candidate.prefix) else ""
+    tensors = {name.removeprefix(inner): each for name, each in candidate.tensors.items() if name.startswith(inner)}
+    if not inner or not tensors:
+        return candidate
+    unlisted = {name.removeprefix(inner): kind for name, kind in candidate.unlisted.items() if name.startswith(inner)}
+    outside = dict.fromkeys(name.partition(".")[0] for name in candidate.tensors if not name.startswith(inner))
+    return replace(
+        candidate,
+        tensors=tensors,
+        prefix=within,
+        unlisted=unlisted,
+        extras=(*candidate.extras, *first_extras(list(outside), candidate.path)),
+    )
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

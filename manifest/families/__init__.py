@@ -226,6 +226,9 @@ class Family(Protocol):
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         """Ways to run the same weights that this library's own config can say, and that give other outputs."""
 
+    def stored_names(self, module: nn.Module) -> Mapping[str, str]:
+        """Names that the library's own writer gives to tensors instead of the module's: name in the file → name."""
+
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         """In what a model asked for would differ from the recorded one, where that changes outputs."""
 

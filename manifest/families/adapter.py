@@ -226,6 +226,10 @@ class Adapter(ABC):
         del architecture
         return ()
 
+    def stored_names(self, module: nn.Module) -> Mapping[str, str]:
+        del module
+        return {}
+
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         found = []
         if asked.activations != recorded.activations:

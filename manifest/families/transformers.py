@@ -21,7 +21,15 @@ from manifest.families import Creation, Variant
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.open_clip_inputs import load_preprocess
 from manifest.families.readings import most_likely, of_prompts
-from manifest.families.transformers_building import ATTENTION, build, config_of, data_of, directory_config, model_class
+from manifest.families.transformers_building import (
+    ATTENTION,
+    build,
+    config_of,
+    data_of,
+    directory_config,
+    model_class,
+    stored_names,
+)
 from manifest.families.transformers_inputs import USUAL_SIDE, plain_preprocess, recorded_preprocess
 from manifest.families.values import as_data
 from manifest.golden.flatten import flatten
@@ -187,6 +195,9 @@ class Transformers(Adapter):
         logits = outputs["class_logits"]
         categories = [str(labels.get(str(index), index)) for index in range(logits.shape[-1])]
         return most_likely(logits, inputs.names["images"], categories)
+
+    def stored_names(self, module: nn.Module) -> Mapping[str, str]:
+        return stored_names(module)
 
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         now = next(iter(_hidden_acts(architecture.config)), None)

@@ -147,6 +147,26 @@ def build(class_name: str, data: Mapping[str, Any], precision: str) -> nn.Module
     return built
 
 
+def stored_names(module: nn.Module) -> dict[str, str]:
+    """Names that `save_pretrained` gives to tensors: since version 5, transformers renames those of older files.
+
+    Returns:
+        Name in the file → name in the module, where they differ. None where tensors are merged or split as well: such
+        a file does not hold the tensors of the module.
+    """
+    own = {name: torch.empty(0) for name in module.state_dict()}
+    names = {id(tensor): name for name, tensor in own.items()}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        stored = revert_weight_conversion(module, dict(own))
+    except Exception:  # a version without it, or it does to tensors what it cannot do to empty ones
+        return {}
+    if any(id(tensor) not in names for tensor in stored.values()):
+        return {}
+    return {name: names[id(tensor)] for name, tensor in stored.items() if names[id(tensor)] != name}
+
+
 def directory_config(directory: Path) -> tuple[str | None, dict[str, Any]]:
     """The model class that a directory's `config.json` names, if it does, and its content.
 

@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from manifest.families import creation_of, made, unwrap
+from manifest.errors import ArchitectureError
+from manifest.families import creation_of, family_of, made, unwrap
 
 Tensors = Mapping[str, torch.Tensor]
+
+_LIGHTNING = ("lightning.", "pytorch_lightning.")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,43 @@ def owner_of(state: Tensors, prefix: str = "") -> Owner | None:
         if all(_has_values(own[name], tensor) for name, tensor in state.items()):
             return Owner(module, live=True)
     return Owner(known[0], live=False) if known else None
+
+
+def model_in(module: nn.Module) -> tuple[str, nn.Module]:
+    """The model that some weights are to be described as: the module itself, or the one that it is there to train.
+
+    A LightningModule is no model of any library, and holds one, which may have any name and others beside it, such as a
+    loss with weights of its own. The largest is meant. One that is known as a class of the user's own is left for a
+    library's model only.
+
+    Returns:
+        The path from the module to it, empty or with a dot at its end, and the model.
+    """
+    itself = _family_name(module)
+    if itself is not None and not any(kind.__module__.startswith(_LIGHTNING) for kind in type(module).__mro__):
+        return "", module
+    passed_over = (None,) if itself is None else (None, itself)
+    found: dict[str, nn.Module] = {}
+    for path, child in module.named_modules():
+        if path and not path.startswith(tuple(found)) and _family_name(child) not in passed_over:
+            found[f"{path}."] = child
+    inner = max(found, key=lambda path: len(found[path].state_dict()), default="")
+    return inner, found.get(inner, module)
+
+
+def stored_names(saved: Any) -> Mapping[str, str]:
+    """Of a module that was saved as such: the names that its library gives to tensors in the file → the module's."""
+    if not isinstance(saved, nn.Module) or _family_name(unwrap(saved)) is None:
+        return {}
+    return family_of(unwrap(saved)).stored_names(unwrap(saved))
+
+
+def _family_name(module: nn.Module) -> str | None:
+    """The family of a module, None where it has none."""
+    try:
+        return family_of(module).name
+    except ArchitectureError:
+        return None
 
 
 def namesake_of(state: Tensors) -> nn.Module | None:
@@ -117,10 +157,16 @@ def _may_have(module: nn.Module, first: str) -> bool:
 
 
 def _same_names(own: Tensors, state: Tensors) -> bool:
-    """Whether a module has the names and shapes of a state dict; one without weights, as rebuilt here, has not."""
-    if any(tensor.is_meta for tensor in own.values()):
+    """Whether the names are a module's, but for other names of the same weights, which some writers leave out.
+
+    One without weights, as rebuilt here, has none.
+    """
+    if not state.keys() <= own.keys() or any(tensor.is_meta for tensor in own.values()):
         return False
-    return own.keys() == state.keys() and all(own[name].shape == tensor.shape for name, tensor in state.items())
+    there = {id(own[name]) for name in state}
+    return all(id(tensor) in there for tensor in own.values()) and all(
+        own[name].shape == tensor.shape for name, tensor in state.items()
+    )
 
 
 def _is_same(own: torch.Tensor, other: torch.Tensor) -> bool:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeGuard
+from types import ModuleType
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import nn
 
 from manifest.errors import InputError
+from manifest.families import unwrap
 from manifest.golden.floor import Thoroughness
 from manifest.hooks.makers import remember_makers
-from manifest.hooks.patches import Function, Patches
+from manifest.hooks.patches import Function, Patches, Wrapping
 from manifest.hooks.scribe import Scribe
 from manifest.sidecars import at_own_work, own_work
 from manifest.signing import PrivateKey, private_key
@@ -63,12 +66,36 @@ def recording(
     Yields:
         What has been described, left alone and failed so far.
     """
+    scribe = new_scribe(key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict)
+    with scribe, Patches() as patches, _Savers(scribe) as savers:
+        savers.install(patches)
+        remember_makers(patches)
+        yield scribe
+        savers.look_at_open_files()
+
+
+def new_scribe(
+    key: str | os.PathLike[str] | PrivateKey | None,
+    golden: When | str,
+    floor: Thoroughness | str,
+    partial: Sequence[str],
+    *,
+    passphrase: bytes | None = None,
+    dataset: str | None = None,
+    strict: bool,
+) -> Scribe:
+    """What describes checkpoints, by the arguments of `recording`.
+
+    Raises:
+        InputError: One of them is none of those there are.
+        KeyFileError: The key cannot be used.
+    """
     try:
         when = When(golden)
     except ValueError:
         raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
     asking = asking_of(floor, (), ())
-    scribe = Scribe(
+    return Scribe(
         signer=None if key is None else private_key(key, passphrase),
         asking=asking if when is When.EVERY else None,
         asking_last=asking if when is When.LAST else None,
@@ -76,21 +103,27 @@ def recording(
         dataset=dataset,
         strict=strict,
     )
-    with scribe, Patches() as patches:
-        savers = _Savers(scribe)
-        savers.install(patches)
-        remember_makers(patches)
-        yield scribe
-        savers.look_at_open_files()
 
 
 class _Savers:
-    """The functions that stand in for those that write, rename, copy and remove files."""
+    """The functions that stand in for those that write, rename, copy and remove files.
+
+    A context manager, inside which those of recordings around it do nothing.
+    """
+
+    _all: ClassVar[list[_Savers]] = []
 
     def __init__(self, scribe: Scribe) -> None:
         self._scribe = scribe
         self._process = os.getpid()
         self._open: list[tuple[Any, Path]] = []
+
+    def __enter__(self) -> _Savers:
+        self._all.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._all.remove(self)
 
     def install(self, patches: Patches) -> None:
         patches.wrap("torch.serialization", {"save": self._torch_save, "load": self._load})
@@ -99,11 +132,16 @@ class _Savers:
         patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}
         patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
-        patches.wrap("shutil", {"copyfile": self._copy})
-        patches.when_imported(
-            "transformers.modeling_utils",
-            lambda module: patches.wrap_method(module.PreTrainedModel, "save_pretrained", self._save_pretrained),
-        )
+        patches.wrap("shutil", {"copyfile": self._copy, "rmtree": self._remove})
+        for module, owner, name, wrapping in (
+            ("transformers.modeling_utils", "PreTrainedModel", "save_pretrained", self._save_pretrained),
+            ("accelerate.accelerator", "Accelerator", "save_model", self._save_model),
+            ("lightning.fabric.plugins.io.torch_io", "TorchCheckpointIO", "save_checkpoint", self._save_checkpoint),
+            ("lightning_fabric.plugins.io.torch_io", "TorchCheckpointIO", "save_checkpoint", self._save_checkpoint),
+            ("lightning.pytorch.trainer.trainer", "Trainer", "save_checkpoint", self._save_in_parts),
+            ("pytorch_lightning.trainer.trainer", "Trainer", "save_checkpoint", self._save_in_parts),
+        ):
+            patches.when_imported(module, functools.partial(_wrap_method, patches, owner, name, wrapping))
 
     def look_at_open_files(self) -> None:
         """Describe what was saved into files that the script itself opened, and that it has closed since."""
@@ -153,14 +191,15 @@ class _Savers:
         return save
 
     def _save_pretrained(self, original: Function) -> Function:
-        """A model in several files is described when its index is there; one in a single file already was."""
+        """A model in several files is described when its index is there, and one whose tensors were renamed."""
 
         def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(model, save_directory, *args, **kwargs)
-            directory = Path(save_directory).absolute()
-            if self._is_on() and any(directory.glob("*.safetensors.index.json")):
+            self._look_at_index(save_directory, model)
+            alone = _absolute(save_directory) / "model.safetensors"
+            if self._is_on() and self._scribe.was_left_alone(alone):
                 with own_work():
-                    self._scribe.describe(directory, model)
+                    self._scribe.describe(alone, model)
             return result
 
         return save_pretrained
@@ -185,6 +224,48 @@ class _Savers:
 
         return load_state_dict
 
+    def _save_model(self, original: Function) -> Function:
+        """Of accelerate, which writes one file or several as transformers does."""
+
+        def save_model(accelerator: Any, model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(accelerator, model, save_directory, *args, **kwargs)
+            self._look_at_index(save_directory, unwrap(model))
+            return result
+
+        return save_model
+
+    def _look_at_index(self, save_directory: Any, model: Any) -> None:
+        directory = _absolute(save_directory)
+        if self._is_on() and any(directory.glob("*.index.json")):
+            with own_work():
+                self._scribe.describe(directory, model)
+
+    def _save_checkpoint(self, original: Function) -> Function:
+        """Of Lightning, which serialises into memory, and then writes and renames a file."""
+
+        def save_checkpoint(io: Any, checkpoint: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(io, checkpoint, path, *args, **kwargs)
+            place = _absolute(path)
+            if self._is_on() and place.is_file():
+                with own_work():
+                    self._scribe.describe(place, checkpoint)
+            return result
+
+        return save_checkpoint
+
+    def _save_in_parts(self, original: Function) -> Function:
+        """Of Lightning's trainer, some of whose strategies write a directory."""
+
+        def save_checkpoint(trainer: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(trainer, filepath, *args, **kwargs)
+            place = _absolute(filepath)
+            if self._is_on() and place.is_dir() and place not in self._scribe.described:
+                strategy = type(trainer.strategy).__name__
+                self._scribe.leave_alone(place, f"{strategy} saves what each process has, and no process has all of it")
+            return result
+
+        return save_checkpoint
+
     def _rename(self, original: Function) -> Function:
         def rename(src: Any, dst: Any, **kwargs: Any) -> Any:
             if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
@@ -204,22 +285,26 @@ class _Savers:
         return copy
 
     def _remove(self, original: Function) -> Function:
-        def remove(path: Any, **kwargs: Any) -> Any:
-            if not self._is_on() or kwargs or not _is_name(path):
-                return original(path, **kwargs)
+        def remove(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or kwargs.get("dir_fd") is not None or not _is_name(path):
+                return original(path, *args, **kwargs)
             with own_work():
-                return self._scribe.removed(_absolute(path), lambda: original(path))
+                return self._scribe.removed(_absolute(path), lambda: original(path, *args, **kwargs))
 
         return remove
 
     def _is_on(self) -> bool:
-        """Whether a call is the script's own, in the process that records."""
-        return not at_own_work() and os.getpid() == self._process
+        """Whether a call is the script's own, in the process that records, and for this recording to look at."""
+        return not at_own_work() and self._all[-1:] == [self] and os.getpid() == self._process
 
     def _note_open_file(self, file: Any) -> None:
         name = getattr(file, "name", None)
         if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
             self._open.append((file, Path(name).absolute()))
+
+
+def _wrap_method(patches: Patches, owner: str, name: str, wrapping: Wrapping, module: ModuleType) -> None:
+    patches.wrap_method(getattr(module, owner), name, wrapping)
 
 
 def _is_name(path: Any) -> TypeGuard[str | os.PathLike[str]]:

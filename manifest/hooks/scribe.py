@@ -8,12 +8,13 @@ each component and the signature follow in a thread of their own. Until they are
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,8 +22,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from manifest.checkpoint import Checkpoint, CompositeTensor, open_checkpoint
-from manifest.checkpoint.contents import Candidate
+from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoint
+from manifest.checkpoint.opening import renamed
 from manifest.digests import bytes_digests, files_digests
 from manifest.document import Architecture, Manifest, Provenance
 from manifest.errors import CheckpointError, ManifestError, one_line
@@ -33,7 +34,7 @@ from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.hooks.distributed import describe_distributed
 from manifest.hooks.origins import Origins
-from manifest.hooks.owners import Owner, namesake_of, owner_of, tensors_in
+from manifest.hooks.owners import Owner, model_in, namesake_of, owner_of, stored_names, tensors_in
 from manifest.mapped_weights import mapped_tensor
 from manifest.sidecars import (
     clear_sidecars,
@@ -48,6 +49,7 @@ from manifest.workflows.describing import Asking, Description, manifest_of
 from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.workflows.signing import publish_signed
+from manifest.workflows.subject import show_recorded
 from manifest.workflows.together import Together
 
 _WAITING = 4
@@ -130,6 +132,8 @@ class Scribe:
         self._worker = threading.Thread(target=self._work, name="manifest-scribe", daemon=True)
         self._jobs: dict[Path, _Job] = {}
         self._architectures: WeakKeyDictionary[nn.Module, tuple[Architecture, nn.Module]] = WeakKeyDictionary()
+        self._thread = threading.get_ident()
+        self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
 
     def __enter__(self) -> Scribe:
@@ -137,6 +141,7 @@ class Scribe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.catch_up()
         self._queue.put(None)
         self._worker.join()
         if self._asking_last is not None:
@@ -159,6 +164,9 @@ class Scribe:
     def describe(self, path: Path, saved: Any, digests: list[tuple[str, str]] | None = None) -> None:
         """Describe a checkpoint that is there: now what takes the model, later the rest.
 
+        To ask a model is to change its mode, and torch's generators, for a moment. So what another thread than the one
+        that began has saved waits for the next call of that thread.
+
         Args:
             path: A file, or a directory of shards.
             saved: The object that was written, whose tensors say which model's they are; a module or a state dict, or
@@ -168,6 +176,24 @@ class Scribe:
         if _rank():
             self.leave_alone(path, f"process {_rank()} saved it, and process 0 writes the manifests")
             return
+        if threading.get_ident() != self._thread:
+            with self._lock:
+                clear_sidecars(path)
+                self._from_other_threads.append(path)
+            return
+        self.catch_up()
+        self._describe(path, saved, digests)
+
+    def catch_up(self) -> None:
+        """Describe what other threads have saved, as far as it is still there."""
+        with self._lock:
+            waiting = [path for path in dict.fromkeys(self._from_other_threads) if path.exists()]
+            self._from_other_threads.clear()
+        for path in waiting:
+            with own_work():
+                self._describe(path, None)
+
+    def _describe(self, path: Path, saved: Any, digests: list[tuple[str, str]] | None = None) -> None:
         with self._failing(path):
             clear_sidecars(path)
             job = self._look(path, saved)
@@ -207,12 +233,22 @@ class Scribe:
         return result
 
     def wait(self) -> None:
-        """Wait for the manifests that are being written."""
+        """Wait until all that was described has its manifest."""
         self._queue.join()
+
+    def warn_of_none(self) -> None:
+        """Warn where something was saved, and nothing has a manifest although nothing failed."""
+        if self.left_alone and not self.described and not self.failed:
+            path, why = self.left_alone[-1]
+            warnings.warn(f"No checkpoint got a manifest; of {path.name}: {why}", NoManifestWarning, stacklevel=2)
 
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
+
+    def was_left_alone(self, path: Path) -> bool:
+        """Whether a file got no manifest, for want of a model."""
+        return any(place == path for place, _ in self.left_alone)
 
     def renamed(self, old: Path, new: Path, rename: Callable[[], Any]) -> Any:
         """Do a renaming of the script's, so that manifests go with their checkpoints."""
@@ -221,6 +257,7 @@ class Scribe:
             if new.is_file() and has_manifest(new):
                 clear_sidecars(new)  # it is about to describe what is no longer there
             result = rename()
+            self._from_other_threads = [new if path == old else path for path in self._from_other_threads]
             for place, job in moved.items():
                 del self._jobs[place]
                 job.place = new if place == old else new / place.relative_to(old)
@@ -246,11 +283,13 @@ class Scribe:
             return result
 
     def removed(self, path: Path, remove: Callable[[], Any]) -> Any:
-        """Do a removing of the script's, so that no manifest stays behind."""
+        """Do a removing of the script's, of a file or a directory, so that no manifest stays behind or comes later."""
         with self._lock:
             result = remove()
-            if self._jobs.pop(path, None) is not None or has_manifest(path):
-                clear_sidecars(path)
+            self._jobs = {place: job for place, job in self._jobs.items() if path not in (place, *place.parents)}
+            with contextlib.suppress(OSError):  # where a sidecar's name would be too long, there is none
+                if has_manifest(path):
+                    clear_sidecars(path)
                 _error_file(path).unlink(missing_ok=True)
             return result
 
@@ -268,8 +307,8 @@ class Scribe:
             self.leave_alone(path, f"no model in memory has just the {count} tensors that it holds")
             return None
         descriptions = [
-            self._description(stored if not index else open_checkpoint(path), candidate, owner)
-            for index, (candidate, owner) in enumerate(owners)
+            self._description(stored if not index else open_checkpoint(path), view, owner)
+            for index, (view, owner) in enumerate(owners)
         ]
         module = owners[0][1].module
         self._git = self._git or git_facts()  # once: what runs was read when the training began
@@ -278,8 +317,8 @@ class Scribe:
         parents = [*provenance.parents, *(each for each in self.origins.of(module) if each not in provenance.parents)]
         return _Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
 
-    def _description(self, stored: Checkpoint, candidate: Candidate, owner: Owner) -> Description:
-        stored.choose(candidate.path)
+    def _description(self, stored: Checkpoint, view: View, owner: Owner) -> Description:
+        stored.show(view)
         creation = creation_of(owner.module)
         adapter = family_of(owner.module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
@@ -308,7 +347,7 @@ class Scribe:
     def _work(self) -> None:
         with own_work():
             while (job := self._queue.get()) is not None:
-                with self._failing(job):
+                with _kept_age(job.place), self._failing(job):
                     self._write_down(job)
                 self._queue.task_done()
 
@@ -357,7 +396,7 @@ class Scribe:
             return
         with self._failing(job.place), open_checkpoint(job.place) as stored:
             manifest = job.manifest
-            stored.choose(manifest.checkpoint.state.path)
+            show_recorded(stored, manifest)
             adapter = family(manifest.architecture.family)
             runs = [str(manifest.architecture.name).partition(":")[0]] if adapter.name == "callable" else []
             with granted(runs):
@@ -366,6 +405,7 @@ class Scribe:
             self._publish(job, job.place)
 
     def _remember(self, job: _Job) -> None:
+        self.left_alone = [(place, why) for place, why in self.left_alone if place != job.place]
         self._jobs.pop(job.place, None)  # to the end
         self._jobs[job.place] = job
         while len(self._jobs) > _REMEMBERED:
@@ -418,10 +458,12 @@ def _write_and_replace(path: Path, write: Write, hashing: bool) -> list[tuple[st
         raise
 
 
-def _owners(stored: Checkpoint, saved: Any) -> list[tuple[Candidate, Owner]]:
+def _owners(stored: Checkpoint, saved: Any) -> list[tuple[View, Owner]]:
     """The sets of weights in a file that are a model's, each with the model."""
+    names = stored_names(saved)
     found = []
-    for candidate in stored.candidates:
+    for each in stored.candidates:
+        candidate = replace(each, tensors=renamed(each.tensors, names))
         tensors: Mapping[str, torch.Tensor] = tensors_in(saved, candidate.path, candidate.prefix, candidate.tensors)
         if len(tensors) < len(candidate.tensors):  # saved in a form that only the file tells
             plain = {name: each for name, each in candidate.tensors.items() if not isinstance(each, CompositeTensor)}
@@ -429,7 +471,9 @@ def _owners(stored: Checkpoint, saved: Any) -> list[tuple[Candidate, Owner]]:
         if len(tensors) == len(candidate.tensors) > 0:
             owner = owner_of(tensors, candidate.prefix)
             if owner is not None:
-                found.append((candidate, owner))
+                inner, model = model_in(owner.module)
+                within = candidate.prefix + inner if inner else ""
+                found.append((View(candidate.path, within), Owner(model, owner.live)))
     return found
 
 
@@ -447,6 +491,23 @@ def _namesake(saved: Mapping[str, Any]) -> tuple[str, nn.Module | None]:
             if module is not None:
                 return key, module
     return "", None
+
+
+@contextlib.contextmanager
+def _kept_age(place: Path) -> Iterator[None]:
+    """Afterwards, a checkpoint's directory is as old as before: trainers remove those that changed longest ago."""
+    try:
+        descriptor = os.open(place if place.is_dir() else place.parent, os.O_RDONLY)
+    except OSError:  # it has been removed, or the system opens no directories
+        yield
+        return
+    try:
+        before = os.fstat(descriptor)
+        yield
+        with contextlib.suppress(OSError):  # another user's directory
+            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+    finally:
+        os.close(descriptor)
 
 
 def _error_file(path: Path) -> Path:

@@ -20,6 +20,7 @@ from manifest.sidecars import (
 )
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.signing import publish_signed
+from manifest.workflows.subject import show_recorded
 
 
 def convert(
@@ -60,9 +61,10 @@ def convert(
     signer = None if key is None else private_key(key, passphrase)
     recorded = read_manifest(source) if has_manifest(source) else None
     with open_checkpoint(source) as stored, staging(target) as staged:
-        chosen = state if state is not None or recorded is None else recorded.checkpoint.state.path
-        if chosen is not None:
-            stored.choose(chosen)
+        if recorded is not None:
+            show_recorded(stored, recorded)
+        if state is not None:
+            stored.choose(state)
         try:
             check_writable(stored)
         except CheckpointError as error:
@@ -88,6 +90,7 @@ def convert(
         manifest = recorded.model_copy(
             update={
                 "signer": signer.public.hint if signer else None,
+                "weights": recorded.weights.under_own_names(),
                 "checkpoint": CheckpointRecord(
                     container="safetensors", files=[File(path=target.name, size=size, blake3=blake3, sha256=sha)]
                 ),

@@ -10,7 +10,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -45,6 +45,7 @@ from manifest.golden.floor import Built, Elsewhere, Thoroughness
 from manifest.golden.probe import Probe
 from manifest.golden.record import record
 from manifest.mapped_weights import assign, misfits
+from manifest.structure import ties
 from manifest.version import __version__
 from manifest.workflows.elsewhere import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.workflows.precision import in_float32, in_precision
@@ -150,10 +151,19 @@ class Description:
     @cached_property
     def _roles(self) -> dict[str, str]:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
+        self._call_as_the_model_does()
+        self.checkpoint.tie(ties(self._module))
         roles = self.family.roles(self.architecture, self._module.state_dict())
         _require_known(self.partial, roles)
         _require_fitting(self._module, self.checkpoint, self.architecture, roles)
         return roles
+
+    def _call_as_the_model_does(self) -> None:
+        there = self.checkpoint.tensors
+        names = self.family.stored_names(self._module if self.live is None else self.live)
+        others = {stored: name for stored, name in names.items() if stored in there and name not in there}
+        if others:
+            self.checkpoint.show(replace(self.checkpoint.view, names=others))
 
     @cached_property
     def _tensors(self) -> list[TensorRecord]:
@@ -244,6 +254,7 @@ def _files(checkpoint: Checkpoint, name: str, digests: Future[list[tuple[str, st
 
 def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
     aliases = checkpoint.aliases()
+    stored_names = {name: stored for stored, name in checkpoint.view.names.items()}
     return [
         TensorRecord(
             name=name,
@@ -251,6 +262,7 @@ def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
             dtype=stored.dtype,
             digest=checkpoint.digest(stored),
             alias=aliases.get(name),
+            stored=stored_names.get(name),
         )
         for name, stored in checkpoint.tensors.items()
     ]
@@ -348,7 +360,7 @@ def _elsewhere(checkpoint: Checkpoint, architecture: Architecture, threads: int)
 
     def ask_elsewhere() -> dict[str, Outputs]:
         return {
-            name: outputs_of_checkpoint(checkpoint.path, checkpoint.state_path, architecture, threads, variables)
+            name: outputs_of_checkpoint(checkpoint.path, checkpoint.view, architecture, threads, variables)
             for name, variables in INSTRUCTION_SETS.items()
         }
 

@@ -78,8 +78,8 @@ def doctor(
         try:
             original = original_of(opened)
             threads = torch.get_num_threads()
-            path, state = original.checkpoint.path, original.checkpoint.state_path
-            elsewhere = partial(outputs_of_checkpoint, path, state, original.architecture, threads, _HASHING)
+            path, view = original.checkpoint.path, original.checkpoint.view
+            elsewhere = partial(outputs_of_checkpoint, path, view, original.architecture, threads, _HASHING)
             return _examined(_Patient(opened.path.name, original.built, elsewhere), train)
         finally:
             opened.close()

@@ -10,14 +10,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint import View, open_checkpoint
 from manifest.document import Architecture
 from manifest.errors import ArchitectureError
 from manifest.families import Creation, family
@@ -35,7 +36,7 @@ _CHECKPOINT, _CREATION = "checkpoint", "creation"
 
 
 def outputs_of_checkpoint(
-    path: Path, state: Sequence[str], architecture: Architecture, threads: int, variables: Mapping[str, str]
+    path: Path, view: View, architecture: Architecture, threads: int, variables: Mapping[str, str]
 ) -> Outputs:
     """What the model of a checkpoint says to its family's probe in a process with other environment variables.
 
@@ -45,7 +46,7 @@ def outputs_of_checkpoint(
     question = {
         "kind": _CHECKPOINT,
         "path": str(path),
-        "state": list(state),
+        "view": asdict(view),
         "architecture": architecture.model_dump(mode="json", by_alias=True),
         "threads": threads,
     }
@@ -96,7 +97,7 @@ def answer(question: Mapping[str, Any]) -> Outputs:
         architecture = Architecture.model_validate(question["architecture"])
         adapter = family(architecture.family)
         stored = open_checkpoint(Path(question["path"]))
-        stored.choose(question["state"])
+        stored.show(View(**question["view"]))
         module = in_float32(adapter, architecture, stored)
     else:
         adapter = family(question["family"])

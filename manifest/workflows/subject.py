@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.checkpoint import Checkpoint, View, open_checkpoint
 from manifest.document import Manifest, parse
 from manifest.errors import CheckpointError
 from manifest.findings import ComponentVerdict, Kind, Outcome, Report
@@ -44,9 +44,8 @@ class Subject:
 
     def _as_recorded(self, stored: Checkpoint) -> Checkpoint:
         """With the weights chosen that the manifest describes, where they are still there."""
-        path = self.manifest.checkpoint.state.path
-        if any(candidate.path == tuple(path) for candidate in stored.candidates):
-            stored.choose(path)
+        if any(candidate.path == tuple(self.manifest.checkpoint.state.path) for candidate in stored.candidates):
+            show_recorded(stored, self.manifest)
         return stored
 
     def others(self) -> Iterator[Subject]:
@@ -64,6 +63,17 @@ class Subject:
 Check = Callable[[Subject], Climbed]
 
 _WORSE = (Outcome.SKIP, Outcome.PASS, Outcome.WARN, Outcome.FAIL)
+
+
+def show_recorded(stored: Checkpoint, manifest: Manifest) -> None:
+    """Mean the weights that a manifest describes, by the names that it has for them.
+
+    Raises:
+        InputError: They are not there.
+    """
+    state, weights = manifest.checkpoint.state, manifest.weights
+    stored.show(View(tuple(state.path), state.prefix, weights.stored))
+    stored.tie(weights.tied)
 
 
 def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:

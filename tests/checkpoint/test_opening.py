@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from manifest.checkpoint import StridedTensor, open_checkpoint
+from manifest.checkpoint import StridedTensor, View, open_checkpoint
 from manifest.digests import tensor_digest
 from manifest.errors import CheckpointError, InputError
 
@@ -198,3 +198,21 @@ def test_pipe_when_opened_then_is_refused_without_waiting(tmp_path):
 def test_path_when_it_has_a_null_character_then_is_an_input_error():
     with pytest.raises(InputError, match="Cannot open"):
         open_checkpoint(Path("a\0b"))
+
+
+def test_tie_when_a_name_is_not_stored_then_it_is_another_of_the_same_tensor(save):
+    with open_checkpoint(save(WEIGHTS)) as checkpoint:
+        checkpoint.tie({"second": "first", "logit_scale": "first", "unknown": "absent"})
+        assert list(checkpoint.tensors) == ["visual.proj", "logit_scale", "first", "second"]
+        assert checkpoint.aliases() == {"first": "logit_scale", "second": "logit_scale"}
+        assert checkpoint.candidates[0].tensors.keys() == WEIGHTS.keys()
+
+
+def test_show_when_a_part_is_meant_then_its_tensors_are_called_without_it_and_the_others_are_extras(save):
+    path = save({"state_dict": {"net.a.w": torch.ones(2), "net.b": torch.ones(1), "loss.w": torch.ones(3)}})
+    with open_checkpoint(path) as checkpoint:
+        checkpoint.show(View(("state_dict",), "net.", {"b": "bias"}))
+        assert list(checkpoint.tensors) == ["a.w", "bias"]
+        assert (checkpoint.prefix, checkpoint.extras) == ("net.", ("state_dict.loss",))
+        checkpoint.choose(("state_dict",))
+        assert list(checkpoint.tensors) == ["a.w", "bias"]
