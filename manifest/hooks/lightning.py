@@ -50,6 +50,7 @@ class ManifestCallback(_callback_class()):  # type: ignore[misc]
         golden: When | str = When.EVERY,
         floor: Thoroughness | str = Thoroughness.QUICK,
         partial: Sequence[str] = (),
+        dataset: str | None = None,
         strict: bool = False,
     ) -> None:
         """
@@ -59,12 +60,20 @@ class ManifestCallback(_callback_class()):  # type: ignore[misc]
             golden: Which saves get golden outputs: `every`, the `last`, or `none`.
             floor: How much time the numerics floor may take: `quick`, `full` or `none`.
             partial: Roles of components that are untrained by design.
+            dataset: A note on the data, for the record.
             strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
                 the checkpoint.
         """
         super().__init__()
         self._recording = functools.partial(
-            recording, key=key, passphrase=passphrase, golden=golden, floor=floor, partial=partial, strict=strict
+            recording,
+            key=key,
+            passphrase=passphrase,
+            golden=golden,
+            floor=floor,
+            partial=partial,
+            dataset=dataset,
+            strict=strict,
         )
         self._scribe: Scribe | None = None
 

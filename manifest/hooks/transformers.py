@@ -31,6 +31,7 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
         golden: When | str = When.EVERY,
         floor: Thoroughness | str = Thoroughness.QUICK,
         partial: Sequence[str] = (),
+        dataset: str | None = None,
         strict: bool = False,
     ) -> None:
         """
@@ -40,11 +41,12 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
             golden: Which saves get golden outputs: `every`, the `last`, or `none`.
             floor: How much time the numerics floor may take: `quick`, `full` or `none`.
             partial: Roles of components that are untrained by design.
+            dataset: A note on the data, for the record.
             strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
                 the checkpoint.
         """
         self._new_scribe = functools.partial(
-            new_scribe, key, golden, floor, partial, passphrase=passphrase, strict=strict
+            new_scribe, key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict
         )
         self._training = ExitStack()
         self._scribe: Scribe | None = None

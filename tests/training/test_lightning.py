@@ -158,8 +158,9 @@ def test_fit_when_only_the_last_is_asked_then_it_has_golden_outputs(tmp_path):
 
 def test_fit_when_it_is_signed_then_the_signature_holds(tmp_path):
     private, public = generate_keys(tmp_path / "release")
-    fit(tmp_path, callback(key=private, golden="none"))
+    fit(tmp_path, callback(key=private, golden="none", dataset="noise"))
     assert manifest.verify(tmp_path / "step=4.ckpt", key=public, fast=True).exit_code == 0
+    assert "noise" in (tmp_path / "step=4.ckpt.manifest.json").read_text()
 
 
 def test_fit_when_the_strategy_saves_in_parts_then_they_are_left_alone_with_the_reason(tmp_path):
