@@ -116,11 +116,9 @@ def test_timms_own_saver_is_followed_through_links_copies_and_removals(
     assert manifest.verify(checkpoints[0]).passed
 
 
-@pytest.mark.parametrize("launcher", [["torchrun"], ["python", "-m", "torch.distributed.run"]], ids=["torchrun", "-m"])
-def test_under_torchrun_process_0_writes_the_manifests(
-    script: Callable[..., Ended], tmp_path: Path, launcher: list[str]
-) -> None:
+def test_under_torchrun_process_0_writes_the_manifests(script: Callable[..., Ended], tmp_path: Path) -> None:
     options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    launcher = ["python", "-m", "torch.distributed.run"]
     ended = script("--verbose", "--", *launcher, *options, SCRIPTS / "two_processes.py", tmp_path)
     assert ended.code == 0, ended
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".json", ".pt")) == [
