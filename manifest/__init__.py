@@ -68,16 +68,16 @@ _LIBRARIES = {
 }
 """Modules, by the names of the libraries whose calls are in them."""
 
-__all__ = [*_HOMES, *_LIBRARIES, "__version__"]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LIBRARIES:
         return import_module(_LIBRARIES[name])
     if name not in _HOMES:
-        raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
+        raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(__dir__())}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_LIBRARIES])

@@ -36,7 +36,7 @@ class Patches:
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.meta_path.remove(self._waiting)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self._waiting]
         _rebind({id(new): (new, old) for old, new in self._originals.values()})
         self._originals.clear()
         for owner, name, original in reversed(self._methods):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeGuard
+from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
@@ -116,7 +117,7 @@ class _Savers:
     def __init__(self, scribe: Scribe) -> None:
         self._scribe = scribe
         self._process = os.getpid()
-        self._open: list[tuple[Any, Path]] = []
+        self._open: list[tuple[ReferenceType[Any], Path]] = []
 
     def __enter__(self) -> _Savers:
         self._all.append(self)
@@ -145,9 +146,10 @@ class _Savers:
 
     def look_at_open_files(self) -> None:
         """Describe what was saved into files that the script itself opened, and that it has closed since."""
-        for file, path in list(self._open):
-            if file.closed:
-                self._open.remove((file, path))
+        for kept, path in list(self._open):
+            file = kept()
+            if file is None or file.closed:
+                self._open.remove((kept, path))
                 with own_work():
                     self._scribe.describe(path, None)
 
@@ -300,7 +302,8 @@ class _Savers:
     def _note_open_file(self, file: Any) -> None:
         name = getattr(file, "name", None)
         if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
-            self._open.append((file, Path(name).absolute()))
+            # Not the file itself, which may be closed by nobody's holding it any more.
+            self._open.append((ref(file), _absolute(name)))
 
 
 def _wrap_method(patches: Patches, owner: str, name: str, wrapping: Wrapping, module: ModuleType) -> None:

@@ -425,7 +425,8 @@ class Scribe:
                 if path.exists():
                     _error_file(path).write_text(f"{path.name} got no manifest: {why}\n", encoding="utf-8")
             if not self._strict:
-                warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
+                with contextlib.suppress(NoManifestWarning):  # where warnings are made errors
+                    warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
             elif threading.current_thread() is not self._worker:
                 raise
 

@@ -37,6 +37,7 @@ def load(
     verify: Verify = "full",
     device: str = "cpu",
     allow: Sequence[str] = (),
+    state: str | None = None,
 ) -> nn.Module:
     """The exact model that was saved, in eval mode.
 
@@ -50,12 +51,14 @@ def load(
             nothing and still rebuilds exactly.
         device: Where the model goes once it is verified.
         allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it.
+        state: Which model of several, by the keys that lead to its weights joined with dots: `state_dict_ema`.
 
     Raises:
         VerificationError: The checkpoint does not keep its manifest's promise; the report says how.
         NoManifestError: There is no manifest to go by.
+        InputError: The manifest describes no such model.
     """
-    _, model = rebuilt(path, key=key, verify=verify, allow=allow)
+    _, model = rebuilt(path, key=key, verify=verify, allow=allow, state=state)
     return model.to(device)
 
 
@@ -65,11 +68,14 @@ def rebuilt(
     key: str | os.PathLike[str] | PublicKey | None,
     verify: Verify,
     allow: Sequence[str],
+    state: str | None = None,
 ) -> tuple[Subject, nn.Module]:
     """The model of `load`, still on the CPU, and the open checkpoint that was verified; the arguments are those."""
     if verify not in ("full", "fast", "none"):
         raise ArchitectureError(f"verify is {verify!r}, expected 'full', 'fast' or 'none'.")
     subject, rebuilder = open_subject(path), Rebuilder(brief=True)
+    if state is not None:
+        subject = subject.meaning(state)
     with granted(allow):
         if verify != "none":
             # Nothing here unpickles the file.

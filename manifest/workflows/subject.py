@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from manifest.checkpoint import Checkpoint, View, open_checkpoint
-from manifest.document import Manifest, parse
-from manifest.errors import CheckpointError
+from manifest.checkpoint.escaping import printable, printable_list
+from manifest.document import Manifest, Model, parse
+from manifest.errors import CheckpointError, InputError
 from manifest.findings import ComponentVerdict, Kind, Outcome, Report
 from manifest.sidecars import SidecarContents, Sidecars, read_sidecars, require_checkpoint
 from manifest.workflows.climbing import Climbed, ascend
@@ -51,9 +52,25 @@ class Subject:
     def others(self) -> Iterator[Subject]:
         """The checkpoint once more for each of the other models in it; each is closed before the next."""
         for model in self.manifest.others:
-            with contextlib.closing(Subject(self.path, self.contents, self.manifest.meaning(model))) as other:
+            with contextlib.closing(self._with(model)) as other:
                 other.intact = self.intact
                 yield other
+
+    def meaning(self, state: str) -> Subject:
+        """The checkpoint with another of its models as the one that is meant.
+
+        Raises:
+            InputError: None is described under these keys.
+        """
+        described = {".".join(self.manifest.checkpoint.state.path): self}
+        described |= {".".join(model.state.path): self._with(model) for model in self.manifest.others}
+        if state not in described:
+            known = printable_list(described)
+            raise InputError(f"The manifest of {self.path.name} describes no '{printable(state)}', only {known}.")
+        return described[state]
+
+    def _with(self, model: Model) -> Subject:
+        return Subject(self.path, self.contents, self.manifest.meaning(model))
 
     def close(self) -> None:
         if isinstance(self.stored, Checkpoint):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.escaping import printable
 from manifest.components import component_findings, initialised_throughout, reassess
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors, role_words
@@ -68,7 +69,7 @@ def verify(
             for other in subject.others():
                 checks: list[tuple[str, Check]] = [("format", _listing), ("completeness", _completeness)]
                 checks += [] if fast else [rung for rung in _dynamic_rungs(probes) if rung[0] != "environment"]
-                report = joined(report, climb(other, checks), ".".join(other.manifest.checkpoint.state.path))
+                report = joined(report, climb(other, checks), printable(".".join(other.manifest.checkpoint.state.path)))
             return hold(report, demanded, subject.path)
     finally:
         subject.close()
@@ -201,6 +202,10 @@ def _listing(subject: Subject) -> Climbed:
     """Whether the file holds what the manifest lists of another of its models."""
     if not isinstance(subject.stored, Checkpoint):
         return Climbed("the container cannot be read", skipped=True)
+    state = subject.manifest.checkpoint.state.path
+    if subject.stored.state_path != tuple(state):
+        message = f"The manifest describes weights under '{printable('.'.join(state))}', and the file holds none there."
+        return Climbed("not there", [finding("F006", message)])
     listed = f"{len(subject.manifest.weights.tensors):,} tensors"
     return Climbed(listed, _mislisted(subject.manifest, subject.stored) if subject.intact else [])
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn, save
 
 import manifest
-from manifest.document import Manifest
+from manifest.document import Manifest, serialize
 from manifest.hooks.recording import recording
 from manifest.hooks.scribe import NoManifestWarning
 from manifest.sidecars import read_manifest
@@ -78,6 +78,8 @@ def test_every_way_to_save_a_model_is_followed_by_its_manifest(tmp_path: Path) -
         save_model(model, str(tmp_path / "model.safetensors"))
         with (tmp_path / "opened.pt").open("wb") as file:
             torch.save(model.state_dict(), file)
+        torch.save(model.state_dict(), (tmp_path / "closed_by_nobody.pt").open("wb"))
+        assert torch.load(tmp_path / "closed_by_nobody.pt")
     assert not scribe.failed
     paths = sorted(path for path in tmp_path.iterdir() if path.suffix in (".pt", ".safetensors"))
     assert sorted(scribe.described) == paths
@@ -116,8 +118,10 @@ def test_several_models_in_a_file_are_all_described(tmp_path: Path) -> None:
     found = holds(path)
     assert [each.state.path for each in found.others] == [["head", "net"], ["state_dict_ema"]]
     assert [each.architecture.name for each in found.others] == ["own_networks:Perceptron", "resnet10t"]
-    changed = found.others[1].model_copy(update={"golden": found.golden})
-    assert changed.golden != found.others[1].golden
+    loaded = manifest.load(path, state="state_dict_ema")
+    assert all(torch.equal(value, copies[name]) for name, value in loaded.state_dict().items())
+    with pytest.raises(manifest.errors.InputError, match="describes no 'ema', only"):
+        manifest.load(path, state="ema")
     assert manifest.verify(path).exit_code == 1  # the second class may not be imported without leave
 
 
@@ -128,14 +132,17 @@ def test_what_is_wrong_with_another_model_fails_the_checkpoint(tmp_path: Path) -
         torch.save({"state_dict": model.state_dict(), "state_dict_ema": averaged(model).state_dict()}, path)
     document = path.with_name("several.pt.manifest.json")
     found = read_manifest(path)
-    others = [found.others[0].model_copy(update={"golden": found.golden})]
-    from manifest.document import serialize
-
-    document.write_bytes(serialize(found.model_copy(update={"others": others})))
-    report = manifest.verify(path)
-    golden = next(rung for rung in report.rungs if rung.name == "golden")
-    assert report.exit_code == 1
-    assert [each.where for each in golden.findings] == ["state_dict_ema: golden"]
+    average = found.others[0]
+    elsewhere = average.state.model_copy(update={"path": ["nowhere"]})
+    for wrong, rung_name, where in (
+        (average.model_copy(update={"golden": found.golden}), "golden", "state_dict_ema: golden"),
+        (average.model_copy(update={"state": elsewhere}), "format", "nowhere"),
+    ):
+        document.write_bytes(serialize(found.model_copy(update={"others": [wrong]})))
+        report = manifest.verify(path)
+        rung = next(rung for rung in report.rungs if rung.name == rung_name)
+        assert report.exit_code == 1
+        assert where in [each.where for each in rung.findings]
 
 
 def test_what_holds_no_model_is_left_alone_and_says_why(tmp_path: Path) -> None:
