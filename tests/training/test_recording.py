@@ -88,6 +88,31 @@ def test_every_way_to_save_a_model_is_followed_by_its_manifest(tmp_path: Path) -
     assert all(each.architecture.name == "resnet10t" and each.golden for each in found)
 
 
+def test_the_savers_of_libraries_are_followed(digits_model: Any, tmp_path: Path) -> None:
+    from open_clip.push_to_hf_hub import save_for_hf
+    from transformers import ViTConfig, ViTForImageClassification
+
+    class Tokenizer:
+        """Stands for one from a hub, whose files are no weights."""
+
+        def save_pretrained(self, place: Path) -> None:
+            (place / "tokenizer.json").write_text("{}")
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    with recording(golden="none") as scribe:
+        save_for_hf(digits_model, Tokenizer(), {"embed_dim": 64}, str(tmp_path / "open_clip"))
+        model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=3))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        model(torch.randn(2, 3, 32, 32)).logits.square().mean().backward()
+        optimizer.step()
+        model.save_pretrained(tmp_path / "transformers")
+    assert not scribe.failed
+    weights = ["open_clip/open_clip_model.safetensors", "open_clip/open_clip_pytorch_model.bin"]
+    for name in [*weights, "transformers/model.safetensors"]:
+        assert manifest.verify(tmp_path / name, fast=True).passed
+    assert read_manifest(tmp_path / weights[0]).weights.digest == read_manifest(tmp_path / weights[1]).weights.digest
+
+
 def test_a_model_of_ones_own_is_rebuilt_by_what_its_class_was_called_with(tmp_path: Path) -> None:
     with recording():
         model = perceptron(24)
@@ -250,6 +275,17 @@ def test_what_cannot_be_described_is_a_warning_and_a_file_beside_it(tmp_path: Pa
         other = resnet()
         torch.save(other.state_dict(), path)
     assert not path.with_name("hidden.pt.manifest.error").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_raised_where_warnings_are_errors(tmp_path: Path) -> None:
+    class Hidden(nn.Linear):
+        """Of a place that nobody can import it from."""
+
+    model = Hidden(4, 4)
+    with recording() as scribe:
+        torch.save(model.state_dict(), tmp_path / "hidden.pt")
+    assert [path.name for path, _ in scribe.failed] == ["hidden.pt"]
 
 
 def test_untrained_parts_are_declared_or_get_no_manifest(digits: Any, digits_model: Any, tmp_path: Path) -> None:
