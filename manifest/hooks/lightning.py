@@ -17,8 +17,8 @@ from typing import Any
 
 from manifest.errors import InputError
 from manifest.golden.floor import Thoroughness
-from manifest.hooks.recording import When, recording
-from manifest.hooks.scribe import Scribe
+from manifest.hooks.recording import recording
+from manifest.hooks.scribe import Scribe, When
 from manifest.signing import PrivateKey
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeGuard
@@ -16,25 +15,15 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 
-from manifest.errors import InputError
 from manifest.families import unwrap
 from manifest.golden.floor import Thoroughness
 from manifest.hooks.makers import remember_makers
 from manifest.hooks.patches import Function, Patches, Wrapping
-from manifest.hooks.scribe import Scribe
+from manifest.hooks.scribe import Scribe, When, new_scribe
 from manifest.sidecars import at_own_work, own_work
-from manifest.signing import PrivateKey, private_key
-from manifest.workflows.probes import asking_of
+from manifest.signing import PrivateKey
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-
-
-class When(StrEnum):
-    """Which saves get golden outputs."""
-
-    EVERY = "every"
-    LAST = "last"
-    NONE = "none"
 
 
 @contextlib.contextmanager
@@ -73,37 +62,6 @@ def recording(
         remember_makers(patches)
         yield scribe
         savers.look_at_open_files()
-
-
-def new_scribe(
-    key: str | os.PathLike[str] | PrivateKey | None,
-    golden: When | str,
-    floor: Thoroughness | str,
-    partial: Sequence[str],
-    *,
-    passphrase: bytes | None = None,
-    dataset: str | None = None,
-    strict: bool,
-) -> Scribe:
-    """What describes checkpoints, by the arguments of `recording`.
-
-    Raises:
-        InputError: One of them is none of those there are.
-        KeyFileError: The key cannot be used.
-    """
-    try:
-        when = When(golden)
-    except ValueError:
-        raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
-    asking = asking_of(floor, (), ())
-    return Scribe(
-        signer=None if key is None else private_key(key, passphrase),
-        asking=asking if when is When.EVERY else None,
-        asking_last=asking if when is When.LAST else None,
-        partial=partial,
-        dataset=dataset,
-        strict=strict,
-    )
 
 
 class _Savers:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +27,7 @@ from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoi
 from manifest.checkpoint.opening import renamed
 from manifest.digests import bytes_digests, files_digests
 from manifest.document import Architecture, Manifest, Provenance
-from manifest.errors import CheckpointError, ManifestError, one_line
+from manifest.errors import CheckpointError, InputError, ManifestError, one_line
 from manifest.families import Family, creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.proving import first_departure
@@ -44,9 +45,10 @@ from manifest.sidecars import (
     synchronise,
     temporary_name,
 )
-from manifest.signing import PrivateKey
+from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import Asking, Description, manifest_of
 from manifest.workflows.hashed_file import HashedFile
+from manifest.workflows.probes import asking_of
 from manifest.workflows.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.subject import show_recorded
@@ -59,6 +61,14 @@ _REMEMBERED = 200
 
 Write = Callable[[Any], object]
 """Writes a checkpoint to a path or an open file."""
+
+
+class When(StrEnum):
+    """Which saves get golden outputs."""
+
+    EVERY = "every"
+    LAST = "last"
+    NONE = "none"
 
 
 class NoManifestWarning(UserWarning):
@@ -429,6 +439,37 @@ class Scribe:
                     warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
             elif threading.current_thread() is not self._worker:
                 raise
+
+
+def new_scribe(
+    key: str | os.PathLike[str] | PrivateKey | None,
+    golden: When | str,
+    floor: Thoroughness | str,
+    partial: Sequence[str],
+    *,
+    passphrase: bytes | None = None,
+    dataset: str | None = None,
+    strict: bool,
+) -> Scribe:
+    """What describes checkpoints, by the arguments of `recording`.
+
+    Raises:
+        InputError: One of them is none of those there are.
+        KeyFileError: The key cannot be used.
+    """
+    try:
+        when = When(golden)
+    except ValueError:
+        raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
+    asking = asking_of(floor, (), ())
+    return Scribe(
+        signer=None if key is None else private_key(key, passphrase),
+        asking=asking if when is When.EVERY else None,
+        asking_last=asking if when is When.LAST else None,
+        partial=partial,
+        dataset=dataset,
+        strict=strict,
+    )
 
 
 def _write_and_replace(path: Path, write: Write, hashing: bool) -> list[tuple[str, str]] | None:

@@ -12,11 +12,12 @@ import torch
 
 from manifest.document import Manifest
 from manifest.golden.floor import Thoroughness
-from manifest.hooks.scribe import NoManifestWarning, Scribe
-from manifest.signing import PrivateKey, private_key
-from manifest.workflows.probes import asking_of
+from manifest.hooks.scribe import NoManifestWarning, When, new_scribe
+from manifest.sidecars import own_work
+from manifest.signing import PrivateKey
 
 
+@own_work()
 def torch_save(
     obj: Any,
     f: Any,
@@ -56,9 +57,7 @@ def torch_save(
             "What is saved into an open file gets no manifest; pass its path.", NoManifestWarning, stacklevel=2
         )
         return None
-    signer = None if key is None else private_key(key, passphrase)
-    asking = asking_of(floor, (), ()) if golden else None
-    path = Path(f).absolute()
-    with Scribe(signer=signer, asking=asking, partial=partial, strict=True) as scribe:
+    path, when = Path(f).absolute(), When.EVERY if golden else When.NONE
+    with new_scribe(key, when, floor, partial, passphrase=passphrase, strict=True) as scribe:
         scribe.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), hashing=True)
     return scribe.manifest_at(path)

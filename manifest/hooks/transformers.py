@@ -12,8 +12,7 @@ from typing import Any
 from manifest.families import unwrap
 from manifest.families.transformers_building import library
 from manifest.golden.floor import Thoroughness
-from manifest.hooks.recording import When, new_scribe
-from manifest.hooks.scribe import Scribe
+from manifest.hooks.scribe import Scribe, When, new_scribe
 from manifest.signing import PrivateKey
 
 _WEIGHTS = "model.safetensors"

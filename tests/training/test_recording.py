@@ -229,9 +229,10 @@ def test_a_save_of_this_package_is_its_own(tmp_path: Path) -> None:
         for _ in range(2):
             manifest.save(model, tmp_path / "a.pt", extras={"epoch": 1})
             manifest.save(model, tmp_path / "b.safetensors")
+            manifest.torch_save(model.state_dict(), tmp_path / "c.pt")
     assert not scribe.failed + scribe.left_alone
     assert not scribe.described
-    assert all(holds(tmp_path / name) for name in ("a.pt", "b.safetensors"))
+    assert all(holds(tmp_path / name) for name in ("a.pt", "b.safetensors", "c.pt"))
 
 
 def test_what_a_training_starts_from_is_its_parent(tmp_path: Path) -> None:
