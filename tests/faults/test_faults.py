@@ -49,9 +49,8 @@ EXPECTED = {
 }
 """What is wrong, and what the diagnosis must call it. Of the others no hypothesis is there."""
 ORDINARY = (
-    *("quick gelu", "relu", "bf16 rounded", "bf16 autocast", "eps 1e-3", "heads", "pooling", "normalised"),
-    *("logit scale", "mean and std", "interpolation", "channel order", "not over 255", "short context"),
-    *("no start token", "fresh text tower", "zeroed column", "swapped columns", "one weight"),
+    *("quick gelu", "bf16 autocast", "heads", "mean and std", "short context", "no start token"),
+    *("fresh text tower", "one weight"),
 )
 """Those of the large model without `--whole`, which takes minutes more; the small one has all."""
 UNEXPLAINED = {"fresh text tower", "zeroed column", "swapped columns", "one weight"}
@@ -128,7 +127,7 @@ def test_every_fault_is_found_and_every_hypothesis_names_its_own(
         if outcome is not Outcome.FAIL or not rightly(fault, called):
             wrong.append((fault, outcome, called, message))
     assert not wrong
-    assert {fault for fault in faults if fault not in EXPECTED} == UNEXPLAINED
+    assert {fault for fault in faults if fault not in EXPECTED} == UNEXPLAINED & set(faults)
     fresh = measured(manifest.compare(answers["fresh text tower"], path))[2]
     assert "text_features: nothing in common with the record" in fresh
     one = measured(manifest.compare(answers["one weight"], path))[2]
