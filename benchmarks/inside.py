@@ -130,11 +130,14 @@ def record(name: str, when: str, runs: str, directory: str) -> str:
                 left.unlink()
             os.sync()
             if not recorded:
+                torch.save(saved, path / "first.pt")
+                os.sync()
                 took = {"torch": _timed(lambda: torch.save(saved, path / "plain.pt"))}
             else:
                 with recording(golden=when) as scribe:
                     torch.save(saved, path / "first.pt")  # of several, as a training makes them
                     scribe.wait()
+                    os.sync()
                     started = time.perf_counter()
                     call = _timed(lambda: torch.save(saved, path / "ours.pt"))
                     scribe.wait()

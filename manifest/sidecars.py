@@ -290,7 +290,7 @@ def _move_all(staged: Path, directory: Path) -> None:
     staged.rmdir()
 
 
-def replace_file(staged: Path, target: Path) -> None:
+def replace_file(staged: Path, target: Path, *, durably: bool = True) -> None:
     """Move a written and synchronised file that has no sidecars into place; sidecars of a file before it are removed.
 
     They go first: a checkpoint without its manifest is honest, one beside another's is not.
@@ -299,7 +299,8 @@ def replace_file(staged: Path, target: Path) -> None:
         clear_sidecars(target)
         staged.chmod(_mode_of(target))
         staged.replace(target)
-        _sync_directory(target.parent)
+        if durably:
+            _sync_directory(target.parent)
 
 
 def clear_sidecars(checkpoint: Path) -> None:

@@ -19,7 +19,7 @@ from manifest.families import unwrap
 from manifest.golden.floor import Thoroughness
 from manifest.hooks.makers import remember_makers
 from manifest.hooks.patches import Function, Patches, Wrapping
-from manifest.hooks.scribe import Scribe, When, new_scribe
+from manifest.hooks.scribe import SIDECARS, Scribe, When, new_scribe
 from manifest.sidecars import at_own_work, own_work
 from manifest.signing import PrivateKey
 
@@ -121,7 +121,7 @@ class _Savers:
                 return original(obj, f, *args, **kwargs)
             with own_work():
                 return self._scribe.save(
-                    place, obj, lambda target: original(obj, target, *args, **kwargs), hashing=True
+                    place, obj, lambda target: original(obj, target, *args, **kwargs), to_file=True
                 )
 
         return save
@@ -133,7 +133,7 @@ class _Savers:
                 return original(tensors, filename, *args, **kwargs)
             with own_work():
                 return self._scribe.save(
-                    place, tensors, lambda target: original(tensors, target, *args, **kwargs), hashing=False
+                    place, tensors, lambda target: original(tensors, target, *args, **kwargs), to_file=False
                 )
 
         return save_file
@@ -248,6 +248,8 @@ class _Savers:
         def remove(path: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._is_on() or kwargs.get("dir_fd") is not None or not _is_name(path):
                 return original(path, *args, **kwargs)
+            if os.fsdecode(path).endswith(SIDECARS) and not os.path.lexists(path):
+                return None  # it went with its checkpoint, and the script that lists a folder first cannot know
             with own_work():
                 return self._scribe.removed(_absolute(path), lambda: original(path, *args, **kwargs))
 

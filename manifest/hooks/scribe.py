@@ -1,8 +1,8 @@
 """Writing manifests for checkpoints while a training goes on: at once what takes the model, later what takes the bytes.
 
-A save is written to a temporary name, hashed while it is written, and renamed into place before the script goes on.
-Then, in the thread that saves, the architecture is captured and the golden outputs are asked; digests, the verdict on
-each component and the signature follow in a thread of their own. Until they are there the checkpoint has no manifest.
+A save is written to a temporary name and renamed into place before the script goes on. Then, in the thread that saves,
+the architecture is captured and the golden outputs are asked; digests, the verdict on each component and the signature
+follow in a thread of their own, while the bytes are still in memory. Until then the checkpoint has no manifest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from manifest.sidecars import (
 )
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import Asking, Description, manifest_of
-from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.probes import asking_of
 from manifest.workflows.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.workflows.signing import publish_signed
@@ -58,6 +57,10 @@ _WAITING = 4
 """Checkpoints that may wait for their manifests; the next save waits for the first of them."""
 _REMEMBERED = 200
 """Checkpoints that are followed when the script renames, copies or removes them."""
+
+_ERROR = ".manifest.error"
+SIDECARS = (".manifest.json", ".manifest.sig", _ERROR)
+"""How the names of files end that come and go with a checkpoint."""
 
 Write = Callable[[Any], object]
 """Writes a checkpoint to a path or an open file."""
@@ -84,7 +87,6 @@ class _Job:
         identity: Of the file, by which it is known again.
         descriptions: Of the models in it; empty once they are written down.
         provenance: Where the weights come from.
-        digests: BLAKE3 and SHA-256 of its file, where they were taken while it was written.
         copies: Where the script has copied it to.
         manifest: What was published.
     """
@@ -93,7 +95,6 @@ class _Job:
     identity: tuple[int, ...]
     descriptions: list[Description]
     provenance: Provenance
-    digests: list[tuple[str, str]] | None = None
     copies: list[Path] = field(default_factory=list)
     manifest: Manifest | None = None
 
@@ -159,19 +160,19 @@ class Scribe:
         if self._strict and self._first_error is not None and kind is None:
             raise self._first_error
 
-    def save(self, path: Path, saved: Any, write: Write, *, hashing: bool) -> None:
+    def save(self, path: Path, saved: Any, write: Write, *, to_file: bool) -> None:
         """Write a checkpoint in place of an older one, all or nothing, and describe it.
 
         Args:
             path: Where it goes.
             saved: The object that is written.
             write: The script's own way to write it. What it raises, this raises.
-            hashing: Whether it writes to an open file too, by appending alone.
+            to_file: Whether it writes to an open file too.
         """
-        digests = _write_and_replace(path, write, hashing)
-        self.describe(path, saved, digests)
+        _write_and_replace(path, write, to_file)
+        self.describe(path, saved)
 
-    def describe(self, path: Path, saved: Any, digests: list[tuple[str, str]] | None = None) -> None:
+    def describe(self, path: Path, saved: Any) -> None:
         """Describe a checkpoint that is there: now what takes the model, later the rest.
 
         To ask a model is to change its mode, and torch's generators, for a moment. So what another thread than the one
@@ -181,7 +182,6 @@ class Scribe:
             path: A file, or a directory of shards.
             saved: The object that was written, whose tensors say which model's they are; a module or a state dict, or
                 anything with these in it.
-            digests: BLAKE3 and SHA-256 of its file, if they are known.
         """
         if _rank():
             self.leave_alone(path, f"process {_rank()} saved it, and process 0 writes the manifests")
@@ -192,7 +192,7 @@ class Scribe:
                 self._from_other_threads.append(path)
             return
         self.catch_up()
-        self._describe(path, saved, digests)
+        self._describe(path, saved)
 
     def catch_up(self) -> None:
         """Describe what other threads have saved, as far as it is still there."""
@@ -203,12 +203,11 @@ class Scribe:
             with own_work():
                 self._describe(path, None)
 
-    def _describe(self, path: Path, saved: Any, digests: list[tuple[str, str]] | None = None) -> None:
+    def _describe(self, path: Path, saved: Any) -> None:
         with self._failing(path):
             clear_sidecars(path)
             job = self._look(path, saved)
             if job is not None:
-                job.digests = digests
                 with self._lock:
                     self._remember(job)
                 self._queue.put(job)
@@ -364,8 +363,8 @@ class Scribe:
     def _write_down(self, job: _Job) -> None:
         files = job.descriptions[0].checkpoint.files
         digests: Future[list[tuple[str, str]]] = Future()
-        # Of the mapping: the script may have renamed the file.
-        digests.set_result(job.digests or [bytes_digests(file.mapping) for file in files])
+        # Of the mapping: the script may have renamed the file. What was written just now is still in memory.
+        digests.set_result([bytes_digests(file.mapping) for file in files])
         for file in files:
             with contextlib.suppress(FileNotFoundError):
                 synchronise(file.path)
@@ -472,29 +471,21 @@ def new_scribe(
     )
 
 
-def _write_and_replace(path: Path, write: Write, hashing: bool) -> list[tuple[str, str]] | None:
-    """Write a file and rename it into place; where that cannot be done, as the script would have done it.
-
-    Returns:
-        Its digests, where it was hashed while it was written.
-    """
+def _write_and_replace(path: Path, write: Write, to_file: bool) -> None:
+    """Write a file and rename it into place; where that cannot be done, as the script would have done it."""
     staged = temporary_name(path)
     try:
-        digests = None
-        if hashing:
-            with HashedFile(staged) as file:
+        if to_file:  # so that the name of the moment is not in it
+            with staged.open("xb") as file:
                 write(file)
-            digests = [file.digests]
         else:
             write(str(staged))
-        replace_file(staged, path)
-        return digests
+        replace_file(staged, path, durably=False)
     except Exception:
         staged.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             clear_sidecars(path)
         write(path)  # also for the error that the script knows
-        return None
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
@@ -553,7 +544,7 @@ def _kept_age(place: Path) -> Iterator[None]:
 
 
 def _error_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.manifest.error")
+    return path.with_name(path.name + _ERROR)
 
 
 def _digests(path: Path) -> list[tuple[str, str]] | None:

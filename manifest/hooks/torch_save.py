@@ -59,5 +59,5 @@ def torch_save(
         return None
     path, when = Path(f).absolute(), When.EVERY if golden else When.NONE
     with new_scribe(key, when, floor, partial, passphrase=passphrase, strict=True) as scribe:
-        scribe.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), hashing=True)
+        scribe.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), to_file=True)
     return scribe.manifest_at(path)

@@ -68,6 +68,9 @@ def test_its_checkpoint_verifies_loads_and_resumes(train: Trainer, request: pyte
     second = train("second", "--force-quick-gelu", "--resume", str(first), epochs=2) / "epoch_2.pt"
     assert manifest.verify(second, fast=True).passed
     assert not second.with_name("epoch_1.pt").exists()
+    lineage = read_manifest(second).provenance
+    assert [parent.name for parent in lineage.parents] == ["epoch_1.pt"]
+    assert lineage.epoch == 2
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,18 @@ def test_a_manifest_goes_where_its_checkpoint_goes(tmp_path: Path) -> None:
     assert all(holds(tmp_path / path) for path in paths)
 
 
+def test_a_folder_can_be_cleared_file_by_file(tmp_path: Path) -> None:
+    with recording(golden="none") as scribe:
+        model = resnet()
+        torch.save(model.state_dict(), tmp_path / "a.pt")
+        scribe.wait()
+        for path in sorted(tmp_path.iterdir()):
+            path.unlink()
+        with pytest.raises(FileNotFoundError):
+            (tmp_path / "b.pt").unlink()
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_overwritten_checkpoint_has_the_manifest_of_its_last_save(tmp_path: Path) -> None:
     path = tmp_path / "same.pt"
     with recording(golden="none"):
