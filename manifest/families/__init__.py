@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -33,7 +33,8 @@ _BUILT_IN = {
 }
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
-_MADE: WeakSet[nn.Module] = WeakSet()
+_MADE: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+"""By identity: a module of one's own need not be hashable."""
 
 
 @dataclass(frozen=True)
@@ -305,12 +306,12 @@ def _inside(module: nn.Module) -> nn.Module | None:
 def remember(module: nn.Module, creation: Creation) -> None:
     """Note on a module how it was made; the note is no parameter, buffer or part of the state dict."""
     object.__setattr__(module, _CREATION, creation)
-    _MADE.add(module)
+    _MADE[id(module)] = module
 
 
 def made() -> list[nn.Module]:
     """The modules that are alive of those whose making was remembered, in no order."""
-    return list(_MADE)
+    return list(_MADE.values())
 
 
 def creation_of(module: nn.Module) -> Creation | None:

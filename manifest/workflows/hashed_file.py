@@ -1,4 +1,4 @@
-"""Writing a file that is hashed while it is written, and renamed into place when it is whole."""
+"""Writing a file that is hashed while it is written."""
 
 from __future__ import annotations
 

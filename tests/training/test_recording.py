@@ -125,6 +125,20 @@ def test_a_model_of_ones_own_is_rebuilt_by_what_its_class_was_called_with(tmp_pa
     assert manifest.load(tmp_path / "own.pt", allow=["own_networks"])(torch.zeros(1, 8)).shape == (1, 3)
 
 
+def test_a_module_that_is_not_hashable_is_made_as_without(tmp_path: Path) -> None:
+    class Compared(nn.Linear):
+        """Equal to whatever has its size, and so without a hash."""
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Compared) and other.in_features == self.in_features
+
+    with pytest.warns(NoManifestWarning), recording() as scribe:
+        model = Compared(4, 4)
+        torch.save({"weight": model.weight, "bias": model.bias}, tmp_path / "a.pt")
+    assert [path.name for path, _ in scribe.failed] == ["a.pt"]
+    assert torch.load(tmp_path / "a.pt")["weight"].shape == (4, 4)
+
+
 def test_a_compiled_model_is_described_as_the_model_inside(tmp_path: Path) -> None:
     with recording():
         model = resnet()
