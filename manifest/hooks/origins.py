@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
@@ -21,33 +21,36 @@ class Origins:
     """Tensors that were loaded from checkpoints, and the modules that took them."""
 
     def __init__(self) -> None:
-        self._tensors: dict[int, tuple[ReferenceType[torch.Tensor], Parent]] = {}
-        self._modules: WeakKeyDictionary[nn.Module, Parent] = WeakKeyDictionary()
+        self._parents: dict[int, tuple[ReferenceType[torch.Tensor | nn.Module], Parent]] = {}
 
     def loaded(self, path: Path, content: Any) -> None:
         """Note what was loaded from a file, where it has a manifest and is what that describes."""
         parent = parent_of(path)
         if parent is None:
             return
-        self._tensors = {key: (kept, of) for key, (kept, of) in self._tensors.items() if kept() is not None}
+        self._parents = {key: (kept, of) for key, (kept, of) in self._parents.items() if kept() is not None}
         for found in _holdings(content):
-            if isinstance(found, nn.Module):
-                self._modules[unwrap(found)] = parent
-            else:
-                self._tensors[id(found)] = ref(found), parent
+            self._note(found, parent)
 
     def taken(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Note that a module took a state dict."""
-        for tensor in state.values():
-            kept, parent = self._tensors.get(id(tensor), (None, None))
-            if kept is not None and parent is not None and kept() is tensor:
-                self._modules[unwrap(module)] = parent
-                return
+        parent = next((found for tensor in state.values() if (found := self._parent(tensor)) is not None), None)
+        if parent is not None:
+            self._note(module, parent)
 
     def of(self, module: nn.Module) -> list[Parent]:
         """What a module's weights were loaded from."""
-        parent = self._modules.get(module)
+        parent = self._parent(module)
         return [] if parent is None else [parent]
+
+    def _note(self, one: torch.Tensor | nn.Module, parent: Parent) -> None:
+        """By identity, since tensors compare by value, and modules may."""
+        one = unwrap(one) if isinstance(one, nn.Module) else one
+        self._parents[id(one)] = ref(one), parent
+
+    def _parent(self, one: object) -> Parent | None:
+        kept, parent = self._parents.get(id(one), (None, None))
+        return parent if kept is not None and kept() is one else None
 
 
 def _holdings(content: Any, depth: int = 0) -> Iterator[torch.Tensor | nn.Module]:
