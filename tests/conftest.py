@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from manifest.cli import main
 
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -35,8 +39,47 @@ class Answer:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Answer]:
-    """`manifest ARGUMENTS` with environment variables by keyword; a traceback is never an answer."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """`manifest ARGUMENTS` in this process, in `tmp_path`, with environment variables by keyword.
+
+    The libraries are imported once a session instead of once a call; what depends on a process of its own is tested
+    with `run_process`.
+    """
+
+    def call(*arguments: object, **environment: str) -> Answer:
+        before = set(sys.modules)
+        streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for name in ("stdout", "stderr")}
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.syspath_prepend(str(tmp_path))
+            patch.setattr(sys, "argv", ["manifest", *map(str, arguments)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            try:
+                main()
+                code = 0
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            except BaseException:
+                traceback.print_exc()  # as a process would end, and no test takes it for an answer
+                code = 1
+            for stream in streams.values():
+                stream.flush()
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+                del sys.modules[name]  # another test has another module of that name
+        out, err = (stream.buffer.getvalue().decode() for stream in streams.values())  # type: ignore[attr-defined]
+        assert "Traceback" not in out + err, err
+        return Answer(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> Callable[..., Answer]:
+    """`manifest ARGUMENTS` as a process of its own, with environment variables by keyword."""
 
     def call(*arguments: object, stdout: Any = subprocess.PIPE, **environment: str) -> Answer:
         done = subprocess.run(

@@ -101,14 +101,14 @@ def test_wrong_usage_ends_with_two(arguments: tuple[str, ...], run: Run) -> None
 
 
 @pytest.mark.parametrize("command", ["verify", "show"])
-def test_output_that_has_no_room_is_one_sentence(command: str, signed: Path, run: Run) -> None:
+def test_output_that_has_no_room_is_one_sentence(command: str, signed: Path, run_process: Run) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no /dev/full here")
     for form in ("text", "json"):
         options = ("--fast",) if command == "verify" else ()
         with full.open("w") as place:
-            answer = run(command, signed.name, *options, "--format", form, stdout=place)
+            answer = run_process(command, signed.name, *options, "--format", form, stdout=place)
         assert "The output cannot be read or written (No space left on device)" in answer.complaint
 
 
