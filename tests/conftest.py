@@ -21,6 +21,16 @@ from manifest.cli import main
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="do every case (`make sweep`), not a sample")
+
+
+@pytest.fixture(scope="session")
+def whole(request: pytest.FixtureRequest) -> bool:
+    """Whether every case is asked for, and not a sample."""
+    return bool(request.config.getoption("--whole"))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a process printed, and how it ended."""

@@ -48,11 +48,6 @@ EXPECTED = {
     "no start token": ("tokenizer", "no start token"),
 }
 """What is wrong, and what the diagnosis must call it. Of the others no hypothesis is there."""
-ORDINARY = (
-    *("quick gelu", "bf16 autocast", "heads", "mean and std", "short context", "no start token"),
-    *("fresh text tower", "zeroed column", "one weight"),
-)
-"""Those of the large model without `--whole`, which takes minutes more; the small one has all."""
 UNEXPLAINED = {"fresh text tower", "zeroed column", "swapped columns", "one weight"}
 LOWERED = (
     {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -75,8 +70,12 @@ def other_process(question: Mapping[str, Any], folder: Path, **variables: str) -
 
 
 @pytest.fixture(scope="session", params=["digits", "ViT-B-32"])
-def saved(request: pytest.FixtureRequest, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def saved(
+    request: pytest.FixtureRequest, whole: bool, digits: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """Name of a model, and its checkpoint: trained, or of random weights."""
+    if request.param != "digits" and not whole:
+        pytest.skip("minutes more; `make sweep` does the large model")
     path = tmp_path_factory.mktemp("faults") / "model.safetensors"
     if request.param == "digits":
         manifest.save(manifest.load(digits.WEIGHTS, verify="none"), path)
@@ -105,18 +104,15 @@ def rightly(fault: str, called: tuple[str, str] | None) -> bool:
 
 
 @pytest.mark.xdist_group("faults")
-def test_every_fault_is_found_and_every_hypothesis_names_its_own(
-    saved: tuple[str, Path], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_every_fault_is_found_and_every_hypothesis_names_its_own(saved: tuple[str, Path], tmp_path: Path) -> None:
     name, path = saved
-    whole = name != "ViT-B-32" or request.config.getoption("--whole", default=False)
     quick = (
         manifest.load(path, verify="none").visual.transformer.resblocks[0].mlp.gelu.__class__.__name__ == "QuickGELU"
     )
     # The digits CLIP reads eight tokens at most, so that no prompt is cut further.
     inert = {"quick gelu" if quick else "gelu", *(["short context"] if quick else [])}
     every = (*MODEL_FAULTS, *IMAGE_FAULTS, *TOKEN_FAULTS)
-    faults = [fault for fault in every if fault not in inert and (whole or fault in ORDINARY)]
+    faults = [fault for fault in every if fault not in inert]
     answers = other_process({"checkpoint": str(path), "name": name, "faults": faults, "threads": 1}, tmp_path)
     wrong = []
     for fault in faults:

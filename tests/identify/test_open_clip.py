@@ -26,7 +26,11 @@ COLLIDING = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", NAMES if metafunc.config.getoption("--whole") else NAMES[::10])
+
+
 @pytest.mark.xdist_group("open_clip by shapes")
 def test_weights_of_a_config_are_identified_as_it_and_all_that_share_them(
     name: str, state: Callable[..., dict[str, tuple[int, ...]]]

@@ -78,7 +78,7 @@ def _torchvision(name: str) -> nn.Module:
 
 
 SOURCES = {
-    "open_clip": Source(_offline_open_clip, _open_clip),
+    "open_clip": Source(_offline_open_clip, _open_clip, every=10),
     "timm": Source(timm.list_models, _timm, every=60),
     "torchvision": Source(torchvision.models.list_models, _torchvision, every=8, arguments=_untrained),
 }
