@@ -14,7 +14,7 @@ from rich.text import Text
 
 from manifest.checkpoint.escaping import printable
 from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words, role_words
-from manifest.findings import Finding, Kind, Outcome, Report, Severity
+from manifest.findings import Finding, Kind, Outcome, Report, Rung, Severity
 from manifest.rendering.lineage import training_facts
 
 _OUTCOMES = {
@@ -52,7 +52,8 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
     everything = of or contents
     good = sum(content.passed for content in everything)
     style = "bold green" if good == len(everything) else "bold red"
-    summary = Text(f"{good} of {len(everything)} pass", style=style)
+    waived = sum(content.waived for content in everything if content.passed)
+    summary = Text(f"{good} of {len(everything)} pass" + (f", with {waived} waived" if waived else ""), style=style)
     if all(content.kind is Kind.AUDIT for content in contents):
         return Group(*(_line(content) for content in contents), Text(), summary)
     return Group(*(part for content in contents for part in (report(content), Text())), summary)
@@ -61,7 +62,7 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
 def _line(content: Report) -> Text:
     """One of many audits in a line: whether something is wrong, what it is, and what is wrong or odd."""
     worst = Outcome.FAIL if not content.passed else Outcome.PASS
-    warned = any(rung.outcome is Outcome.WARN for rung in content.rungs)
+    warned = any(_shown(rung) is Outcome.WARN for rung in content.rungs)
     mark, style = _OUTCOMES[Outcome.WARN if worst is Outcome.PASS and warned else worst]
     line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
     what = content.error or next((rung.reason for rung in content.rungs if rung.name in ("identity",)), None)
@@ -71,7 +72,7 @@ def _line(content: Report) -> Text:
     for code in dict.fromkeys(found.rule for found in loud):
         names = [found for found in loud if found.rule == code]
         line.append(f"  {code} {names[0].name}" + (f" × {len(names)}" if len(names) > 1 else ""), style=style)
-    return line
+    return line.append(f"  {content.waived} waived", style=style) if content.waived else line
 
 
 def show(manifest: Manifest) -> RenderableType:
@@ -121,25 +122,34 @@ def _verdict(content: Report) -> Text:
             return Text(f"✘ {name} is safe to load, and fails: {', '.join(failed)}", style="bold red")
         if "policy" in failed:
             sentence, style = f"{sentence}; it fails the policy", "bold red"
+        elif content.waived and not failed:
+            sentence = f"{sentence}; it passes, with {content.waived} waived"
         return Text(f"{name} {sentence}", style=style)
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if failed:
         return Text(f"✘ {name} {bad}: {', '.join(failed)}", style="bold red")
+    waived = f", with {content.waived} waived" if content.waived else ""
     if warned:
-        return Text(f"✔ {name} {good}, with warnings: {', '.join(warned)}", style="bold yellow")
-    return Text(f"✔ {name} {good}", style="bold green")
+        return Text(f"✔ {name} {good}{waived}, with warnings: {', '.join(warned)}", style="bold yellow")
+    return Text(f"✔ {name} {good}{waived}", style="bold yellow" if waived else "bold green")
 
 
 def _rungs(content: Report) -> Table:
     table = Table.grid(padding=(0, 2))
     for rung in content.rungs:
-        mark, style = _OUTCOMES[rung.outcome]
+        mark, style = _OUTCOMES[_shown(rung)]
         spent = "" if rung.outcome is Outcome.SKIP else f"{rung.seconds:.2f} s"
         table.add_row(
             Text(f"  {mark}", style=style), Text(rung.name), Text(spent, style="dim", justify="right"),
             Text(printable(rung.reason, 300)),
         )  # fmt: skip
     return table
+
+
+def _shown(rung: Rung) -> Outcome:
+    """The outcome of a rung, and a warning where it passes because something is waived."""
+    waived = any(item.waived is not None and item.severity is not Severity.NOTE for item in rung.findings)
+    return Outcome.WARN if waived and rung.outcome is Outcome.PASS else rung.outcome
 
 
 def _finding(item: Finding) -> Text:
