@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.checkpoint.escaping import printable
-from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words, role_words
+from manifest.document import (
+    Manifest,
+    Preprocess,
+    Status,
+    Tokenizer,
+    Training,
+    activation_words,
+    role_words,
+    training_words,
+)
 from manifest.findings import Finding, Kind, Outcome, Report, Rung, Severity
 from manifest.rendering.lineage import training_facts
 
@@ -75,16 +84,32 @@ def _line(content: Report) -> Text:
     return line.append(f"  {content.waived} waived", style=style) if content.waived else line
 
 
-def show(manifest: Manifest) -> RenderableType:
-    """What a manifest says, without its lists of tensors and sketches."""
+def show(
+    manifest: Manifest, name: str | None = None, other: str | None = None, *, written: bool = False
+) -> RenderableType:
+    """What a manifest says, without its lists of tensors and sketches.
+
+    Args:
+        manifest: The manifest.
+        name: What the checkpoint beside it is called; as the manifest calls it when None.
+        other: What shows that it is another file than the one described, if anything does.
+        written: Whether the manifest was just written, of bytes that were read.
+    """
     architecture, weights = manifest.architecture, manifest.weights
     files = manifest.checkpoint.files
+    first = files[0].path if len(files) == 1 else None
+    name = name or files[0].path
+    renamed = f" (saved as {first})" if first not in (None, name) else ""
+    signer = f"key {manifest.signer[:16]}" if manifest.signer else "nobody"
+    signer += ", as the manifest says; not checked" if manifest.signer and not written else ""
+    there = [(part.role, part.training) for part in manifest.components if part.status is not Status.ABSENT]
     quick = architecture.config.get("quick_gelu")
     facts = {
-        "checkpoint": f"{files[0].path}: {manifest.checkpoint.container}, {sum(file.size for file in files):,} bytes"
+        "checkpoint": f"{name}{renamed}: {manifest.checkpoint.container}, {sum(file.size for file in files):,} bytes"
         + (f" in {len(files)} files" if len(files) > 1 else ""),
+        "bytes": "those of the file" if written else other or "of this size; not read, which `manifest verify` does",
         "saved": f"{manifest.created} by {manifest.tool.name} {manifest.tool.version}, in {architecture.mode} mode",
-        "signed by": f"key {manifest.signer[:16]}" if manifest.signer else "nobody",
+        "signed by": signer,
         "model": f"{architecture.family} {architecture.name or '(no registered name)'} ({architecture.class_name})",
         "precision": architecture.precision,
         "activations": activation_words(architecture.activations)
@@ -94,6 +119,7 @@ def show(manifest: Manifest) -> RenderableType:
         "tokenizer": _tokenizer_words(architecture.tokenizer),
         "weights": f"{weights.parameters:,} parameters in {len(weights.tensors)} tensors "
         f"({', '.join(f'{count} {dtype}' for dtype, count in weights.dtypes.items())})",
+        "training": training_words(there) or "no components",
         "digest": weights.digest,
         "started from": ", ".join(
             filter(None, [manifest.provenance.pretrained, *(parent.name for parent in manifest.provenance.parents)])
@@ -106,7 +132,8 @@ def show(manifest: Manifest) -> RenderableType:
     table.add_column()
     table.add_column(overflow="fold")  # a digest is copied whole or not at all
     for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(printable(value, 400)))
+        style = "bold red" if other is not None and name == "bytes" else ""
+        table.add_row(Text(name, style="dim"), Text(printable(value, 400), style=style))
     return Group(table, Text(), _components(manifest), *_golden(manifest))
 
 
@@ -168,7 +195,7 @@ def _components(manifest: Manifest) -> Table:
     for column in ("component", "tensors", "status", "training"):
         table.add_column(column)
     for part in manifest.components:
-        style = "bold red" if part.training is Training.INITIALISED else ""
+        style = {Training.INITIALISED: "bold red", Training.UNKNOWN: "yellow"}.get(part.training, "")
         status = f"{part.status} by design" if part.by_design else str(part.status)
         row = (role_words(part.role), f"{part.present}/{part.expected}", status)
         table.add_row(*(Text(printable(cell)) for cell in row), Text(str(part.training), style=style))
