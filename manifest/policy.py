@@ -328,7 +328,8 @@ def floor_findings(demand: GoldenPolicy, goldens: Sequence[Golden]) -> list[Find
     measured = [golden for golden in goldens if golden.precision == "fp32"]
     if not measured:
         message = f"The policy wants a numerics floor up to {bound:g}, and the manifest records none in float32."
-        return [finding("G006", message, where="golden", bound=bound)]
+        remedy = "Save it with golden outputs, or take `golden.max_floor` out of the policy."
+        return [finding("G006", message, where="golden", remedy=remedy, bound=bound)]
     findings = []
     for golden in measured:
         over = {cause: value for cause, value in golden.floor.items() if not 0 <= value <= bound}
@@ -415,7 +416,8 @@ def _unmet_by_model(policy: Policy, model: Report) -> Iterator[Finding]:
         yield from _untrained(policy.components.require, model)
     if policy.golden.required and (lack := _not_compared(model)) is not None:
         message = f"The policy demands that golden outputs agree, and {lack}."
-        yield finding("G003", message, severity=Severity.ERROR, where="golden")
+        remedy = "Save with `golden=True`, verify without `--fast`, and give the probes that it was saved with."
+        yield finding("G003", message, severity=Severity.ERROR, where="golden", remedy=remedy)
     if policy.golden.max_floor is not None and model.kind is Kind.AUDIT:
         message = "The policy bounds the numerics floor, and an audit reads no record of it; use `manifest verify`."
         yield finding("G006", message, where="golden")

@@ -365,7 +365,7 @@ ATTEMPTS = [
     ),
     # Days
     *(
-        Attempt(f"a waiver until {day}", checked(f"{HEAD}{waived('C003', day)}"), 2, "expires", "accepted")
+        Attempt(f"a waiver until {day}", checked(f"{HEAD}{waived('C003', day)}"), 2, "expires", "accepted, but for the second and third")
         for day in (
             "0",
             "99999999999",

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 import manifest
+from manifest.hooks.recording import recording
 from manifest.sidecars import read_manifest
 from manifest.workflows.auditing import audit
 from tests.promises.attempts import Attempt
 from tests.promises.policy_files import (
     FACTORY,
+    NAME,
     Place,
     command,
     file,
@@ -229,3 +233,35 @@ def test_create_model_does_not_go_by_the_manifest_of_other_weights(digits: Any, 
     with pytest.warns(UserWarning, match="is not what its manifest describes .* other bytes"):
         model: Any = manifest.create_model(digits.MODEL, **wrong, quick_gelu=False, on_mismatch="follow")
     assert type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files of a trained model and another that was never trained, which is not the same in both."""
+    folder = tmp_path_factory.mktemp("several")
+    with recording(golden="none"):
+        model: Any = timm.create_model(NAME)
+        average: Any = timm.create_model(NAME)
+        model.load_state_dict(trained().state_dict())
+        torch.save({"state_dict": model.state_dict(), "state_dict_ema": average.state_dict()}, folder / "one.pt")
+        other: Any = timm.create_model(NAME)
+        torch.save({"state_dict": model.state_dict(), "state_dict_ema": other.state_dict()}, folder / "other.pt")
+    return folder
+
+
+def test_demands_on_a_model_are_on_each_of_several_in_a_file(several: Path, tmp_path: Path) -> None:
+    policy = Place(tmp_path).policy("components: {trained: true}")
+    report = manifest.verify(several / "one.pt", fast=True, policy=policy)
+    assert [item.where for item in report.rungs[-1].findings] == ["state_dict_ema: backbone", "state_dict_ema: head"]
+    assert report.exit_code == 1
+
+
+def test_diff_compares_each_of_several_models(several: Path) -> None:
+    code, words = command("diff", several / "one.pt", several / "other.pt")
+    assert (code, "state_dict_ema: backbone" in words) == (1, True)
+    assert command("diff", several / "one.pt", several / "one.pt")[0] == 0
+
+
+def test_manifest_of_what_was_converted_is_of_that_alone(several: Path, tmp_path: Path) -> None:
+    assert command("convert", several / "one.pt", tmp_path / "one.safetensors")[0] == 0
+    assert manifest.verify(tmp_path / "one.safetensors", fast=True).exit_code == 0
