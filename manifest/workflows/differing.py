@@ -14,7 +14,7 @@ from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.document import Component, component_tensors, role_words
 from manifest.dotted_names import listed
-from manifest.findings import Finding, Kind, Report, finding
+from manifest.findings import Finding, Kind, Report, Severity, finding
 from manifest.grants import granted
 from manifest.module_tree import changes, grouped, unfold
 from manifest.workflows.climbing import Climbed, ascend
@@ -112,7 +112,7 @@ def _integrity(*sides: _Side) -> Climbed:
 
 
 def _weights(first: _Side, second: _Side) -> Climbed:
-    findings, counts, listable = [], [], True
+    findings, counts = [], []
     for state in dict.fromkeys([*first[1], *second[1]]):
         then, now = first[1].get(state), second[1].get(state)
         if then is None or now is None:
@@ -123,27 +123,35 @@ def _weights(first: _Side, second: _Side) -> Climbed:
         findings += [each.model_copy(update={"where": f"{state}: {each.where}"}) if state else each for each in found]
         if found:
             counts.append(f"{state}: {_counted(then, now)}" if state else _counted(then, now))
-    for subject, _ in (first, second):
-        listable = listable and isinstance(subject.stored, Checkpoint) and not subject.stored.unlisted
-    rest = "" if listable else "; those whose values cannot be listed were not compared"
-    if findings:
-        return Climbed("; ".join(counts) + rest or "they hold other models", findings)
-    return Climbed(f"the same weights{rest}")
+    words = "; ".join(counts) or ("they hold other models" if findings else "the same weights")
+    return Climbed(words, [*findings, *_not_compared(first[0], second[0])])
+
+
+def _not_compared(*subjects: Subject) -> list[Finding]:
+    """Tensors whose values cannot be listed, of which nobody knows whether they are the same."""
+    findings = []
+    for subject in subjects:
+        if isinstance(subject.stored, Checkpoint) and subject.stored.unlisted:
+            names = printable(listed(list(subject.stored.unlisted)), 300)
+            message = f"Of {printable(subject.path.name)}, these cannot be listed and were not compared: {names}."
+            remedy = "Compare the outputs: `manifest diff A B --outputs`."
+            findings.append(finding("F004", message, where="weights", severity=Severity.WARNING, remedy=remedy))
+    return findings
 
 
 def _changed(then: _Weights, now: _Weights, names: tuple[str, str]) -> list[Finding]:
     """What two models do not have in common, by component as far as tensors belong to one."""
     changed = [name for name, digest in then.digests.items() if now.digests.get(name, digest) != digest]
-    findings, rest = [], list(changed)
+    findings, rest = [], set(changed)
     for part in now.components:
         members = component_tensors(part.prefixes, changed)
         if members:
+            rest -= set(members)
             total = len(component_tensors(part.prefixes, list(now.digests)))
             message = f"In the {printable(role_words(part.role))}, {len(members)} of {total} tensors differ"
             findings.append(_difference("I002", f"{message}: {_listed(members)}.", printable(part.role)))
-            rest = [name for name in rest if name not in set(members)]
     if rest:
-        findings.append(_difference("I002", f"In no component, and different: {_listed(rest)}.", "weights"))
+        findings.append(_difference("I002", f"In no component, and different: {_listed(sorted(rest))}.", "weights"))
     for own, other, name in ((then, now, names[0]), (now, then, names[1])):
         if only := [each for each in own.digests if each not in other.digests]:
             findings.append(_difference("I002", f"Only in {name}: {_listed(only)}.", "weights"))
