@@ -58,8 +58,9 @@ CONTAINER_NAMES = tuple(container.name for container in CONTAINERS if container 
 FIRM = frozenset({*(code for code in RULES if code.startswith("I")), "T003", "T006", "F002", "F008", "F010"})
 """Rules by which a checkpoint is corrupt, forged or runs code: these count as errors, or are waived path by path."""
 
-_LARGEST = 256 << 10  # bytes; PyYAML reads that in some two seconds
+_LARGEST = 64 << 10  # bytes: some four hundred waivers, which PyYAML reads within seconds, whatever they are
 _LONGEST_VALUE = 4096
+_MOST_ROLES = 100
 _MOST_WAIVERS = 10_000
 _OWN = ("P001", "P002")
 _DEMANDS = {"P010", "P011", "P012", "P013"}
@@ -158,7 +159,9 @@ class ComponentsPolicy(_Part):
     """What is demanded of the parts of a model."""
 
     require: tuple[Role, ...] = Field(
-        default=(), description="Roles that must be complete, as in text_tower, also where a manifest excuses them."
+        default=(),
+        max_length=_MOST_ROLES,
+        description="Roles that must be complete, as in text_tower, also where a manifest excuses them.",
     )
     trained: StrictBool = Field(
         default=False,
