@@ -110,7 +110,7 @@ def _day(value: object) -> object:
     """A day and not a moment: a time zone would make it another day in UTC, and a number is no date to a reader."""
     if isinstance(value, str):
         try:
-            return date.fromisoformat(value) if len(value) == len("2027-01-31") else value
+            return datetime.strptime(value, "%Y-%m-%d").date()
         except ValueError:
             raise ValueError(f"there is no day {quoted(value)}, expected one such as 2027-01-31") from None
     if isinstance(value, datetime) or not isinstance(value, date):
@@ -398,7 +398,7 @@ def _unmet(policy: Policy, report: Report, models: Mapping[str, Report]) -> Iter
         message = (
             f"The policy forbids {_listed(policy.containers.forbid, 'and')}, and what {subject} is cannot be read."
         )
-        yield finding("P011", message, where=subject)
+        yield finding("P011", message, where=subject, remedy="Get the file again from its source.")
     elif report.container in policy.containers.forbid:
         yield finding("P011", f"The policy forbids {report.container}, and {subject} is one.", where=subject)
     if policy.signature.required:

@@ -381,6 +381,10 @@ ATTEMPTS = [
             "2027-01-31T00:00:00Z",
         )
     ),
+    *(
+        Attempt(f"a waiver until {day} in quotes", checked(f"{HEAD}{waived('C003', QUOTED.format(day))}"), 2, "expires")
+        for day in ("2027-01-31T00:00:00+14:00", "1800000000", "", "2027-W05-1", "tomorrow")
+    ),
     Attempt(
         "a waiver until a day that is none",
         checked(f"{HEAD}{waived('C003', QUOTED.format('2027-02-30'))}"),
