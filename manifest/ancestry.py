@@ -25,7 +25,10 @@ class Generation:
         model: Family and name of its architecture.
         provenance: Where its weights come from.
         signature: Who signed it, in words.
-        trusted: Whether the trusted key did; None when there was none to check by.
+        trusted: Whether the trusted key did, and the bytes are those that it signed; None when there was none to check
+            by.
+        file: `as described` where its bytes were read and are those that the manifest describes, else how it shows
+            that they are others; None where they were not read.
     """
 
     path: str
@@ -36,6 +39,7 @@ class Generation:
     provenance: Provenance
     signature: str
     trusted: bool | None
+    file: str | None = None
 
 
 @dataclass(frozen=True)

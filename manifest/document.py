@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manifest.digests import weights_digest
 from manifest.errors import DocumentError, NewerSchemaError
+from manifest.validation import fields_at, first_fault, nearest_names, quoted
 
 SCHEMA = "manifest/v1"
 LARGEST = 64 << 20
@@ -402,6 +403,40 @@ def prefixes(names: Iterable[str], others: Iterable[str]) -> list[str]:
     )
 
 
+ROLES = (
+    "vision_tower",
+    "vision_projection",
+    "text_tower",
+    "text_projection",
+    "text_decoder",
+    "logit_scale",
+    "logit_bias",
+    "backbone",
+    "neck",
+    "head",
+)
+"""Roles of the components of the families that ship with this package; a family of somebody's own may have others."""
+
+
+def training_words(verdicts: Iterable[tuple[str, Training]]) -> str:
+    """How many components have each verdict, and which have not been shown to be trained.
+
+    Args:
+        verdicts: The role and the verdict of each component that is there.
+
+    Returns:
+        For example `3 trained, 1 unknown (logit scale)`; nothing where there are no components.
+    """
+    roles: dict[Training, list[str]] = {each: [] for each in Training}
+    for role, training in verdicts:
+        roles[training].append(role_words(role))
+    return ", ".join(
+        f"{len(names)} {training}" + ("" if training is Training.TRAINED else f" ({', '.join(names)})")
+        for training, names in roles.items()
+        if names
+    )
+
+
 def role_words(role: str) -> str:
     """A component's role for a person: `vision tower`."""
     return role.replace("_", " ")
@@ -459,7 +494,11 @@ def parse(data: bytes, *, source: str = "the manifest", strict: bool = False) ->
         )
     manifest = _validated(Manifest, content, source, again)
     if strict and (unknown := _unknown_fields(manifest)):
-        raise DocumentError(f"{source} has a field that the format does not know, {unknown[0]!r}; {again}.")
+        clause = f"{source} has a field that the format does not know, {quoted(unknown[0])}"
+        *place, name = unknown[0].split(".")
+        nearest = nearest_names(name, fields_at(Manifest, [int(each) if each.isdigit() else each for each in place]))
+        hint = f"; did you mean {' or '.join(nearest)}" if nearest else ""
+        raise DocumentError(f"{clause}{hint}; {again}.")
     return manifest
 
 
@@ -492,9 +531,8 @@ def _validated(model: type[_Document], content: dict[str, Any], source: str, aga
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DocumentError(f"{source} is not valid at {where!r}: {first['msg']}; {again}.") from None
+        fault = first_fault(error, model)
+        raise DocumentError(f"{source} is not valid at {fault.where!r}: {fault.what}; {again}.") from None
 
 
 def _unknown_fields(part: Any, path: str = "") -> list[str]:

@@ -124,6 +124,11 @@ class Report(BaseModel):
             yield from rung.findings
 
     @property
+    def waived(self) -> int:
+        """How many findings a policy waives that would have failed or warned."""
+        return sum(item.waived is not None and item.severity is not Severity.NOTE for item in self.findings())
+
+    @property
     def passed(self) -> bool:
         return self.error is None and all(rung.outcome is not Outcome.FAIL for rung in self.rungs)
 
@@ -603,8 +608,8 @@ RULES: dict[str, Rule] = {
             "P013",
             "training-required",
             _E,
-            "The policy demands trained components, and the numbers of this one are those of its initialiser.",
-            "Find out where its weights were lost, or set `components.trained` to false if an untrained part is meant.",
+            "The policy demands trained components, and the numbers of this one do not show that it was trained.",
+            "Find out where its weights were lost, or name in `components.require` the roles that must be trained.",
         ),
     )
 }

@@ -79,4 +79,4 @@ def run(
         state=state,
     )
     if not quiet:
-        emit(text.show(manifest), None, color=not no_color)
+        emit(text.show(manifest, written=True), None, color=not no_color)

@@ -19,8 +19,8 @@ def run(
 ) -> None:
     """Print what checkpoints say of where they come from, newest first: training, data, code, and what they began with.
 
-    Manifests are taken at their word, and no weights are read. Exit codes: 0 all was told; 2 a manifest could not be
-    read, or there was none.
+    Manifests are taken at their word, and no weights are read but with --key, to say whose they are. Exit codes: 0 all
+    was told; 2 a manifest could not be read, or there was none.
     """
     from manifest.errors import NoManifestError
     from manifest.rendering import lineage

@@ -19,7 +19,8 @@ def run(
     output: Output = None,
     no_color: NoColor = False,
 ) -> None:
-    """Print what is on record about a checkpoint, or what is in it when there is no record; checks nothing."""
+    """Print what is on record about a checkpoint, or what is in it when there is no record; of its bytes only the size
+    is checked."""
     from manifest.sidecars import has_manifest, require_checkpoint
 
     path = require_checkpoint(checkpoint)
@@ -47,5 +48,6 @@ def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, colo
         emit(serialize(manifest).decode(), output)
         return
     from manifest.rendering import text
+    from manifest.workflows.described import other_size
 
-    emit(text.show(manifest), output, color=color)
+    emit(text.show(manifest, path.name or path.resolve().name, other_size(path, manifest)), output, color=color)

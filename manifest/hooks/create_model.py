@@ -20,7 +20,7 @@ from torch import nn
 
 from manifest import families
 from manifest.checkpoint import open_checkpoint
-from manifest.document import Architecture, Manifest, role_words
+from manifest.document import Architecture, Manifest, Parent, role_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError, CreationMismatchError, InputError
 from manifest.families import Creation, Difference, Family, remember
@@ -28,8 +28,9 @@ from manifest.families.open_clip import FAMILY
 from manifest.families.open_clip_inputs import registry_entry
 from manifest.fitting import fit
 from manifest.grants import granted
-from manifest.sidecars import has_manifest, read_manifest
-from manifest.workflows.lineage import parent_of
+from manifest.sidecars import has_manifest
+from manifest.workflows.described import own_manifest
+from manifest.workflows.lineage import parent_by, parent_of
 from manifest.workflows.loading import load
 
 OnMismatch = Literal["raise", "follow"]
@@ -75,17 +76,18 @@ def create_model(
     creation = Creation(model_name, arguments, pretrained)
     if pretrained and ":" not in model_name:
         if Path(pretrained).is_file():
-            manifest = read_manifest(Path(pretrained)) if has_manifest(Path(pretrained)) else None
+            manifest = own_manifest(pretrained, "nothing tells whether this is the architecture of its weights")
             asked = FAMILY.describe(Creation(model_name, arguments))
             if manifest is None:
-                _say_nothing_to_compare(pretrained)
+                if not has_manifest(Path(pretrained)):  # otherwise it was said already what is wrong with it
+                    _say_nothing_to_compare(pretrained)
             elif differences := _against_manifest(asked, manifest, convert):
                 if on_mismatch == "raise":
                     raise _mismatch(creation, pretrained, "its manifest", differences)
                 return load(pretrained, verify="none", device=str(arguments.get("device", "cpu"))).train()
             if arguments.get("load_weights", True):
                 creation = replace(creation, conversions=_conversions(FAMILY, asked, Path(pretrained), convert))
-                creation = _with_parent(creation, Path(pretrained))
+                creation = creation if manifest is None else _with(creation, parent_by(pretrained, manifest))
         elif (entry := registry_entry(model_name, pretrained)) is not None:
             creation = _against_registry(creation, entry, on_mismatch)
     for argument, role in (("pretrained_image_path", "vision_tower"), ("pretrained_text_path", "text_tower")):
@@ -243,7 +245,11 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
 def _with_parent(creation: Creation, weights: Path) -> Creation:
     """The creation, with a file of weights as a parent where it is what its manifest describes."""
     parent = parent_of(weights)
-    return creation if parent is None else replace(creation, parents=(*creation.parents, (parent.name, parent.weights)))
+    return creation if parent is None else _with(creation, parent)
+
+
+def _with(creation: Creation, parent: Parent) -> Creation:
+    return replace(creation, parents=(*creation.parents, (parent.name, parent.weights)))
 
 
 def _against_registry(creation: Creation, entry: Mapping[str, Any], on_mismatch: OnMismatch) -> Creation:

@@ -64,18 +64,28 @@ def training_facts(provenance: Provenance) -> dict[str, str]:
 
 def _facts(descent: Descent) -> Table:
     generation = descent.generation
+    training = training_facts(generation.provenance)
+    command = {name: training.pop(name) for name in ("command",) if name in training}
     facts = {
         "model": generation.model,
-        **training_facts(generation.provenance),
+        **training,
+        "bytes": generation.file or "not read; `manifest verify` reads them",
+        **command,
         "signature": generation.signature,
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        style = "red" if name == "signature" and generation.trusted is False else ""
+        bad = (name == "signature" and generation.trusted is False) or (name == "bytes" and _is_other(generation))
+        style = "red" if bad else ""
         table.add_row(Text(f"  {name}", style="dim"), Text(printable(value, _MOST_SHOWN), style=style))
     for line in _origins(descent):
         table.add_row(Text("  from", style="dim"), line)
     return table
+
+
+def _is_other(generation: Generation) -> bool:
+    """Whether a file is known not to be the one that its manifest describes."""
+    return generation.file not in (None, "as described")
 
 
 def _code(provenance: Provenance) -> str:
@@ -124,6 +134,7 @@ def _data(descent: Descent) -> dict[str, Any]:
         "command": provenance.command,
         "signature": generation.signature,
         "trusted": generation.trusted,
+        "bytes": generation.file or "not read",
         "pretrained": provenance.pretrained,
         "parents": [
             {"name": each.parent.name, "weights": each.parent.weights, "path": each.path} for each in descent.ancestors

@@ -13,8 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.checkpoint.escaping import printable
-from manifest.document import Manifest, Preprocess, Tokenizer, Training, activation_words, role_words
-from manifest.findings import Finding, Kind, Outcome, Report, Severity
+from manifest.document import (
+    Manifest,
+    Preprocess,
+    Status,
+    Tokenizer,
+    Training,
+    activation_words,
+    role_words,
+    training_words,
+)
+from manifest.findings import Finding, Kind, Outcome, Report, Rung, Severity
 from manifest.rendering.lineage import training_facts
 
 _OUTCOMES = {
@@ -52,7 +61,8 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
     everything = of or contents
     good = sum(content.passed for content in everything)
     style = "bold green" if good == len(everything) else "bold red"
-    summary = Text(f"{good} of {len(everything)} pass", style=style)
+    waived = sum(content.waived for content in everything if content.passed)
+    summary = Text(f"{good} of {len(everything)} pass" + (f", with {waived} waived" if waived else ""), style=style)
     if all(content.kind is Kind.AUDIT for content in contents):
         return Group(*(_line(content) for content in contents), Text(), summary)
     return Group(*(part for content in contents for part in (report(content), Text())), summary)
@@ -61,7 +71,7 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
 def _line(content: Report) -> Text:
     """One of many audits in a line: whether something is wrong, what it is, and what is wrong or odd."""
     worst = Outcome.FAIL if not content.passed else Outcome.PASS
-    warned = any(rung.outcome is Outcome.WARN for rung in content.rungs)
+    warned = any(_shown(rung) is Outcome.WARN for rung in content.rungs)
     mark, style = _OUTCOMES[Outcome.WARN if worst is Outcome.PASS and warned else worst]
     line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
     what = content.error or next((rung.reason for rung in content.rungs if rung.name in ("identity",)), None)
@@ -71,19 +81,35 @@ def _line(content: Report) -> Text:
     for code in dict.fromkeys(found.rule for found in loud):
         names = [found for found in loud if found.rule == code]
         line.append(f"  {code} {names[0].name}" + (f" × {len(names)}" if len(names) > 1 else ""), style=style)
-    return line
+    return line.append(f"  {content.waived} waived", style=style) if content.waived else line
 
 
-def show(manifest: Manifest) -> RenderableType:
-    """What a manifest says, without its lists of tensors and sketches."""
+def show(
+    manifest: Manifest, name: str | None = None, other: str | None = None, *, written: bool = False
+) -> RenderableType:
+    """What a manifest says, without its lists of tensors and sketches.
+
+    Args:
+        manifest: The manifest.
+        name: What the checkpoint beside it is called; as the manifest calls it when None.
+        other: What shows that it is another file than the one described, if anything does.
+        written: Whether the manifest was just written, of bytes that were read.
+    """
     architecture, weights = manifest.architecture, manifest.weights
     files = manifest.checkpoint.files
+    first = files[0].path if len(files) == 1 else None
+    name = name or files[0].path
+    renamed = f" (saved as {first})" if first not in (None, name) else ""
+    signer = f"key {manifest.signer[:16]}" if manifest.signer else "nobody"
+    signer += ", as the manifest says; not checked" if manifest.signer and not written else ""
+    there = [(part.role, part.training) for part in manifest.components if part.status is not Status.ABSENT]
     quick = architecture.config.get("quick_gelu")
     facts = {
-        "checkpoint": f"{files[0].path}: {manifest.checkpoint.container}, {sum(file.size for file in files):,} bytes"
+        "checkpoint": f"{name}{renamed}: {manifest.checkpoint.container}, {sum(file.size for file in files):,} bytes"
         + (f" in {len(files)} files" if len(files) > 1 else ""),
+        "bytes": "those of the file" if written else other or "of this size; not read, which `manifest verify` does",
         "saved": f"{manifest.created} by {manifest.tool.name} {manifest.tool.version}, in {architecture.mode} mode",
-        "signed by": f"key {manifest.signer[:16]}" if manifest.signer else "nobody",
+        "signed by": signer,
         "model": f"{architecture.family} {architecture.name or '(no registered name)'} ({architecture.class_name})",
         "precision": architecture.precision,
         "activations": activation_words(architecture.activations)
@@ -93,6 +119,7 @@ def show(manifest: Manifest) -> RenderableType:
         "tokenizer": _tokenizer_words(architecture.tokenizer),
         "weights": f"{weights.parameters:,} parameters in {len(weights.tensors)} tensors "
         f"({', '.join(f'{count} {dtype}' for dtype, count in weights.dtypes.items())})",
+        "training": training_words(there) or "no components",
         "digest": weights.digest,
         "started from": ", ".join(
             filter(None, [manifest.provenance.pretrained, *(parent.name for parent in manifest.provenance.parents)])
@@ -105,7 +132,8 @@ def show(manifest: Manifest) -> RenderableType:
     table.add_column()
     table.add_column(overflow="fold")  # a digest is copied whole or not at all
     for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(printable(value, 400)))
+        style = "bold red" if other is not None and name == "bytes" else ""
+        table.add_row(Text(name, style="dim"), Text(printable(value, 400), style=style))
     return Group(table, Text(), _components(manifest), *_golden(manifest))
 
 
@@ -121,25 +149,34 @@ def _verdict(content: Report) -> Text:
             return Text(f"✘ {name} is safe to load, and fails: {', '.join(failed)}", style="bold red")
         if "policy" in failed:
             sentence, style = f"{sentence}; it fails the policy", "bold red"
+        elif content.waived and not failed:
+            sentence = f"{sentence}; it passes, with {content.waived} waived"
         return Text(f"{name} {sentence}", style=style)
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if failed:
         return Text(f"✘ {name} {bad}: {', '.join(failed)}", style="bold red")
+    waived = f", with {content.waived} waived" if content.waived else ""
     if warned:
-        return Text(f"✔ {name} {good}, with warnings: {', '.join(warned)}", style="bold yellow")
-    return Text(f"✔ {name} {good}", style="bold green")
+        return Text(f"✔ {name} {good}{waived}, with warnings: {', '.join(warned)}", style="bold yellow")
+    return Text(f"✔ {name} {good}{waived}", style="bold yellow" if waived else "bold green")
 
 
 def _rungs(content: Report) -> Table:
     table = Table.grid(padding=(0, 2))
     for rung in content.rungs:
-        mark, style = _OUTCOMES[rung.outcome]
+        mark, style = _OUTCOMES[_shown(rung)]
         spent = "" if rung.outcome is Outcome.SKIP else f"{rung.seconds:.2f} s"
         table.add_row(
             Text(f"  {mark}", style=style), Text(rung.name), Text(spent, style="dim", justify="right"),
             Text(printable(rung.reason, 300)),
         )  # fmt: skip
     return table
+
+
+def _shown(rung: Rung) -> Outcome:
+    """The outcome of a rung, and a warning where it passes because something is waived."""
+    waived = any(item.waived is not None and item.severity is not Severity.NOTE for item in rung.findings)
+    return Outcome.WARN if waived and rung.outcome is Outcome.PASS else rung.outcome
 
 
 def _finding(item: Finding) -> Text:
@@ -158,7 +195,7 @@ def _components(manifest: Manifest) -> Table:
     for column in ("component", "tensors", "status", "training"):
         table.add_column(column)
     for part in manifest.components:
-        style = "bold red" if part.training is Training.INITIALISED else ""
+        style = {Training.INITIALISED: "bold red", Training.UNKNOWN: "yellow"}.get(part.training, "")
         status = f"{part.status} by design" if part.by_design else str(part.status)
         row = (role_words(part.role), f"{part.present}/{part.expected}", status)
         table.add_row(*(Text(printable(cell)) for cell in row), Text(str(part.training), style=style))

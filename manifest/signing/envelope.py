@@ -24,6 +24,7 @@ from pydantic.alias_generators import to_camel
 
 from manifest.errors import InputError, SignatureError
 from manifest.signing.keys import PrivateKey, PublicKey
+from manifest.validation import TOP, UNKNOWN_FIELD, first_fault
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -342,16 +343,15 @@ def _part(model: type[_AnyPart], value: Any, where: str) -> _AnyPart:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:
+        fault = first_fault(error, model)
+        if fault.where == TOP:
             raise _Malformed(f"{where} is not a JSON object but {_clipped(value)}") from error
-        place = f"`{'.'.join(map(str, first['loc']))}`"
-        if first["type"] == "missing":
-            raise _Malformed(f"{place} of {where} is missing") from error
-        if first["type"] == "extra_forbidden":
-            raise _Malformed(f"{where} has the unknown key {place}") from error
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise _Malformed(f"{place} of {where} is {_clipped(first['input'])} ({message})") from error
+        if fault.kind == "missing":
+            raise _Malformed(f"`{fault.where}` of {where} is missing") from error
+        if fault.kind == UNKNOWN_FIELD:
+            raise _Malformed(f"{where} has the unknown key `{fault.where}`") from error
+        what = fault.what[:1].lower() + fault.what[1:]
+        raise _Malformed(f"`{fault.where}` of {where} is {_clipped(fault.found)} ({what})") from error
 
 
 def _unbase64(text: str, where: str) -> bytes:

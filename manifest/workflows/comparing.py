@@ -43,7 +43,8 @@ from manifest.workflows.explaining import (
     unexplained_words,
 )
 from manifest.workflows.precision import in_precision
-from manifest.workflows.subject import Subject, climb, open_subject
+from manifest.workflows.subject import Check, Subject, climb, open_subject
+from manifest.workflows.verifying import integrity
 
 _PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -107,7 +108,11 @@ def compare(
                 material = Probe(preprocess=preprocess, tokenizer=tokenizer)
                 answers = _answer(answers, subject.manifest, material)
             found = answers if isinstance(answers, Golden) else read_answers(Path(answers))
-            return climb(subject, [("golden", lambda each: _hold(each, found, across_precisions))], Kind.COMPARE)
+            rungs: list[tuple[str, Check]] = [
+                ("golden", lambda each: _hold(each, found, across_precisions)),
+                ("integrity", integrity),  # the record speaks for the checkpoint only if it is of these bytes
+            ]
+            return climb(subject, rungs, Kind.COMPARE)
     finally:
         subject.close()
 

@@ -91,6 +91,7 @@ def convert(
             update={
                 "signer": signer.public.hint if signer else None,
                 "weights": recorded.weights.under_own_names(),
+                "others": [],  # one set of weights is written
                 "checkpoint": CheckpointRecord(
                     container="safetensors", files=[File(path=target.name, size=size, blake3=blake3, sha256=sha)]
                 ),

@@ -1,14 +1,20 @@
-"""What changed between two checkpoints: weights by component, architecture by module, and outputs by layer."""
+"""What changed between two checkpoints: weights by component, architecture by module, and outputs by layer.
+
+Weights are compared by their bytes, which the manifests only name and group; architectures are compared as recorded.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from manifest.document import component_tensors, role_words
+from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.escaping import printable
+from manifest.document import Component, component_tensors, role_words
 from manifest.dotted_names import listed
-from manifest.findings import Finding, Kind, Report, finding
+from manifest.findings import Finding, Kind, Report, Severity, finding
 from manifest.grants import granted
 from manifest.module_tree import changes, grouped, unfold
 from manifest.workflows.climbing import Climbed, ascend
@@ -27,15 +33,19 @@ def diff(
         allow: Modules of your own that may be imported to rebuild the models.
 
     Returns:
-        A rung each for weights, architecture and outputs; the exit code is 1 where they differ.
+        A rung each for integrity (whether both are what their manifests describe, so that these can speak for them),
+        weights, architecture and outputs; the exit code is 1 where they differ.
 
     Raises:
         NoManifestError: One of them has no manifest.
+        CheckpointError: One of them cannot be read.
     """
     first, second = open_subject(one), open_subject(other)
     try:
+        models = _models(first), _models(second)
         rungs: list[tuple[str, Callable[[], Climbed]]] = [
-            ("weights", lambda: _weights(first, second)),
+            ("integrity", lambda: _integrity((first, models[0]), (second, models[1]))),
+            ("weights", lambda: _weights((first, models[0]), (second, models[1]))),
             ("architecture", lambda: _architecture(first, second)),
         ]
         if outputs:
@@ -47,25 +57,116 @@ def diff(
         second.close()
 
 
-def _weights(first: Subject, second: Subject) -> Climbed:
-    then, now = ({t.name: t for t in each.manifest.weights.tensors} for each in (first, second))
-    changed = [name for name in then if name in now and then[name].digest != now[name].digest]
-    gone, added = [name for name in then if name not in now], [name for name in now if name not in then]
-    if not (changed or gone or added):
-        return Climbed("the same weights")
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of one model in a checkpoint.
+
+    Attributes:
+        digests: Of its tensors, by the bytes that are there.
+        recorded: The same as the manifest has them.
+        components: By which tensors are grouped.
+    """
+
+    digests: Mapping[str, str]
+    recorded: Mapping[str, str]
+    components: Sequence[Component]
+
+
+_Side = tuple[Subject, Mapping[str, _Weights]]
+"""One of the two checkpoints, and the weights of each model in it by the keys that lead there."""
+
+
+def _models(subject: Subject) -> dict[str, _Weights]:
+    """The weights of the model that is meant, under an empty key, and of the others in the checkpoint."""
+    models = {"": _weights_of(subject)}
+    for other in subject.others():
+        models[printable(".".join(other.manifest.checkpoint.state.path))] = _weights_of(other)
+    return models
+
+
+def _weights_of(subject: Subject) -> _Weights:
+    if not isinstance(subject.stored, Checkpoint):
+        raise subject.stored
+    stored, manifest = subject.stored, subject.manifest
+    digests = {name: stored.digest(tensor) for name, tensor in stored.tensors.items()}
+    return _Weights(digests, {each.name: each.digest for each in manifest.weights.tensors}, manifest.components)
+
+
+def _integrity(*sides: _Side) -> Climbed:
+    """Whether both hold the weights that their manifests describe; what else these say is about those."""
     findings = []
-    for part in second.manifest.components:
-        members, all_of = component_tensors(part.prefixes, changed), component_tensors(part.prefixes, list(now))
-        if members:
-            words = role_words(part.role)
-            message = f"In the {words}, {len(members)} of {len(all_of)} tensors differ: {listed(members)}."
-            findings.append(_difference("I002", message, part.role))
-    if gone:
-        findings.append(_difference("I002", f"Only in {first.path.name}: {listed(gone)}.", "weights"))
-    if added:
-        findings.append(_difference("I002", f"Only in {second.path.name}: {listed(added)}.", "weights"))
-    words = f"{len(changed)} of {len(now.keys() & then.keys())} tensors differ, {len(gone)} gone, {len(added)} added"
+    for subject, models in sides:
+        name = printable(subject.path.name)
+        for state, model in models.items():
+            names = model.digests.keys() | model.recorded.keys()
+            stale = [each for each in names if model.digests.get(each) != model.recorded.get(each)]
+            if stale:
+                message = (
+                    f"The manifest of {name} describes other weights than it holds, in {len(stale)} of {len(names)} "
+                    "tensors; so it may describe another model, too."
+                )
+                remedy = f"Find out which of them is right: `manifest verify {name}`."
+                findings.append(finding("I002", message, where=f"{name}: {state}" if state else name, remedy=remedy))
+    words = "a manifest is of other weights" if findings else "both hold the weights that their manifests describe"
     return Climbed(words, findings)
+
+
+def _weights(first: _Side, second: _Side) -> Climbed:
+    findings, counts = [], []
+    for state in dict.fromkeys([*first[1], *second[1]]):
+        then, now = first[1].get(state), second[1].get(state)
+        if then is None or now is None:
+            name = printable((first if now is None else second)[0].path.name)
+            findings.append(_difference("I002", f"Only {name} has a model under {state}.", state))
+            continue
+        found = _changed(then, now, (printable(first[0].path.name), printable(second[0].path.name)))
+        findings += [each.model_copy(update={"where": f"{state}: {each.where}"}) if state else each for each in found]
+        if found:
+            counts.append(f"{state}: {_counted(then, now)}" if state else _counted(then, now))
+    words = "; ".join(counts) or ("they hold other models" if findings else "the same weights")
+    return Climbed(words, [*findings, *_not_compared(first[0], second[0])])
+
+
+def _not_compared(*subjects: Subject) -> list[Finding]:
+    """Tensors whose values cannot be listed, of which nobody knows whether they are the same."""
+    findings = []
+    for subject in subjects:
+        if isinstance(subject.stored, Checkpoint) and subject.stored.unlisted:
+            names = printable(listed(list(subject.stored.unlisted)), 300)
+            message = f"Of {printable(subject.path.name)}, these cannot be listed and were not compared: {names}."
+            remedy = "Compare the outputs: `manifest diff A B --outputs`."
+            findings.append(finding("F004", message, where="weights", severity=Severity.WARNING, remedy=remedy))
+    return findings
+
+
+def _changed(then: _Weights, now: _Weights, names: tuple[str, str]) -> list[Finding]:
+    """What two models do not have in common, by component as far as tensors belong to one."""
+    changed = [name for name, digest in then.digests.items() if now.digests.get(name, digest) != digest]
+    findings, rest = [], set(changed)
+    for part in now.components:
+        members = component_tensors(part.prefixes, changed)
+        if members:
+            rest -= set(members)
+            total = len(component_tensors(part.prefixes, list(now.digests)))
+            message = f"In the {printable(role_words(part.role))}, {len(members)} of {total} tensors differ"
+            findings.append(_difference("I002", f"{message}: {_listed(members)}.", printable(part.role)))
+    if rest:
+        findings.append(_difference("I002", f"In no component, and different: {_listed(sorted(rest))}.", "weights"))
+    for own, other, name in ((then, now, names[0]), (now, then, names[1])):
+        if only := [each for each in own.digests if each not in other.digests]:
+            findings.append(_difference("I002", f"Only in {name}: {_listed(only)}.", "weights"))
+    return findings
+
+
+def _counted(then: _Weights, now: _Weights) -> str:
+    shared = then.digests.keys() & now.digests.keys()
+    differ = sum(then.digests[name] != now.digests[name] for name in shared)
+    gone, added = len(then.digests.keys() - shared), len(now.digests.keys() - shared)
+    return f"{differ} of {len(shared)} tensors differ, {gone} gone, {added} added"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return printable(listed(names), 300)
 
 
 def _architecture(first: Subject, second: Subject) -> Climbed:
@@ -79,7 +180,7 @@ def _architecture(first: Subject, second: Subject) -> Climbed:
         if before != after:
             message = f"The {name} differs: {_settings(before, after)}."
             findings.append(_difference(rule, message, f"architecture.{name}"))
-    return Climbed("they differ" if findings else "the same modules, preprocessing and tokenizer", findings)
+    return Climbed("they differ" if findings else "the same modules, preprocessing and tokenizer on record", findings)
 
 
 def _settings(before: Any, after: Any) -> str:

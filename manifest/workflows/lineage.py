@@ -1,22 +1,22 @@
-"""Lineage: which checkpoint started from which, by the manifests beside them; no weights are read but to be a parent.
+"""Lineage: which checkpoint started from which, by the manifests beside them.
 
-No torch is needed, and nothing in a checkpoint runs.
+Weights are read where something is said of them: to be a parent, and where a key is to say whose they are. No torch is
+needed, and nothing in a checkpoint runs.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from manifest.ancestry import Generation, History, Unread, trace
 from manifest.checkpoint.discovering import discover
-from manifest.digests import file_blake3
 from manifest.document import Manifest, Parent, parse
 from manifest.errors import ManifestError
-from manifest.sidecars import Sidecars, has_manifest, read_manifest, read_sidecars, recorded_files, require_checkpoint
+from manifest.sidecars import Sidecars, has_manifest, read_sidecars, require_checkpoint
 from manifest.signing import PublicKey, load_public_key
+from manifest.workflows.described import other_bytes, other_size, own_manifest
 from manifest.workflows.subject import Subject
 from manifest.workflows.trusting import trust
 
@@ -26,7 +26,8 @@ def history(
 ) -> History:
     """What the manifests beside some checkpoints say of where they come from.
 
-    A manifest is taken at its word: whether the weights beside it are those that it describes, `verify` tells.
+    A manifest is taken at its word, but for the sizes of its files: whether the weights beside it are those that it
+    describes, `verify` tells. With a key, what it signed is read to the last byte.
 
     Args:
         places: Checkpoints, folders of them, or patterns.
@@ -60,32 +61,13 @@ def parent_of(path: str | os.PathLike[str]) -> Parent | None:
         None when there is no manifest beside it; also, with a warning, when the manifest cannot be read or its bytes
         are not those that it describes, for then nobody knows what its weights are.
     """
-    checkpoint = Path(path)
-    try:
-        if not has_manifest(checkpoint):
-            return None
-        manifest = read_manifest(checkpoint)
-        changed = _changed(checkpoint, manifest)
-    except ManifestError as error:
-        changed = str(error)
-    except OSError as error:
-        changed = f"it cannot be read: {error.strerror}"
-    if changed is None:
-        return Parent(name=checkpoint.resolve().name, weights=manifest.weights.digest)
-    warnings.warn(
-        f"{checkpoint.name} is not what its manifest describes ({changed}), so it goes on record as nobody's parent; "
-        f"`manifest verify {checkpoint.name}` says more.",
-        stacklevel=2,
-    )
-    return None
+    manifest = own_manifest(path, "it goes on record as nobody's parent")
+    return None if manifest is None else parent_by(path, manifest)
 
 
-def _changed(checkpoint: Path, manifest: Manifest) -> str | None:
-    """What of a checkpoint is not as its manifest describes it."""
-    for file, path in recorded_files(checkpoint, manifest):
-        if path.stat().st_size != file.size or file_blake3(path) != file.blake3:
-            return f"{path.name} has other bytes"
-    return None
+def parent_by(path: str | os.PathLike[str], manifest: Manifest) -> Parent:
+    """A checkpoint as a parent, by a manifest that is known to describe it."""
+    return Parent(name=Path(path).resolve().name, weights=manifest.weights.digest)
 
 
 def _of_directory(path: Path) -> Path:
@@ -106,6 +88,11 @@ def _generation(path: Path, key: PublicKey | None) -> Generation:
     manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
     architecture = manifest.architecture
     climbed = trust(Subject(path, contents, manifest), key)
+    signed = key is not None and not climbed.findings
+    problem = (other_bytes if signed else other_size)(path, manifest)
+    signature = climbed.reason
+    if signed and problem is not None:
+        signature = f"of the manifest alone, which describes another file: {problem}"
     return Generation(
         path=str(path),
         name=path.resolve().name,
@@ -113,6 +100,7 @@ def _generation(path: Path, key: PublicKey | None) -> Generation:
         created=manifest.created,
         model=f"{architecture.family} {architecture.name or architecture.class_name}",
         provenance=manifest.provenance,
-        signature=climbed.reason,
-        trusted=None if key is None else not climbed.findings,
+        signature=signature,
+        trusted=None if key is None else signed and problem is None,
+        file="as described" if signed and problem is None else problem,
     )

@@ -16,6 +16,7 @@ from manifest.findings import Outcome, Report, Severity
 from manifest.grants import granted
 from manifest.sidecars import read_manifest, require_checkpoint
 from manifest.signing import PublicKey
+from manifest.workflows.described import other_size
 from manifest.workflows.rebuilding import Rebuilder
 from manifest.workflows.subject import Subject, climb, open_subject
 from manifest.workflows.verifying import static_rungs
@@ -125,11 +126,13 @@ def _creation(subject: Subject) -> Creation:
     """So that a model that is loaded, trained on and saved again names its parent."""
     manifest = subject.manifest
     architecture = manifest.architecture
+    # Of a file of another size, which `verify="none"` loads as well, nobody knows what its weights are.
+    digest = manifest.weights.digest if other_size(subject.path, manifest) is None else None
     return Creation(
         name=architecture.name or architecture.class_name,
         arguments=architecture.arguments,
         pretrained=manifest.provenance.pretrained,
-        parents=((subject.path.name, manifest.weights.digest),),
+        parents=((subject.path.name, digest),),
         architecture=architecture,
         family=architecture.family,
     )

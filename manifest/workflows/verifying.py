@@ -13,14 +13,14 @@ from typing import Any
 
 from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.escaping import printable
-from manifest.components import component_findings, initialised_throughout, reassess
+from manifest.components import component_findings, reassess
 from manifest.digests import file_blake3
-from manifest.document import Manifest, Status, Training, component_tensors, role_words
+from manifest.document import Manifest, Status, component_tensors, role_words, training_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError
 from manifest.findings import ComponentVerdict, Finding, Report, Severity, finding
 from manifest.grants import granted
-from manifest.policy import RUNG, Policy, golden_findings, hold, read_policy
+from manifest.policy import RUNG, Policy, floor_findings, hold, read_policy
 from manifest.safety import safety_findings
 from manifest.sidecars import recorded_files
 from manifest.signing import PublicKey, load_public_key
@@ -63,14 +63,16 @@ def verify(
     try:
         with granted(allow):
             rungs = static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs(probes))
-            if demanded is not None:
-                rungs.append((RUNG, lambda each: Climbed("", golden_findings(demanded.golden, each.manifest.golden))))
-            report = climb(subject, rungs)
+            floors: list[tuple[str, Check]] = [] if demanded is None else [(RUNG, _floors(demanded))]
+            report = climb(subject, rungs + floors)
+            models = {"": report}
             for other in subject.others():
                 checks: list[tuple[str, Check]] = [("format", _listing), ("completeness", _completeness)]
                 checks += [] if fast else [rung for rung in _dynamic_rungs(probes) if rung[0] != "environment"]
-                report = joined(report, climb(other, checks), printable(".".join(other.manifest.checkpoint.state.path)))
-            return hold(report, demanded, subject.path)
+                state = printable(".".join(other.manifest.checkpoint.state.path))
+                models[state] = climb(other, checks + floors)
+                report = joined(report, models[state], state)
+            return hold(report, demanded, subject.path, models=models)
     finally:
         subject.close()
 
@@ -90,7 +92,7 @@ def static_rungs(
     trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
     return [
         ("trust", lambda subject: trust(subject, trusted)),
-        ("integrity", _integrity),
+        ("integrity", integrity),
         ("format", lambda subject: _format(subject, code)),
         ("completeness", _completeness),
     ]
@@ -109,7 +111,13 @@ def _dynamic_rungs(probes: Sequence[Any]) -> list[tuple[str, Check]]:
     return rungs([as_probe(probe) for probe in probes])
 
 
-def _integrity(subject: Subject) -> Climbed:
+def _floors(policy: Policy) -> Check:
+    """The floors that a manifest records, held to what a policy demands of them."""
+    return lambda subject: Climbed("", floor_findings(policy.golden, subject.manifest.golden))
+
+
+def integrity(subject: Subject) -> Climbed:
+    """Whether the files are byte for byte those that the manifest describes, and if not, which tensors changed."""
     readable = isinstance(subject.stored, Checkpoint)
     findings: list[Finding] = []
     changed: list[str] = []
@@ -232,13 +240,9 @@ def _completeness(subject: Subject) -> Climbed:
     ]
     findings = component_findings(components, subject.path.name)
     whole = sum(part.status is Status.COMPLETE for part in components)
-    reason = f"{whole} of {len(components)} components complete"
+    reason = f"{whole} of {len(components)} components complete" if components else "the manifest names no components"
+    there = [(part.role, part.training) for part in components if part.status is not Status.ABSENT]
+    reason += f"; {training_words(there)}" if there else ""
     if by_design := [role_words(part.role) for part in components if part.by_design]:
         reason += f"; by design without a trained {', '.join(by_design)}"
-    if initialised_throughout(components):
-        reason += ", none of them trained"
-    elif untrained := [role_words(part.role) for part in components if part.training is Training.INITIALISED]:
-        reason += f", untrained: {', '.join(untrained)}"
-    elif whole == len(components):
-        reason += " and trained"
     return Climbed(reason, findings)

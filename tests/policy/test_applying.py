@@ -81,9 +81,11 @@ def test_trained_concerns_the_required_components_alone() -> None:
     assert rules(held(policy(components={"trained": True}), content)) == ["P013"]
 
 
-def test_component_that_shows_no_training_is_not_called_untrained() -> None:
+def test_component_that_shows_no_training_does_not_meet_the_demand_and_is_not_called_untrained() -> None:
     content = report(components=[part("logit_scale", training="unknown")])
-    assert held(policy(components={"trained": True}), content).passed
+    (item,) = held(policy(components={"trained": True}), content).findings()
+    assert item.rule == "P013"
+    assert "nothing in its numbers shows that it was trained" in item.message
 
 
 def test_forbidden_container_fails() -> None:

@@ -77,7 +77,10 @@ def test_policy_that_says_nothing_demands_nothing(tmp_path: Path) -> None:
         ("schema: policy/v1\ncomponents: {require: text_tower}", "'components.require'"),
         ("schema: policy/v1\ncomponents: {trained: 1}", "'components.trained'"),
         ("schema: policy/v1\nsignature: {required: 'yes'}", "'signature.required'"),
-        ("schema: policy/v1\nsignature: {require: true}", "'signature.require': Extra inputs"),
+        (
+            "schema: policy/v1\nsignature: {require: true}",
+            "'signature.require': there is no field 'require', did you mean required",
+        ),
         ("schema: policy/v1\nwaivers: [{rule: C003, expires: 2027-01-31}]", "'waivers.0.reason': Field required"),
         ("schema: policy/v1\nwaivers: [{rule: C003, reason: '  ', expires: 2027-01-31}]", "'waivers.0.reason'"),
         ("schema: policy/v1\nwaivers: [{rule: C003, reason: r}]", "'waivers.0.expires': Field required"),
