@@ -30,3 +30,10 @@ def in_precision(built: Built, precision: str) -> Built:
     if precision not in PRECISIONS:
         raise InputError(f"The precision is {precision!r}, expected among {', '.join(PRECISIONS)}; choose one.")
     return Built(built.family, built.architecture, twin(built.module).to(PRECISIONS[precision]))
+
+
+def is_of_precision(module: nn.Module, precision: str) -> bool:
+    """Whether a model's parameters are of a precision throughout."""
+    return all(
+        tensor.dtype is PRECISIONS.get(precision) for tensor in module.parameters() if tensor.is_floating_point()
+    )

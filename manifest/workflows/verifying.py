@@ -14,11 +14,13 @@ from typing import Any
 from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.components import component_findings, initialised_throughout, reassess
+from manifest.consistency import contradictions, departures
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, Training, component_tensors, role_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError
 from manifest.findings import ComponentVerdict, Finding, Report, Severity, finding
+from manifest.golden.plausible import implausibilities
 from manifest.grants import granted
 from manifest.policy import RUNG, Policy, golden_findings, hold, read_policy
 from manifest.safety import safety_findings
@@ -180,8 +182,12 @@ def _changed_tensors(subject: Subject, already: Sequence[Finding]) -> list[Findi
 
 
 def _format(subject: Subject, code: Severity) -> Climbed:
-    findings = [
-        finding("F006", f"{problem[0].upper()}{problem[1:]}.") for problem in subject.manifest.inconsistencies()
+    findings = [_inconsistent(problem) for problem in contradictions(subject.manifest)]
+    records = [*subject.manifest.golden, *(record for other in subject.manifest.others for record in other.golden)]
+    findings += [
+        finding("G008", f"{printable(text[0].upper() + text[1:], 400)}.", where=printable(f"golden {record.probe}"))
+        for record in records
+        for text in implausibilities(record)
     ]
     stored = subject.stored
     if isinstance(stored, CheckpointError):
@@ -194,8 +200,13 @@ def _format(subject: Subject, code: Severity) -> Climbed:
         findings.append(finding("F005", message, where=subject.path.name))
     if subject.intact:
         findings += _mislisted(subject.manifest, stored)
+        findings += [_inconsistent(problem) for problem in departures(subject.manifest, stored)]
     findings += safety_findings(stored, known=code, unknown=Severity.WARNING)
     return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
+
+
+def _inconsistent(problem: str) -> Finding:
+    return finding("F006", f"{printable(problem[0].upper() + problem[1:], 400)}.")
 
 
 def _listing(subject: Subject) -> Climbed:

@@ -1,0 +1,113 @@
+"""What comes of verifying a checkpoint whose manifest was changed, and which changes are harmless, with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import manifest
+from manifest.errors import ManifestError
+from manifest.findings import Report
+from manifest.sidecars import Sidecars
+from tests.promises.mutating import MUTATIONS, Place, mutated
+from tests.promises.six import MODULE, PROBE
+
+HARMLESS: dict[str, str] = {}
+"""Fields, as patterns of their places joined by dots, whose change may pass, each with the reason."""
+
+
+@dataclass
+class Tally:
+    """What came of many changes.
+
+    Attributes:
+        by_rung: How many were found, by the rung that found them; `refused` where one sentence refuses the manifest.
+        harmless: How many passed, as they may.
+        wrong: Those that passed, or raised, and must not.
+    """
+
+    by_rung: Counter[str] = field(default_factory=Counter)
+    harmless: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def judge(path: Path, content: Any, plain: set[str], key: Path | None = None) -> str:
+    """The rung that finds what is wrong, `refused`, or `passed`; exceptions of Python's are let through.
+
+    Args:
+        path: The checkpoint.
+        content: The manifest as JSON, which is put beside it.
+        plain: Messages of the findings that the unchanged manifest has.
+        key: Public key that is trusted.
+    """
+    Sidecars(path).manifest.write_text(json.dumps(content))
+    try:
+        for fast in (True, False):
+            probes = [] if fast else [PROBE]
+            report = manifest.verify(path, key=key, fast=fast, allow=[MODULE], probes=probes)
+            shown(report)
+            if report.exit_code:
+                return next(rung.name for rung in report.rungs if rung.outcome == "fail")
+    except ManifestError as error:
+        assert str(error)
+        assert error.exit_code in (1, 2)
+        return "refused"
+    new = [rung.name for rung in report.rungs for item in rung.findings if item.message not in plain]
+    return f"{new[0]} (said, and passed)" if new else "passed"
+
+
+def shown(report: Report) -> None:
+    """Show a report in every format, since what is in a file reaches the terminal."""
+    import io
+
+    from rich.console import Console
+
+    from manifest.rendering import junit, sarif, text
+
+    Console(file=io.StringIO(), width=200).print(text.report(report))
+    junit.render([report]).encode()
+    sarif.render([report]).encode()
+    report.model_dump_json()
+
+
+def changes(content: Any, fields: Iterable[Place]) -> Iterator[tuple[Place, str, Any]]:
+    for place in fields:
+        for name in MUTATIONS:
+            new = mutated(content, place, name)
+            if new is not None:
+                yield place, name, new
+
+
+def reason_of(place: Place, name: str) -> str | None:
+    """Why a change may pass; None where it may not."""
+    where = ".".join(map(str, place))
+    return next((why for what, why in HARMLESS.items() if re.fullmatch(what, f"{where} {name}")), None)
+
+
+def tally(path: Path, cases: Sequence[tuple[Place, str, Any]], plain: set[str]) -> Tally:
+    """Judge many changes of one manifest, which is put back afterwards."""
+    before = Sidecars(path).manifest.read_bytes()
+    result = Tally()
+    try:
+        for place, name, content in cases:
+            what = f"{'.'.join(map(str, place))}: {name}"
+            try:
+                found = judge(path, content, plain)
+            except Exception as error:  # every exception of Python's is what is looked for
+                result.wrong.append(f"{what}: {type(error).__name__}: {error}")
+                continue
+            if found == "passed":
+                if reason_of(place, name) is None:
+                    result.wrong.append(f"{what}: passed")
+                else:
+                    result.harmless += 1
+            else:
+                result.by_rung[found] += 1
+    finally:
+        Sidecars(path).manifest.write_bytes(before)
+    return result
