@@ -15,6 +15,9 @@ from manifest.digests import weights_digest
 from manifest.document import Component, Manifest, Status, TensorRecord, component_tensors, role_words
 from manifest.dotted_names import shortened
 
+_VERSION = re.compile(r"\d[\w.+!-]{0,63}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LONGEST = 200
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -25,12 +28,16 @@ def contradictions(manifest: Manifest) -> list[str]:
         found.append(f"the time of the save is {manifest.created!r}, expected such as 2026-01-31T12:00:00Z")
     if not manifest.tool.name or not manifest.tool.version:
         found.append("the manifest does not say what wrote it")
+    found += _surroundings(manifest)
     paths = [file.path for file in manifest.checkpoint.files]
     if len(set(paths)) != len(paths):
         found.append("the manifest lists a file twice")
     models = [manifest, *(manifest.meaning(other) for other in manifest.others)]
     for model in models:
         found += [*_tensors(model), *_components(model)]
+        asked = [(record.probe, record.precision) for record in model.golden]
+        if len(set(asked)) != len(asked):
+            found.append("the manifest has two records of the same answers")
     states = [tuple(model.checkpoint.state.path) for model in models]
     if len(set(states)) != len(states):
         found.append("the manifest describes the same weights twice")
@@ -49,6 +56,24 @@ def departures(manifest: Manifest, stored: Checkpoint) -> list[str]:
     if stored.aliases() != manifest.weights.tied:
         found.append("other weights are tied in the file than the manifest says")
     return found
+
+
+def _surroundings(manifest: Manifest) -> Iterator[str]:
+    environment = manifest.environment
+    versions = {"python": environment.python, **environment.libraries}
+    if "torch" not in versions:
+        yield "the manifest does not say by which torch the checkpoint was saved"
+    for name, version in versions.items():
+        if not _VERSION.fullmatch(version):
+            yield f"the version of {name!r} is {version!r}, which is none"
+    if not 0 < len(environment.platform) <= _LONGEST or not environment.platform.isprintable():
+        yield f"the platform is {environment.platform!r}, which is none"
+    for name, value in {**environment.hardware, **environment.flags}.items():
+        if isinstance(value, str) and not (len(value) <= _LONGEST and value.isprintable()):
+            yield f"{name!r} is {value!r}, which is no setting"
+    commit = manifest.provenance.git_commit
+    if commit is not None and not _COMMIT.fullmatch(commit):
+        yield f"the commit is {commit!r}, expected 40 or 64 hexadecimal digits"
 
 
 def _tensors(manifest: Manifest) -> Iterator[str]:

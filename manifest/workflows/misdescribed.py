@@ -67,7 +67,10 @@ def _of_architecture(recorded: Architecture, adapter: Family, module: nn.Module)
 
 def _of_components(recorded: Sequence[Component], roles: dict[str, str]) -> Iterator[tuple[str, str]]:
     parts = {part.role: part for part in recorded}
-    for role in dict.fromkeys(roles.values()):
+    known = list(dict.fromkeys(roles.values()))
+    if parts.keys() == {*known} and list(parts) != known:
+        yield "components", f"the components are in another order than the architecture's, {', '.join(known)}"
+    for role in known:
         names = [name for name in roles if roles[name] == role]
         part = parts.pop(role, None)
         if part is None:

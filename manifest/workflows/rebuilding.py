@@ -24,7 +24,7 @@ from manifest.workflows.climbing import Climbed
 from manifest.workflows.describing import absent_by_design
 from manifest.workflows.explaining import Original, explained, inputs_apart, measures
 from manifest.workflows.misdescribed import misdescriptions
-from manifest.workflows.precision import in_precision, is_of_precision
+from manifest.workflows.precision import build, in_precision, is_of_precision
 from manifest.workflows.records import contrast_here, record_findings
 from manifest.workflows.subject import Check, Subject
 
@@ -168,23 +168,6 @@ class Rebuilder:
 def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:
     """The rungs above completeness, for one subject."""
     return Rebuilder(probes=probes).rungs()
-
-
-def build(adapter: Family, architecture: Architecture) -> nn.Module:
-    """The module of an architecture out of a file, which may hold anything.
-
-    Raises:
-        ArchitectureError: It cannot be built.
-    """
-    try:
-        return adapter.build(architecture)
-    except ArchitectureError:
-        raise
-    except Exception as error:  # a library may raise anything over a config that someone made up
-        raise ArchitectureError(
-            f"{architecture.family} cannot build {architecture.name or architecture.class_name} from the manifest "
-            f"({type(error).__name__}: {one_line(error)}); install the library versions that it names."
-        ) from error
 
 
 def environment_rung(subject: Subject) -> Climbed:

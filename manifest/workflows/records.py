@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from manifest.checkpoint.escaping import printable
 from manifest.document import Golden, Output, Reading
-from manifest.findings import Finding, finding
+from manifest.findings import Finding, Severity, finding
 from manifest.golden.asking import Answers
 from manifest.golden.compare import (
     BELIEVABLE,
@@ -37,6 +37,7 @@ _ORDINARY = 1e-5
 """Most models' floors in float32 are below; a greater one is measured again."""
 _AS_FAR = 4.0
 _ROUNDING = 2e-4
+_WRITTEN = 6e-5
 """Probabilities are written with four digits."""
 
 
@@ -61,13 +62,28 @@ def record_findings(
         *_prepared(golden, answers),
         *_contrast(original, golden, first),
         *_floor(built, golden, answers, first),
-        *_readings(golden.reading, answers.readings, allowed),
+        *_readings(golden.reading, answers.readings, max(item.distance for item in comparisons)),
     ]
     if golden.batch != len(next(iter(answers.inputs.tensors.values()))):
         sentences.append(f"the record is of {golden.batch} samples, and the probe has another number")
+    where = printable(f"golden {golden.probe}")
+    found = [finding("G008", f"{printable(text[0].upper() + text[1:], 400)}.", where=where) for text in sentences]
+    if found or not (names := _other_digests(golden, answers.record(), first.record())):
+        return found
+    message = (
+        f"The digest of {', '.join(names)} is not the model's, whose sketch is the recorded one to the last digit."
+    )
+    return [finding("G008", printable(message, 400), where=where, severity=Severity.WARNING)]
+
+
+def _other_digests(golden: Golden, whole: Mapping[str, Output], first: Mapping[str, Output]) -> list[str]:
+    """Outputs of another digest and the same sketch; -0.0 for 0.0, from other kernels, would be one."""
+    pairs = [(name, then, whole) for name, then in golden.outputs.items()]
+    pairs += [(name, then, first) for name, then in golden.brief.items()]
     return [
-        finding("G008", f"{printable(text[0].upper() + text[1:], 400)}.", where=printable(f"golden {golden.probe}"))
-        for text in sentences
+        name
+        for name, then, found in pairs
+        if name in found and then.digest != found[name].digest and then.sketch == found[name].sketch
     ]
 
 
@@ -175,15 +191,15 @@ def _greatest(golden: Golden) -> float:
     )
 
 
-def _readings(recorded: Sequence[Reading], found: Sequence[Reading], allowed: float) -> Iterator[str]:
+def _readings(recorded: Sequence[Reading], found: Sequence[Reading], distance: float) -> Iterator[str]:
     if [reading.image for reading in recorded] != [reading.image for reading in found]:
         yield "the record reads other images than the probe has"
         return
-    most = _ROUNDING + min(0.05, 100 * allowed)
+    most = _WRITTEN + min(0.05, 100 * distance)
     for then, now in zip(recorded, found, strict=True):
         if then.prompts.keys() != now.prompts.keys():
             yield f"the reading of {then.image!r} is of other prompts or classes than the model gives"
         elif any(abs(value - now.prompts[name]) > most for name, value in then.prompts.items()):
             yield f"the reading of {then.image!r} has other probabilities than the model gives"
-        elif len(then.objects) != len(now.objects) and allowed < _ROUNDING:
+        elif len(then.objects) != len(now.objects) and distance < _ROUNDING:
             yield f"the reading of {then.image!r} has other objects than the model finds"
