@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from manifest.checkpoint.escaping import printable
 from manifest.document import LARGEST, Golden, Manifest, parse_answers
 from manifest.errors import ArchitectureError, InputError
 from manifest.families import family, unwrap
@@ -24,6 +25,7 @@ from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement,
 from manifest.golden.compare import compare as compare_outputs
 from manifest.golden.diagnose import OutputsTarget
 from manifest.golden.layers import first_departure
+from manifest.golden.plausible import implausibilities
 from manifest.golden.probe import Probe, inputs_digest, shipped
 from manifest.golden.record import prepared
 from manifest.grants import granted
@@ -177,6 +179,9 @@ def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
         raise InputError(
             f"The answers are to the probe {found.probe}, expected {golden.probe}; answer that of this checkpoint."
         )
+    if (wrong := next(implausibilities(golden), None)) is not None:
+        message = f"{printable(wrong[0].upper() + wrong[1:], 400)}."
+        return Climbed("nothing to compare with", [finding("G008", message, where="golden")])
     here: dict[str, float] = {}
     if found.precision != golden.precision:
         if not across:

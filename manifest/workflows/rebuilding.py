@@ -10,12 +10,13 @@ from torch import nn
 from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.document import Architecture, Golden, Manifest, activation_words
-from manifest.errors import ArchitectureError, NotGrantedError, one_line
+from manifest.errors import ArchitectureError, InputError, NotGrantedError, one_line
 from manifest.families import Family, family
 from manifest.findings import UNDECIDED, Finding, Severity, finding
 from manifest.golden.asking import finite
 from manifest.golden.compare import Comparison, Grade, agree, agreement, compare, worst_of
 from manifest.golden.floor import Thoroughness, measure
+from manifest.golden.plausible import implausibilities
 from manifest.golden.probe import Inputs, Probe, inputs_digest, is_of_user
 from manifest.mapped_weights import assign, misfits
 from manifest.module_tree import changes, grouped, structure_digest, unfold
@@ -105,8 +106,10 @@ class Rebuilder:
         try:
             at_hand = self._at_hand(records)
             asked = at_hand[:1] if self.brief else at_hand
+            if any(True for record in asked for _ in implausibilities(record)):
+                return Climbed("not run: the record is none that a save writes", skipped=True)
             climbed = [self._compare(subject, subject.stored, record) for record in asked]
-        except ArchitectureError as error:
+        except (ArchitectureError, InputError) as error:
             return Climbed("the model cannot be run", [finding("G001", str(error), where="golden")])
         findings = [found for each in climbed for found in each.findings]
         findings += [_not_asked(record) for record in records if record not in at_hand]

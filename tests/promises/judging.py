@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ HARMLESS: dict[str, str] = {
     r"golden\.\d+\.(brief|layers|prepared) (drop|empty|other length)": "saves of the first version have none",
     r"golden\.\d+\.floor(\..*)? .*": "a floor that is smaller asks for more, and one as small as any is believed",
     r"golden\.\d+\.layers\.\d+\.floor .*": "only words say which layer departs first",
+    r"golden\.\d+\.reading\.\d+\.objects\.\d+ swapped": "objects are matched, in whatever order",
     r"golden\.\d+\.threads .*": "never more are used than there are",
 }
 """Changes that may pass, as patterns of a place joined by dots and the change, each with the reason."""
@@ -61,16 +62,24 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-def judge(path: Path, content: Any, plain: set[str], key: Path | None = None) -> str:
+def judge(
+    path: Path, content: Any, plain: set[str], sign: Callable[[Any], None] | None = None, key: Path | None = None
+) -> str:
     """The rung that finds what is wrong, `refused`, or `passed`; exceptions of Python's are let through.
 
     Args:
         path: The checkpoint.
         content: The manifest as JSON, which is put beside it.
         plain: Messages of the findings that the unchanged manifest has.
+        sign: Signs the changed manifest.
         key: Public key that is trusted.
     """
     Sidecars(path).manifest.write_text(json.dumps(content))
+    if sign is not None:
+        try:
+            sign(content)
+        except (AttributeError, KeyError, LookupError, TypeError, UnicodeError):  # it lists no files to sign
+            Sidecars(path).signature.unlink(missing_ok=True)
     try:
         for fast in (True, False):
             probes = [] if fast else [PROBE]
@@ -122,18 +131,35 @@ def known_fields(part: Any) -> Any:
     """A manifest without the fields that the format does not know."""
     if isinstance(part, BaseModel):
         return {name: known_fields(getattr(part, name)) for name in type(part).model_fields}
+    if isinstance(part, dict):
+        return {name: known_fields(item) for name, item in part.items()}
     return [known_fields(item) for item in part] if isinstance(part, list) else part
 
 
-def tally(path: Path, cases: Sequence[tuple[Place, str, Any]], plain: set[str]) -> Tally:
-    """Judge many changes of one manifest, which is put back afterwards."""
+def tally(
+    path: Path,
+    cases: Sequence[tuple[Place, str, Any]],
+    plain: set[str],
+    *,
+    sign: Callable[[Any], None] | None = None,
+    key: Path | None = None,
+) -> Tally:
+    """Judge many changes of one manifest, which is put back afterwards.
+
+    Args:
+        path: The checkpoint.
+        cases: The changes.
+        plain: Messages of the findings that the unchanged manifest has.
+        sign: Signs each changed manifest, where it can be signed.
+        key: Public key that is trusted.
+    """
     before = Sidecars(path).manifest.read_bytes()
     old, result = parse(before), Tally()
     try:
         for place, name, content in cases:
             what = f"{'.'.join(map(str, place))}: {name}"
             try:
-                found = judge(path, content, plain)
+                found = judge(path, content, plain, sign, key)
             except Exception as error:  # every exception of Python's is what is looked for
                 result.wrong.append(f"{what}: {type(error).__name__}: {error}")
                 continue
@@ -146,4 +172,6 @@ def tally(path: Path, cases: Sequence[tuple[Place, str, Any]], plain: set[str]) 
                 result.by_rung[found] += 1
     finally:
         Sidecars(path).manifest.write_bytes(before)
+        if sign is not None:
+            Sidecars(path).signature.unlink(missing_ok=True)
     return result
