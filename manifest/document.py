@@ -112,7 +112,7 @@ class Preprocess(_Part):
     std: list[float]
     interpolation: str
     resize_mode: str
-    fill_color: int = 0
+    fill_color: int = Field(default=0, ge=0, le=255)
     crop_pct: float | None = Field(
         default=None, exclude_if=_is_none, description="Share of the resized image that the crop keeps."
     )
@@ -519,9 +519,24 @@ def _object(data: bytes, source: str, again: str) -> dict[str, Any]:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{source} is not valid JSON ({error}); {again}.") from None
+    if (lone := _LONE.search(data)) is not None and not _is_text(content):
+        raise DocumentError(f"{source} has half of a character ({lone[0].decode()}), expected whole ones; {again}.")
     if not isinstance(content, dict):
         raise DocumentError(f"{source} is a JSON {type(content).__name__}, expected an object; {again}.")
     return content
+
+
+_LONE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+"""How JSON writes half of a character beyond the first plane; two of them make a whole one."""
+
+
+def _is_text(content: Any) -> bool:
+    """Whether every string can be written as UTF-8."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _Document = TypeVar("_Document", bound=BaseModel)

@@ -137,7 +137,15 @@ class Report(BaseModel):
         """0 when every demanded check passed, 1 when one did not, 2 when it could not be checked."""
         if self.error is not None:
             return 2
-        return 0 if self.passed else 1
+        if self.passed:
+            return 0
+        return 2 if self.undecided else 1
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing is wrong that was found, and not everything could be told here."""
+        errors = [item for item in self.findings() if item.severity is Severity.ERROR and item.waived is None]
+        return bool(errors) and all(item.rule == UNDECIDED for item in errors)
 
 
 def finding(
@@ -179,6 +187,9 @@ def nearest_rules(text: str) -> list[str]:
     names = difflib.get_close_matches(asked.lower(), by_name, n=3, cutoff=0.5)
     return list(dict.fromkeys([*codes, *(by_name[name] for name in names)]))[:3]
 
+
+UNDECIDED = "G007"
+"""The rule under which a check says that this machine cannot tell."""
 
 LETTERS = {
     "T": "trust",
@@ -512,6 +523,27 @@ RULES: dict[str, Rule] = {
             _N,
             "Without golden outputs nothing shows that the rebuilt model still says the same thing.",
             "Save with `golden=True`, or run `manifest create CKPT`.",
+        ),
+        Rule(
+            "A007",
+            "model-misdescribed",
+            _E,
+            "What the manifest says of the model is not what its own architecture shows when it is rebuilt.",
+            "Get the manifest again from its source, or write it anew: `manifest create CKPT`.",
+        ),
+        Rule(
+            "G007",
+            "cannot-tell",
+            _E,
+            "Arithmetic here could move the outputs as far as a wrong model would, so comparing them shows nothing.",
+            "Verify on a machine like the one where it was saved, or with the recorded versions and default settings.",
+        ),
+        Rule(
+            "G008",
+            "record-implausible",
+            _E,
+            "These are no numbers that asking the model gives, so what is compared with them shows nothing.",
+            "Get the manifest again from its source, or write it anew: `manifest create CKPT`.",
         ),
         Rule(
             "D001",

@@ -87,6 +87,11 @@ def construct(draft: Draft) -> nn.Module:
     """
     config = from_data(draft.config)
     require_sane(config)
+    if draft.precision not in PRECISIONS:  # which open_clip would take for float32
+        raise ArchitectureError(
+            f"open_clip has no precision {draft.precision!r:.80}, expected one of {', '.join(PRECISIONS)}; "
+            "get the manifest from a source you trust."
+        )
     timm = "timm_model_name" in config["vision_cfg"]
     if ":" in (name := str(config["vision_cfg"].get("timm_model_name"))):
         raise ArchitectureError(

@@ -105,7 +105,8 @@ def layer_distance(recorded: Layer, found: Layer) -> float:
     if len(recorded.sketch) != len(found.sketch):
         return math.inf
     absolute = math.sqrt(float(np.mean((np.asarray(recorded.sketch) - np.asarray(found.sketch)) ** 2)))
-    relative = absolute / recorded.norm if recorded.norm else absolute
+    norm = min(recorded.norm, found.norm) or max(recorded.norm, found.norm)
+    relative = absolute / norm if norm else absolute
     return relative if math.isfinite(relative) else math.inf
 
 

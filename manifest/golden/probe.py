@@ -202,7 +202,11 @@ def tensors_given(material: Probe) -> Inputs:
 def inputs_digest(inputs: Inputs) -> str:
     """Digest of what reaches the model, after preprocessing and tokenizing."""
     digests = [
-        tensor_digest(str(tensor.dtype).removeprefix("torch."), tensor.shape, tensor.contiguous().view(-1).numpy().data)
+        tensor_digest(
+            str(tensor.dtype).removeprefix("torch."),
+            tensor.shape,
+            tensor.contiguous().view(-1).view(torch.uint8).numpy().data,
+        )
         for tensor in inputs.tensors.values()
     ]
     return text_digest([inputs.probe, *digests])

@@ -45,7 +45,7 @@ def record(
         outputs=answers.record(),
         brief=brief,
         floor=measure(built, rebuilt, first, thoroughness, elsewhere),
-        contrast={name: _contrast(first, wrong()) for name, wrong in variants.items()},
+        contrast={name: contrasted(first, wrong()) for name, wrong in variants.items()},
         prepared=prepared(inputs),
         layers=layer_floors(built, first),
         reading=answers.readings,
@@ -57,7 +57,7 @@ def prepared(inputs: Inputs) -> list[Layer]:
     return [sketched(kind, tensor) for kind, tensor in inputs.tensors.items() if tensor.is_floating_point()]
 
 
-def _contrast(first: Answers, wrong: Built) -> float:
+def contrasted(first: Answers, wrong: Built) -> float:
     """How far a wrong model is from the right one, for the first samples."""
     outputs = wrong.ask(first.inputs).outputs
     found = max((relative_distance(tensor, outputs[name]) for name, tensor in first.outputs.items()), default=0.0)

@@ -46,6 +46,12 @@ def sketch(values: npt.NDArray[np.floating], *, probe: str, output: str) -> list
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Estimated Euclidean distance of two outputs from their sketches, within about 9% (one standard error)."""
+    """Estimated Euclidean distance of two outputs from their sketches, within about 9% (one standard error).
+
+    Infinite where one of the sketches is none, or is of another length.
+    """
+    if not one or len(one) != len(other):
+        return math.inf
     difference = np.asarray(one) - np.asarray(other)
-    return math.sqrt(float(np.mean(difference**2)))
+    with np.errstate(over="ignore"):  # numbers out of a file may be beyond what can be squared
+        return math.sqrt(float(np.mean(difference**2)))

@@ -153,9 +153,13 @@ def _verdict(content: Report) -> Text:
             sentence = f"{sentence}; it passes, with {content.waived} waived"
         return Text(f"{name} {sentence}", style=style)
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
+    if content.undecided:
+        return Text(f"✘ {name} could not be checked to its end: {', '.join(failed)}", style="bold red")
     if failed:
         return Text(f"✘ {name} {bad}: {', '.join(failed)}", style="bold red")
     waived = f", with {content.waived} waived" if content.waived else ""
+    if content.kind is Kind.VERIFY and any(item.rule == "T002" for item in content.findings()):
+        good = "is consistent, by a manifest that nobody signed"
     if warned:
         return Text(f"✔ {name} {good}{waived}, with warnings: {', '.join(warned)}", style="bold yellow")
     return Text(f"✔ {name} {good}{waived}", style="bold yellow" if waived else "bold green")

@@ -15,15 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from manifest.checkpoint.escaping import printable
 from manifest.document import LARGEST, Golden, Manifest, parse_answers
 from manifest.errors import ArchitectureError, InputError
 from manifest.families import family, unwrap
-from manifest.findings import Finding, Kind, Report, Severity, finding
+from manifest.findings import UNDECIDED, Finding, Kind, Report, Severity, finding
 from manifest.golden.asking import Answers, ask, finite
-from manifest.golden.compare import Comparison, Grade, agreement, tolerance, worst_of
+from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
 from manifest.golden.compare import compare as compare_outputs
 from manifest.golden.diagnose import OutputsTarget
 from manifest.golden.layers import first_departure
+from manifest.golden.plausible import implausibilities
 from manifest.golden.probe import Probe, inputs_digest, shipped
 from manifest.golden.record import prepared
 from manifest.grants import granted
@@ -43,6 +45,7 @@ from manifest.workflows.explaining import (
     unexplained_words,
 )
 from manifest.workflows.precision import in_precision
+from manifest.workflows.records import contrast_here
 from manifest.workflows.subject import Check, Subject, climb, open_subject
 from manifest.workflows.verifying import integrity
 
@@ -181,6 +184,9 @@ def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
         raise InputError(
             f"The answers are to the probe {found.probe}, expected {golden.probe}; answer that of this checkpoint."
         )
+    if (wrong := next(implausibilities(golden), None)) is not None:
+        message = f"{printable(wrong[0].upper() + wrong[1:], 400)}."
+        return Climbed("nothing to compare with", [finding("G008", message, where="golden")])
     here: dict[str, float] = {}
     if found.precision != golden.precision:
         if not across:
@@ -190,11 +196,31 @@ def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
                 "across_precisions=True (`--across-precisions`)."
             )
         here = _precision_floor(original_of(subject), golden, found.precision)
-    comparisons = compare_outputs(golden, found.outputs, found.reading, here=here)
+    across, device = found.precision != golden.precision, found.device
+    comparisons = compare_outputs(golden, found.outputs, found.reading, here=here, device=device, across=across)
+    allowed = tolerance(golden, here, device=device, across=across)
+    if worst_of(comparisons).grade is not Grade.EXACT and allowed.explained > COARSE:
+        original = original_of(subject)
+        contrast = contrast_here(original, golden, question_of(original, golden)(original.architecture))
+        allowed = tolerance(golden, here, contrast=contrast, device=device, across=across)
+        comparisons = compare_outputs(
+            golden, found.outputs, found.reading, here=here, contrast=contrast, device=device, across=across
+        )
     worst = worst_of(comparisons)
-    if worst.grade is not Grade.DIFFERENT:
+    if agree(comparisons):
         return Climbed(agreement(comparisons))
-    return Climbed("different", [_explained(subject, golden, found, worst, tolerance(golden, here))])
+    if worst.grade is Grade.UNCERTAIN:
+        return Climbed("cannot be told", [_uncertain(golden, found, worst)])
+    return Climbed("different", [_explained(subject, golden, found, worst, allowed.equivalent)])
+
+
+def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
+    message = (
+        f"The {worst.output} differ from the record by {worst.distance:.1e}, and arithmetic in {found.precision} on "
+        f"{found.device} could move them as far; up to {worst.tolerance:.1e} it tells a wrong model from a right one."
+    )
+    remedy = f"Ask the model in {golden.precision} on the {golden.device}, as the record was made."
+    return finding(UNDECIDED, message, where="golden", remedy=remedy, **measures(golden, worst))
 
 
 def _precision_floor(original: Original, golden: Golden, precision: str) -> dict[str, float]:

@@ -6,16 +6,33 @@ from torch import nn
 
 from manifest.checkpoint import Checkpoint
 from manifest.document import Architecture
-from manifest.errors import InputError
+from manifest.errors import ArchitectureError, InputError, one_line
 from manifest.families import Family
 from manifest.families.adapter import PRECISIONS
 from manifest.golden.floor import Built
 from manifest.mapped_weights import assign, twin
 
 
+def build(adapter: Family, architecture: Architecture) -> nn.Module:
+    """The module of an architecture out of a file, which may hold anything.
+
+    Raises:
+        ArchitectureError: It cannot be built.
+    """
+    try:
+        return adapter.build(architecture)
+    except ArchitectureError:
+        raise
+    except Exception as error:  # a library may raise anything over a config that someone made up
+        raise ArchitectureError(
+            f"{architecture.family} cannot build {architecture.name or architecture.class_name} from the manifest "
+            f"({type(error).__name__}: {one_line(error)}); install the library versions that it names."
+        ) from error
+
+
 def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
     """The model of a checkpoint in float32 on the CPU, as golden outputs are taken from it."""
-    module = family.build(architecture.model_copy(update={"precision": "fp32"}))
+    module = build(family, architecture.model_copy(update={"precision": "fp32"}))
     missing = frozenset(name for name in module.state_dict() if name not in checkpoint.tensors)
     assign(module, checkpoint, absent=missing)
     return module.eval()
@@ -30,3 +47,10 @@ def in_precision(built: Built, precision: str) -> Built:
     if precision not in PRECISIONS:
         raise InputError(f"The precision is {precision!r}, expected among {', '.join(PRECISIONS)}; choose one.")
     return Built(built.family, built.architecture, twin(built.module).to(PRECISIONS[precision]))
+
+
+def is_of_precision(module: nn.Module, precision: str) -> bool:
+    """Whether a model's parameters are of a precision throughout."""
+    return all(
+        tensor.dtype is PRECISIONS.get(precision) for tensor in module.parameters() if tensor.is_floating_point()
+    )

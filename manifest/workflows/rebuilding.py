@@ -10,20 +10,23 @@ from torch import nn
 from manifest import environment
 from manifest.checkpoint import Checkpoint
 from manifest.document import Architecture, Golden, Manifest, activation_words
-from manifest.errors import ArchitectureError, NotGrantedError, one_line
+from manifest.errors import ArchitectureError, InputError, NotGrantedError, one_line
 from manifest.families import Family, family
-from manifest.findings import Finding, Severity, finding
+from manifest.findings import UNDECIDED, Finding, Severity, finding
 from manifest.golden.asking import finite
-from manifest.golden.compare import Comparison, Grade, agreement, compare, worst_of
+from manifest.golden.compare import Comparison, Grade, agree, agreement, compare, worst_of
 from manifest.golden.floor import Thoroughness, measure
+from manifest.golden.plausible import implausibilities
 from manifest.golden.probe import Inputs, Probe, inputs_digest, is_of_user
 from manifest.mapped_weights import assign, misfits
 from manifest.module_tree import changes, grouped, structure_digest, unfold
 from manifest.structure import structure
 from manifest.workflows.climbing import Climbed
 from manifest.workflows.describing import absent_by_design
-from manifest.workflows.explaining import Original, explained, inputs_apart
-from manifest.workflows.precision import in_precision
+from manifest.workflows.explaining import Original, explained, inputs_apart, measures
+from manifest.workflows.misdescribed import misdescriptions
+from manifest.workflows.precision import build, in_precision, is_of_precision
+from manifest.workflows.records import contrast_here, record_findings
 from manifest.workflows.subject import Check, Subject
 
 _PINNED_FLAGS = frozenset({"num_threads", "seed"})
@@ -84,6 +87,8 @@ class Rebuilder:
         if isinstance(subject.stored, Checkpoint):
             findings += _fit_findings(subject, module)
         if not findings:
+            findings += misdescriptions(subject, _family(subject), module, _moved(subject))
+        if not findings:
             findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
@@ -101,8 +106,10 @@ class Rebuilder:
         try:
             at_hand = self._at_hand(records)
             asked = at_hand[:1] if self.brief else at_hand
+            if any(True for record in asked for _ in implausibilities(record)):
+                return Climbed("not run: the record is none that a save writes", skipped=True)
             climbed = [self._compare(subject, subject.stored, record) for record in asked]
-        except ArchitectureError as error:
+        except (ArchitectureError, InputError) as error:
             return Climbed("the model cannot be run", [finding("G001", str(error), where="golden")])
         findings = [found for each in climbed for found in each.findings]
         findings += [_not_asked(record) for record in records if record not in at_hand]
@@ -130,51 +137,40 @@ class Rebuilder:
         original = Original(adapter, architecture, stored)
         if architecture.precision in adapter.float32:
             original = Original(adapter, architecture, stored, self.model(subject))
-        if golden.precision != "fp32":
+        module = original.built.module
+        if golden.precision != "fp32" or not is_of_precision(module, golden.precision):
             module = in_precision(original.built, golden.precision).module
             original = Original(adapter, architecture, stored, module)
-        threads = min(golden.threads, torch.get_num_threads())
-        if self.brief and golden.brief:
+        threads = max(1, min(golden.threads, torch.get_num_threads()))
+        same_inputs = inputs_digest(inputs) == golden.inputs
+        if self.brief and golden.brief and same_inputs:
             answers = original.built.ask(inputs.first(), threads=threads)
             comparisons = compare(golden, answers.record(), brief=True)
-            if worst_of(comparisons).grade is not Grade.DIFFERENT:
+            if agree(comparisons):
                 return Climbed(f"{agreement(comparisons)}, for the first sample of each kind")
         answers = original.built.ask(inputs, threads=threads)
         if not finite(answers.outputs):
             return Climbed("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
         comparisons, widened = compare(golden, answers.record(), answers.readings), ""
-        if worst_of(comparisons).grade is Grade.DIFFERENT and _computes_otherwise(subject.manifest):
+        if not agree(comparisons) and _computes_otherwise(subject.manifest):
             here = measure(original.built, answers, original.built.ask(inputs.first()), Thoroughness.QUICK)
-            comparisons = compare(golden, answers.record(), answers.readings, here=here)
+            contrast = contrast_here(original, golden, inputs)
+            comparisons = compare(golden, answers.record(), answers.readings, here=here, contrast=contrast)
             widened = ", by the floor of this machine, which computes otherwise than where it was saved"
         worst = worst_of(comparisons)
-        if worst.grade is not Grade.DIFFERENT:
-            return Climbed(agreement(comparisons) + widened)
-        if inputs_digest(inputs) != golden.inputs:
-            return Climbed("inputs differ", [_inputs_finding(subject.manifest, worst, golden, inputs)])
-        return Climbed("different", [explained(original, golden, answers, worst, material)])
+        if not same_inputs:
+            return _other_inputs(subject.manifest, worst, golden, inputs)
+        if worst.grade is Grade.UNCERTAIN:
+            return Climbed("this machine cannot tell", [_uncertain(golden, worst)])
+        if worst.grade is Grade.DIFFERENT:
+            return Climbed("different", [explained(original, golden, answers, worst, material)])
+        findings = [] if self.brief else record_findings(original, golden, answers, comparisons)
+        return Climbed("not as a save records it" if findings else agreement(comparisons) + widened, findings)
 
 
 def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:
     """The rungs above completeness, for one subject."""
     return Rebuilder(probes=probes).rungs()
-
-
-def build(adapter: Family, architecture: Architecture) -> nn.Module:
-    """The module of an architecture out of a file, which may hold anything.
-
-    Raises:
-        ArchitectureError: It cannot be built.
-    """
-    try:
-        return adapter.build(architecture)
-    except ArchitectureError:
-        raise
-    except Exception as error:  # a library may raise anything over a config that someone made up
-        raise ArchitectureError(
-            f"{architecture.family} cannot build {architecture.name or architecture.class_name} from the manifest "
-            f"({type(error).__name__}: {one_line(error)}); install the library versions that it names."
-        ) from error
 
 
 def environment_rung(subject: Subject) -> Climbed:
@@ -254,8 +250,13 @@ def _operator_findings(
     recorded: Architecture, adapter: Family, module: nn.Module, moved: Sequence[str]
 ) -> list[Finding]:
     found = adapter.operators(module)
-    if recorded.operators is None or found is None or found.digest == recorded.operators.digest:
+    if recorded.operators is None or found is None:
         return []
+    if found.digest == recorded.operators.digest:
+        if found == recorded.operators:
+            return []
+        message = "The digest of the operators is the rebuilt model's, and their counts are not."
+        return [finding("A007", message, where="architecture.operators")]
     then, now = recorded.operators.counts, found.counts
     changed = [
         f"{name} {then.get(name, 0)} → {now.get(name, 0)}"
@@ -287,22 +288,34 @@ def _inputs(adapter: Family, architecture: Architecture, probe: str, material: P
         ) from error
 
 
-def _inputs_finding(manifest: Manifest, worst: Comparison, golden: Golden, inputs: Inputs) -> Finding:
-    """Other inputs are a warning where other libraries made them, and an error where nothing else explains them."""
+def _other_inputs(manifest: Manifest, worst: Comparison, golden: Golden, inputs: Inputs) -> Climbed:
+    """Other inputs are an error, unless other libraries made them; then answers that agree are a warning."""
     message = "The probe's photographs or prompts come out of preprocessing and tokenizer otherwise than at save time"
     message += "".join(f", {kind} by {apart:.1e}" for kind, apart in inputs_apart(golden.prepared, inputs).items())
     moved = [
         name for name in environment.library_differences(manifest.environment.libraries) if name in _INPUT_LIBRARIES
     ]
-    if moved:
-        return finding("G002", f"{message}; {', '.join(moved)} differ.", distance=worst.distance)
-    return finding(
-        "G002",
-        f"{message}, although the libraries are the same, so the manifest describes another preprocessing.",
-        severity=Severity.ERROR,
-        remedy="Put back the manifest that was saved.",
-        distance=worst.distance,
+    if not moved:
+        message += ", although the libraries are the same, so the manifest describes another preprocessing."
+        remedy = "Put back the manifest that was saved."
+        found = finding("G002", message, severity=Severity.ERROR, remedy=remedy, distance=worst.distance)
+        return Climbed("inputs differ", [found])
+    found = finding("G002", f"{message}; {', '.join(moved)} differ.", distance=worst.distance)
+    if agree([worst]):
+        return Climbed("inputs differ", [found])
+    message = (
+        f"The outputs differ by {worst.distance:.1e}, and so do the inputs; which of them is wrong cannot be told."
     )
+    remedy = f"Install the recorded versions of {', '.join(moved)}, and verify again."
+    return Climbed("this machine cannot tell", [found, finding(UNDECIDED, message, where="golden", remedy=remedy)])
+
+
+def _uncertain(golden: Golden, worst: Comparison) -> Finding:
+    message = (
+        f"The {worst.output} differ from the record by {worst.distance:.1e}, and the arithmetic of this machine could "
+        f"move them as far; up to {worst.tolerance:.1e} it would tell a wrong model from a right one."
+    )
+    return finding(UNDECIDED, message, where="golden", **measures(golden, worst))
 
 
 def _computes_otherwise(manifest: Manifest) -> bool:

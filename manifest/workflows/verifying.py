@@ -6,6 +6,7 @@ four need no torch; the rest are in `rebuilding`, which is imported only when th
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.escaping import printable
 from manifest.components import component_findings, reassess
+from manifest.consistency import contradictions, departures
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Status, component_tensors, role_words, training_words
 from manifest.dotted_names import shortened
 from manifest.errors import CheckpointError
 from manifest.findings import ComponentVerdict, Finding, Report, Severity, finding
+from manifest.golden.plausible import implausibilities
 from manifest.grants import granted
 from manifest.policy import RUNG, Policy, floor_findings, hold, read_policy
 from manifest.safety import safety_findings
@@ -62,7 +65,7 @@ def verify(
     subject = open_subject(path)
     try:
         with granted(allow):
-            rungs = static_rungs(key) + (skipped_rungs() if fast else _dynamic_rungs(probes))
+            rungs = static_rungs(key, thorough=not fast) + (skipped_rungs() if fast else _dynamic_rungs(probes))
             floors: list[tuple[str, Check]] = [] if demanded is None else [(RUNG, _floors(demanded))]
             report = climb(subject, rungs + floors)
             models = {"": report}
@@ -78,13 +81,14 @@ def verify(
 
 
 def static_rungs(
-    key: str | os.PathLike[str] | PublicKey | None, *, code: Severity = Severity.ERROR
+    key: str | os.PathLike[str] | PublicKey | None, *, code: Severity = Severity.ERROR, thorough: bool = False
 ) -> list[tuple[str, Check]]:
     """Trust, integrity, format and completeness: no torch.
 
     Args:
         key: Public key of the signer that is trusted.
         code: How severe it is that `torch.load` would run code out of the file.
+        thorough: Read the file again, for the digests that the BLAKE3 of the whole does not show.
 
     Raises:
         KeyFileError: The key cannot be used.
@@ -93,7 +97,7 @@ def static_rungs(
     return [
         ("trust", lambda subject: trust(subject, trusted)),
         ("integrity", integrity),
-        ("format", lambda subject: _format(subject, code)),
+        ("format", lambda subject: _format(subject, code, thorough)),
         ("completeness", _completeness),
     ]
 
@@ -187,9 +191,13 @@ def _changed_tensors(subject: Subject, already: Sequence[Finding]) -> list[Findi
     return findings
 
 
-def _format(subject: Subject, code: Severity) -> Climbed:
-    findings = [
-        finding("F006", f"{problem[0].upper()}{problem[1:]}.") for problem in subject.manifest.inconsistencies()
+def _format(subject: Subject, code: Severity, thorough: bool) -> Climbed:
+    findings = [_inconsistent(problem) for problem in contradictions(subject.manifest)]
+    records = [*subject.manifest.golden, *(record for other in subject.manifest.others for record in other.golden)]
+    findings += [
+        finding("G008", f"{printable(text[0].upper() + text[1:], 400)}.", where=printable(f"golden {record.probe}"))
+        for record in records
+        for text in implausibilities(record)
     ]
     stored = subject.stored
     if isinstance(stored, CheckpointError):
@@ -202,8 +210,30 @@ def _format(subject: Subject, code: Severity) -> Climbed:
         findings.append(finding("F005", message, where=subject.path.name))
     if subject.intact:
         findings += _mislisted(subject.manifest, stored)
+        findings += [_inconsistent(problem) for problem in departures(subject.manifest, stored)]
+        if thorough:
+            findings += [_inconsistent(problem) for problem in _other_digests(subject, stored)]
     findings += safety_findings(stored, known=code, unknown=Severity.WARNING)
     return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
+
+
+def _other_digests(subject: Subject, stored: Checkpoint) -> list[str]:
+    """Digests that the BLAKE3 of an intact file does not show: its SHA-256, and those of its tensors."""
+    wrong = []
+    for record, path in recorded_files(subject.path, subject.manifest):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+                wrong.append(f"the SHA-256 of {record.path!r} is not that of the file, whose BLAKE3 is")
+    for tensor in subject.manifest.weights.tensors:
+        held = stored.tensors.get(tensor.name)
+        if held is not None and stored.digest(held) != tensor.digest:
+            wrong.append(f"the digest of tensor {tensor.name!r} is not that of its values")
+            break
+    return wrong
+
+
+def _inconsistent(problem: str) -> Finding:
+    return finding("F006", f"{printable(problem[0].upper() + problem[1:], 400)}.")
 
 
 def _listing(subject: Subject) -> Climbed:
