@@ -12,6 +12,8 @@ from manifest.document import CheckpointRecord, File, Manifest
 from manifest.errors import CheckpointError, InputError, StorageError
 from manifest.sidecars import (
     has_manifest,
+    kind_of,
+    place_to_save,
     read_manifest,
     replace_file,
     require_checkpoint,
@@ -53,7 +55,9 @@ def convert(
         CheckpointError: The source cannot be read, or holds a tensor that safetensors cannot.
         StorageError: The source is not what its manifest describes, or the output cannot be written.
     """
-    source, target = require_checkpoint(path), Path(output)
+    source, target = require_checkpoint(path), place_to_save(Path(output))
+    if target is None:
+        raise InputError(f"{output} is {kind_of(Path(output))}, expected the name of a file to write; name one.")
     if target.exists() and not force:
         raise InputError(f"{target} exists already; choose another name, or replace it with --force.")
     if key is not None and not has_manifest(source):

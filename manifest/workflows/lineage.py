@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from manifest.ancestry import Generation, History, Unread, trace
@@ -15,15 +15,14 @@ from manifest.checkpoint.discovering import discover
 from manifest.digests import file_blake3
 from manifest.document import Manifest, Parent, parse
 from manifest.errors import ManifestError
+from manifest.findings import Outcome, outcome_of
 from manifest.sidecars import Sidecars, has_manifest, read_manifest, read_sidecars, recorded_files, require_checkpoint
-from manifest.signing import PublicKey, load_public_key
+from manifest.signing import PublicKey, Trusted, public_keys
 from manifest.workflows.subject import Subject
 from manifest.workflows.trusting import trust
 
 
-def history(
-    places: Iterable[str | os.PathLike[str]], *, key: str | os.PathLike[str] | PublicKey | None = None
-) -> History:
+def history(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
     """What the manifests beside some checkpoints say of where they come from.
 
     A manifest is taken at its word: whether the weights beside it are those that it describes, `verify` tells.
@@ -36,7 +35,7 @@ def history(
         KeyFileError: The key cannot be used.
         InputError: There are too many checkpoints.
     """
-    trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
+    trusted = public_keys(key)
     places = list(places)
     named = {Path(place) for place in places}
     generations, unread, unrecorded = [], [], []
@@ -100,12 +99,12 @@ def _has_manifest(path: Path) -> bool:
         return True
 
 
-def _generation(path: Path, key: PublicKey | None) -> Generation:
+def _generation(path: Path, keys: Sequence[PublicKey]) -> Generation:
     require_checkpoint(path)
     contents = read_sidecars(path)
     manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
     architecture = manifest.architecture
-    climbed = trust(Subject(path, contents, manifest), key)
+    climbed = trust(Subject(path, contents, manifest), keys)
     return Generation(
         path=str(path),
         name=path.resolve().name,
@@ -114,5 +113,5 @@ def _generation(path: Path, key: PublicKey | None) -> Generation:
         model=f"{architecture.family} {architecture.name or architecture.class_name}",
         provenance=manifest.provenance,
         signature=climbed.reason,
-        trusted=None if key is None else not climbed.findings,
+        trusted=outcome_of(climbed.findings) is Outcome.PASS if keys else None,
     )

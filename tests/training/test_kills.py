@@ -15,9 +15,8 @@ import torch
 
 import manifest
 from manifest.checkpoint.discovering import discover
-from manifest.errors import NoManifestError
+from manifest.errors import NoManifestError, NoManifestWarning
 from manifest.hooks.recording import recording
-from manifest.hooks.scribe import NoManifestWarning
 from manifest.sidecars import read_manifest
 
 KILLS = 50
