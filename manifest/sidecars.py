@@ -11,13 +11,10 @@ describes the checkpoint always counts before a pending one, which anybody may h
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import re
 import stat
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +23,8 @@ from pathlib import Path
 from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
-from manifest.errors import DocumentError, InputError, NoManifestError, NoManifestWarning, SignatureError, StorageError
+from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
+from manifest.places import is_special, kind_of, kind_of_mode, storage_errors
 from manifest.signing import read_bundle
 from manifest.temporaries import remove_leftovers, temporary_directory
 
@@ -131,7 +129,8 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{checkpoint} cannot be read ({reason}); check the path.") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(
-            f"{checkpoint} is {_kind_of(mode)}, expected a file or a directory; copy what it gives into a file first."
+            f"{checkpoint} is {kind_of_mode(mode)}, expected a file or a directory; "
+            "copy what it gives into a file first."
         )
     return checkpoint
 
@@ -182,45 +181,6 @@ def has_manifest(checkpoint: Path) -> bool:
     return _has_own(_described(checkpoint))
 
 
-def place_to_save(path: Path) -> Path | None:
-    """The name that a save to some path may replace: of a regular file or of nothing yet, links followed.
-
-    Returns:
-        None for a device, a pipe, a socket or a directory, which is never replaced.
-    """
-    try:
-        target = path.resolve() if path.is_symlink() else path
-        return target if stat.S_ISREG(target.stat().st_mode) else None
-    except FileNotFoundError:
-        return target
-    except (OSError, RuntimeError):  # what cannot be looked at is said when it is written; a circle of links
-        return path
-
-
-def is_special(path: Path) -> bool:
-    """Whether a path leads to a device, a pipe or a socket."""
-    return place_to_save(path) is None and not path.is_dir()
-
-
-def warn_of_special(path: Path) -> None:
-    """Warn that what was written into a device, a pipe or a socket has no manifest."""
-    warnings.warn(
-        f"{path} is {kind_of(path)}, so it was written without a manifest; save to a file to have one.",
-        NoManifestWarning,
-        stacklevel=3,
-    )
-
-
-def kind_of(path: Path) -> str:
-    """What a path leads to, in words."""
-    return _kind_of(path.stat().st_mode)
-
-
-def _kind_of(mode: int) -> str:
-    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory", stat.S_IFREG: "a file"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
 def _described(checkpoint: Path) -> Path:
     """Where the sidecars are: beside a link itself, or else beside what it leads to."""
     return checkpoint.resolve() if checkpoint.is_symlink() and not _has_own(checkpoint) else checkpoint
@@ -268,18 +228,6 @@ def sidecars_only(checkpoint: Path) -> Iterator[None]:
     """Inside, only the sidecars of a checkpoint change; errors of the file system become `StorageError`s."""
     with own_work(), storage_errors(checkpoint):
         yield
-
-
-@contextlib.contextmanager
-def storage_errors(checkpoint: Path) -> Iterator[None]:
-    """Turn errors of the file system, while a checkpoint is written, into one-sentence `StorageError`s."""
-    try:
-        yield
-    except Exception as error:
-        number = _error_number(error)
-        if number is None:
-            raise
-        raise _storage_error(checkpoint, number) from error
 
 
 @contextlib.contextmanager
@@ -519,7 +467,7 @@ def _read(path: Path) -> bytes | None:
         with open(descriptor, "rb") as file:  # noqa: PTH123
             mode = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(mode):
-                raise InputError(f"{path.name} is {_kind_of(mode)}, expected a file; put the file itself there.")
+                raise InputError(f"{path.name} is {kind_of_mode(mode)}, expected a file; put the file itself there.")
             return file.read(_UNREADABLE)
     except FileNotFoundError:
         return None
@@ -569,32 +517,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _error_number(error: BaseException | None) -> int | None:
-    """The errno behind an exception, also when a library has turned it into text or chained it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        if wrapped := re.search(r"os error (\d+)", str(error)):
-            return int(wrapped[1])
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _storage_error(checkpoint: Path, number: int) -> StorageError:
-    directory = checkpoint.parent
-    sentences = {
-        errno.ENOSPC: f"The disk of {directory} is full; free some space or save elsewhere",
-        errno.EDQUOT: f"The quota of {directory} is used up; free some space or save elsewhere",
-        errno.EFBIG: f"{checkpoint.name} is larger than a file may be there; raise the limit or save elsewhere",
-        errno.EACCES: f"{directory} may not be written; change its permissions or save elsewhere",
-        errno.EPERM: f"{directory} may not be written; change its permissions or save elsewhere",
-        errno.EROFS: f"{directory} is on a read-only file system; save elsewhere",
-        errno.ENOENT: f"There is no directory {directory}; create it first",
-        errno.ENOTDIR: f"{directory} is not a directory; save elsewhere",
-        errno.EISDIR: f"{checkpoint} is a directory, expected a file name; add one",
-        errno.ENAMETOOLONG: f"The name {checkpoint.name[:40]}… is too long for this file system; shorten it",
-    }
-    reason = sentences.get(number, f"{checkpoint} could not be written ({os.strerror(number)}); save elsewhere")
-    return StorageError(f"{reason}; nothing was changed.")

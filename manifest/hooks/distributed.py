@@ -39,7 +39,8 @@ from manifest.families import unwrap
 from manifest.families.sharding import reshard
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.sidecars import clear_sidecars, own_work, require_checkpoint, staging_directory, storage_errors
+from manifest.places import storage_errors
+from manifest.sidecars import clear_sidecars, own_work, require_checkpoint, staging_directory
 from manifest.signing import PrivateKey
 from manifest.workflows.live_models import LiveModel, live_model
 from manifest.workflows.provenance import facts_of

@@ -20,7 +20,8 @@ from manifest.golden.floor import Thoroughness
 from manifest.hooks.makers import remember_makers
 from manifest.hooks.patches import Function, Patches, Wrapping
 from manifest.hooks.scribe import SIDECARS, Scribe, When, new_scribe
-from manifest.sidecars import at_own_work, is_special, own_work, place_to_save, warn_of_special
+from manifest.places import is_special, place_to_save, warn_of_special
+from manifest.sidecars import at_own_work, own_work
 from manifest.signing import PrivateKey
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")

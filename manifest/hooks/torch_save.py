@@ -14,7 +14,8 @@ from manifest.document import Manifest
 from manifest.errors import NoManifestWarning
 from manifest.golden.floor import Thoroughness
 from manifest.hooks.scribe import When, new_scribe
-from manifest.sidecars import own_work, place_to_save, warn_of_special
+from manifest.places import place_to_save, warn_of_special
+from manifest.sidecars import own_work
 from manifest.signing import PrivateKey
 
 

@@ -10,16 +10,8 @@ from manifest.checkpoint.safetensors_writing import check_writable, write_safete
 from manifest.digests import file_digests, weights_digest
 from manifest.document import CheckpointRecord, File, Manifest
 from manifest.errors import CheckpointError, InputError, StorageError
-from manifest.sidecars import (
-    has_manifest,
-    kind_of,
-    place_to_save,
-    read_manifest,
-    replace_file,
-    require_checkpoint,
-    staging,
-    synchronise,
-)
+from manifest.places import kind_of, place_to_save
+from manifest.sidecars import has_manifest, read_manifest, replace_file, require_checkpoint, staging, synchronise
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.subject import show_recorded

@@ -82,7 +82,7 @@ def parent_of(path: str | os.PathLike[str]) -> Parent | None:
 def _changed(checkpoint: Path, manifest: Manifest) -> str | None:
     """What of a checkpoint is not as its manifest describes it."""
     for file, path in recorded_files(checkpoint, manifest):
-        if path.stat().st_size != file.size or file_blake3(path) != file.blake3:
+        if not path.is_file() or path.stat().st_size != file.size or file_blake3(path) != file.blake3:
             return f"{path.name} has other bytes"
     return None
 

@@ -13,16 +13,8 @@ from pathlib import Path
 from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.checkpoint.escaping import printable
 from manifest.errors import DocumentError, InputError
-from manifest.sidecars import (
-    Sidecars,
-    finish_pending,
-    is_special,
-    place_to_save,
-    require_checkpoint,
-    sidecars_only,
-    stale_pending,
-    unfinished,
-)
+from manifest.places import is_special, place_to_save
+from manifest.sidecars import Sidecars, finish_pending, require_checkpoint, sidecars_only, stale_pending, unfinished
 from manifest.signing import PrivateKey, private_key
 from manifest.temporaries import Leftovers, is_temporary, remove_leftovers
 from manifest.workflows.signing import publish_signed

@@ -21,14 +21,8 @@ from manifest.families import unwrap
 from manifest.families.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.sidecars import (
-    clear_sidecars,
-    place_to_save,
-    staging,
-    storage_errors,
-    synchronise,
-    warn_of_special,
-)
+from manifest.places import place_to_save, storage_errors, warn_of_special
+from manifest.sidecars import clear_sidecars, staging, synchronise
 from manifest.signing import PrivateKey
 from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.live_models import LiveModel, live_model

@@ -20,6 +20,7 @@ import torch
 from typer.testing import CliRunner
 
 import manifest
+from manifest.checkpoint.discovering import discover
 from manifest.cli import app
 from manifest.document import parse, serialize
 from manifest.errors import ManifestError, NoManifestWarning, SignatureError
@@ -577,6 +578,22 @@ def test_what_a_killed_save_left_is_removed_and_nothing_that_lives(
         os.utime(path, (0, 0))
     attempt.make(place, digits_model)
     assert not elsewhere.exists()
+
+
+def test_a_distributed_save_removes_what_a_killed_one_left_beside_it_and_inside(
+    tmp_path: Path, digits_model: Any
+) -> None:
+    target = tmp_path / "step"
+    beside = killed_while_writing(target)
+    manifest.save_distributed(digits_model, target, golden=False)
+    assert not beside.exists()
+    inside = killed_while_writing(target).rename(target / beside.name)
+    (inside / ".metadata").write_bytes(b"")
+    assert discover([tmp_path]) == [target]
+    manifest.save_distributed(digits_model, target, golden=False)
+    assert not inside.exists()
+    assert not [path for path in (*tmp_path.iterdir(), *target.iterdir()) if path.name.endswith(".tmp")]
+    assert command("verify", target, "--fast")[0] == 0
 
 
 def swapped(place: Path, *ends: str) -> Path:
