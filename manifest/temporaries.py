@@ -26,6 +26,7 @@ except ImportError:  # Windows
 
 _NAME = re.compile(r"\.(?P<of>.+)\.\d+-(?P<token>[0-9a-f]+)\.tmp", re.DOTALL)
 _LOCK = ".lock"
+_NEITHER_WAIT_NOR_FOLLOW = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 _BOOT = 8  # hexadecimal digits for the boot, before as many by chance
 _OLD = 24 * 3600  # seconds; no writer leaves what it writes alone for so long, and no two clocks differ by as much
 
@@ -128,7 +129,7 @@ def _remove(place: Path, token: str) -> bool:
     is_directory = place.is_dir() and not place.is_symlink()
     ours = is_directory and token.startswith(_boot()) and len(token) > _BOOT
     try:
-        descriptor = os.open(place / _LOCK if is_directory else place, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        descriptor = os.open(place / _LOCK if is_directory else place, os.O_RDWR | _NEITHER_WAIT_NOR_FOLLOW)
     except OSError:
         # Made and not locked yet, or left by a writer that was killed just then; only age can tell.
         return is_directory and _is_old(place) and _removed(place)
