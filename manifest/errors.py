@@ -111,5 +111,9 @@ class StorageError(ManifestError):
     """A place that cannot be written: no permission, no space, not a directory."""
 
 
+class NoManifestWarning(UserWarning):
+    """A checkpoint was saved and got no manifest."""
+
+
 class GroupError(ManifestError):
     """Processes that save together, of which one failed or is gone; all of them raise it."""

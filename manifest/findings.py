@@ -252,6 +252,14 @@ RULES: dict[str, Rule] = {
             "Put back the manifest that was signed, or sign the checkpoint anew if you changed it on purpose.",
         ),
         Rule(
+            "T009",
+            "pending-manifest",
+            _N,
+            "A save was cut off between its renames, or somebody put a pending manifest there. One that was signed and "
+            "describes the checkpoint always counts before it.",
+            "Finish the save, or sign anew what it left: `manifest repair CKPT`.",
+        ),
+        Rule(
             "I001",
             "bytes-changed",
             _E,

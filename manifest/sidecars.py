@@ -1,30 +1,32 @@
 """Where a manifest and a signature live beside a checkpoint, and how the three are replaced together.
 
 Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the
-checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. Whoever
-reads a checkpoint and finds a pending manifest that describes it finishes the job; one that does not describe it
-belongs to a save that never happened, and the old files are still whole.
+checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. A pending
+manifest holds the digest of the checkpoint of its save, and a pending signature that of its manifest. Whoever reads a
+checkpoint uses the pending manifest that describes it, and changes nothing; the next save, or `manifest repair`,
+finishes the job. One that does not describe it belongs to a save that never happened. A manifest that was signed and
+describes the checkpoint always counts before a pending one, which anybody may have put there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import re
-import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.digests import file_blake3
 from manifest.document import File, Manifest, parse
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
+from manifest.places import is_special, kind_of, kind_of_mode, storage_errors
 from manifest.signing import read_bundle
+from manifest.temporaries import remove_leftovers, temporary_directory
 
 try:
     import fcntl
@@ -33,6 +35,9 @@ except ImportError:  # Windows
 
 _SHARDS = "__*.distcp"
 """What `torch.distributed.checkpoint` calls the files of its processes."""
+
+_STAGED = ".staged"
+"""What a file is called in a temporary directory: hidden there too, whoever looks for checkpoints."""
 
 _UNREADABLE = 256 << 20  # bytes; no sidecar is as large, and reading stops there
 
@@ -65,12 +70,43 @@ class Sidecars:
         return self.checkpoint.with_name(f"{self.checkpoint.name}.{beside}")
 
 
+class Pending(StrEnum):
+    """What became of a pending manifest that describes the checkpoint."""
+
+    USED = "used"
+    USED_OVER_SIGNED = "used over signed"  # one that was signed lies there, and describes other bytes
+    LEFT = "left"  # one that was signed describes the bytes, and counts
+
+
+def pending_words(checkpoint: Path, pending: Pending) -> str:
+    """What became of a checkpoint's pending manifest, as a sentence."""
+    sidecars = Sidecars(checkpoint)
+    name = sidecars.pending_manifest.name
+    match pending:
+        case Pending.USED:
+            return f"{name} describes {checkpoint.name} and was used: a save was cut off before it was renamed."
+        case Pending.USED_OVER_SIGNED:
+            return (
+                f"{name} describes {checkpoint.name} and was used; {sidecars.manifest.name}, which was signed, "
+                "describes other bytes."
+            )
+        case Pending.LEFT:
+            return f"{name} lies there and was not used: {sidecars.manifest.name} was signed, and counts."
+
+
 @dataclass(frozen=True)
 class SidecarContents:
-    """What lies beside a checkpoint, as bytes."""
+    """What lies beside a checkpoint, as bytes.
+
+    Attributes:
+        manifest: The manifest that counts.
+        signature: The signature beside it; of a pending manifest only one that covers it.
+        pending: What became of a pending manifest that describes the checkpoint; None when there is none.
+    """
 
     manifest: bytes
     signature: bytes | None
+    pending: Pending | None = None
 
     @property
     def manifest_sha256(self) -> str:
@@ -85,23 +121,30 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
     """
     checkpoint = Path(path)
     try:
-        if not checkpoint.is_file() and not checkpoint.is_dir():
-            raise InputError(f"There is no file {checkpoint}; check the path.")
-    except OSError as error:
-        raise InputError(f"{checkpoint} cannot be read ({error.strerror}); check the path.") from None
+        mode = checkpoint.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"There is no file {checkpoint}; check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{checkpoint} cannot be read ({reason}); check the path.") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(
+            f"{checkpoint} is {kind_of_mode(mode)}, expected a file or a directory; "
+            "copy what it gives into a file first."
+        )
     return checkpoint
 
 
 def read_sidecars(checkpoint: Path) -> SidecarContents:
-    """The manifest and signature of a checkpoint, after finishing a save that was cut off between its renames.
+    """The manifest and signature of a checkpoint; nothing is changed.
 
     Raises:
         NoManifestError: There is no manifest beside it.
     """
     sidecars = Sidecars(_described(checkpoint))
-    pending = _pending(sidecars)
-    if pending is not None:
-        return pending
+    contents = _pending(sidecars)
+    if contents is not None:
+        return contents
     manifest = _read(sidecars.manifest)
     if manifest is None:
         name = checkpoint.name
@@ -169,41 +212,38 @@ def at_own_work() -> bool:
 
 @contextlib.contextmanager
 def staging(checkpoint: Path) -> Iterator[Path]:
-    """A temporary file beside a checkpoint-to-be, gone afterwards if it was not published.
+    """A temporary name beside a checkpoint-to-be, whose file is gone afterwards if it was not published.
 
-    Errors of the file system become one-sentence `StorageError`s, also those that libraries wrap in their own.
+    What a killed save to the same place has left is removed first. Errors of the file system become one-sentence
+    `StorageError`s, also those that libraries wrap in their own.
     """
-    temporary = temporary_name(checkpoint)
-    try:
-        with own_work(), storage_errors(checkpoint):
-            yield temporary
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with own_work(), storage_errors(checkpoint):
+        remove_leftovers(checkpoint.parent, checkpoint.name)
+        with temporary_directory(checkpoint) as hidden:
+            yield hidden / _STAGED
 
 
 @contextlib.contextmanager
-def storage_errors(checkpoint: Path) -> Iterator[None]:
-    """Turn errors of the file system, while a checkpoint is written, into one-sentence `StorageError`s."""
-    try:
+def sidecars_only(checkpoint: Path) -> Iterator[None]:
+    """Inside, only the sidecars of a checkpoint change; errors of the file system become `StorageError`s."""
+    with own_work(), storage_errors(checkpoint):
         yield
-    except Exception as error:
-        number = _error_number(error)
-        if number is None:
-            raise
-        raise _storage_error(checkpoint, number) from error
 
 
-def make_staging_directory(directory: Path) -> Path:
-    """Make a directory whose files `publish_directory` can move into a checkpoint-to-be without copying them.
+@contextlib.contextmanager
+def staging_directory(directory: Path) -> Iterator[Path]:
+    """A directory whose files `publish_directory` can move into a checkpoint-to-be without copying them.
 
     It is in the checkpoint's directory where there is one already, which may be a file system of its own, and beside it
-    otherwise.
+    otherwise. What a killed save to the same place has left is removed first.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staged = temporary_name(directory / "saving" if directory.is_dir() else directory)
-    staged.mkdir()
-    return staged
+    remove_leftovers(directory.parent, directory.name)
+    remove_leftovers(directory, directory.name)
+    with temporary_directory(directory, directory if directory.is_dir() else None) as hidden:
+        staged = hidden / "files"
+        staged.mkdir()
+        yield staged
 
 
 def publish(
@@ -228,12 +268,57 @@ def publish(
     with _alone_in(Sidecars(checkpoint).manifest.parent):
         if not still():
             return False
+        if staged is not None:
+            # Or the checkpoint of now would lose its manifest if this save is killed.
+            _finish_pending(checkpoint, over_signed=True)
         _publish(staged, checkpoint, manifest, signature)
         return True
 
 
+def finish_pending(checkpoint: Path) -> bool:
+    """Put the pending sidecars in place that count already, and say whether there were any.
+
+    A signed manifest is not replaced by one that nobody signed, nor one that describes the checkpoint by any other.
+    """
+    with _alone_in(Sidecars(checkpoint).manifest.parent):
+        return _finish_pending(checkpoint, over_signed=False)
+
+
+def _finish_pending(checkpoint: Path, *, over_signed: bool) -> bool:
+    sidecars = Sidecars(checkpoint)
+    contents = _pending(sidecars)
+    if contents is None or contents.pending is Pending.LEFT:
+        return False
+    if contents.pending is Pending.USED_OVER_SIGNED and contents.signature is None and not over_signed:
+        return False
+    _finish(sidecars, contents.manifest_sha256)
+    return True
+
+
+def stale_pending(checkpoint: Path) -> tuple[Path, ...]:
+    """The pending sidecars of a checkpoint that has a manifest which describes it, where they do not."""
+    sidecars = Sidecars(checkpoint)
+    published = _read(sidecars.manifest)
+    paths = [path for path in (sidecars.pending_manifest, sidecars.pending_signature) if path.is_file()]
+    if not paths or published is None or _pending(sidecars) is not None or not _describes(published, checkpoint):
+        return ()
+    return tuple(paths)
+
+
+def unfinished(checkpoint: Path) -> Manifest | None:
+    """The pending manifest that describes a checkpoint and would replace one that was signed."""
+    sidecars = Sidecars(checkpoint)
+    contents, pending = _pending(sidecars), _read(sidecars.pending_manifest)
+    if contents is None or contents.pending is Pending.USED or pending is None:
+        return None
+    return parse(pending)
+
+
 def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: bytes | None) -> None:
     sidecars = Sidecars(checkpoint)
+    for path in (checkpoint, sidecars.manifest, sidecars.signature):
+        if is_special(path):
+            raise StorageError(f"{path} is {kind_of(path)}, which no save replaces; save elsewhere.")
     pending = [(sidecars.pending_manifest, manifest)]
     if signature is not None:
         pending.append((sidecars.pending_signature, signature))
@@ -241,7 +326,7 @@ def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: 
         sidecars.pending_signature.unlink(missing_ok=True)
     try:
         for path, data in reversed(pending):
-            _write_durably(path, data)
+            _write_durably(path, data, checkpoint)
         _sync_directory(sidecars.manifest.parent)
         if staged is not None:
             staged.chmod(_mode_of(checkpoint))
@@ -260,22 +345,23 @@ def publish_directory(staged: Path, directory: Path, manifest: bytes, signature:
     kill leaves none in between; files there that belong to no checkpoint stay as they are.
 
     Args:
-        staged: What `make_staging_directory` made for it, with all files written and synchronised.
+        staged: What `staging_directory` made for it, with all files written and synchronised.
         directory: Where they go.
         manifest: The bytes of the manifest.
         signature: The bytes of its signature, if it is signed.
     """
     sidecars = Sidecars(staged)
-    _write_durably(sidecars.manifest, manifest)
+    _write_durably(sidecars.manifest, manifest, directory)
     if signature is not None:
-        _write_durably(sidecars.signature, signature)
+        _write_durably(sidecars.signature, signature, directory)
     _sync_directory(staged)
-    with _alone_in(staged.parent):
-        if staged.parent == directory:
+    place = staged.parent.parent
+    with _alone_in(place):
+        if place == directory:
             _move_all(staged, directory)
         else:
             staged.rename(directory)
-        _sync_directory(staged.parent)
+        _sync_directory(place)
 
 
 def _move_all(staged: Path, directory: Path) -> None:
@@ -317,28 +403,39 @@ def synchronise(path: Path) -> None:
 
 
 def _pending(sidecars: Sidecars) -> SidecarContents | None:
-    """The pending sidecars when they describe the checkpoint, moved into place where the directory allows it."""
-    manifest = _read(sidecars.pending_manifest)
-    if manifest is None:
+    """The sidecars that count where a pending manifest describes the checkpoint; None where none does."""
+    pending = _read(sidecars.pending_manifest)
+    if pending is None or not _describes(pending, sidecars.checkpoint):
         return None
+    sha256 = hashlib.sha256(pending).hexdigest()
+    published, signature = _read(sidecars.manifest), _read(sidecars.signature)
+    if signature is not None and _covers(signature, sha256):  # cut off between the two renames
+        return SidecarContents(pending, signature, Pending.USED)
+    signed = published is not None and (signature is not None or _names_a_signer(published))
+    if published is not None and signed and _describes(published, sidecars.checkpoint):
+        return SidecarContents(published, signature, Pending.LEFT)
+    own = _read(sidecars.pending_signature)
+    covering = own if own is not None and _covers(own, sha256) else None
+    return SidecarContents(pending, covering, Pending.USED_OVER_SIGNED if signed else Pending.USED)
+
+
+def _describes(manifest: bytes, checkpoint: Path) -> bool:
+    """Whether a checkpoint's files are those of a manifest, byte for byte."""
     try:
-        files = recorded_files(sidecars.checkpoint, parse(manifest))
-        described = all(path.stat().st_size == file.size and file_blake3(path) == file.blake3 for file, path in files)
+        files = recorded_files(checkpoint, parse(manifest))
+        return all(
+            path.is_file() and path.stat().st_size == file.size and file_blake3(path) == file.blake3
+            for file, path in files
+        )
     except (DocumentError, FileNotFoundError):
-        return None
-    if not described:
-        return None
-    sha256 = hashlib.sha256(manifest).hexdigest()
-    candidates = (_read(sidecars.pending_signature), _read(sidecars.signature))
-    signature = next((data for data in candidates if data is not None and _covers(data, sha256)), None)
+        return False
+
+
+def _names_a_signer(manifest: bytes) -> bool:
     try:
-        _finish(sidecars, sha256)
-    except PermissionError:
-        pass  # a read-only directory: the content is known all the same
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-    return SidecarContents(manifest, signature)
+        return parse(manifest).signer is not None
+    except DocumentError:
+        return False
 
 
 def _finish(sidecars: Sidecars, manifest_sha256: str) -> None:
@@ -365,7 +462,12 @@ def _covers(signature: bytes, manifest_sha256: str) -> bool:
 
 def _read(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
+        # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:  # noqa: PTH123
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{path.name} is {kind_of_mode(mode)}, expected a file; put the file itself there.")
             return file.read(_UNREADABLE)
     except FileNotFoundError:
         return None
@@ -373,21 +475,15 @@ def _read(path: Path) -> bytes | None:
         raise InputError(f"{path.name} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def temporary_name(path: Path) -> Path:
-    """A name beside a file that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    temporary = temporary_name(path)
-    try:
+def _write_durably(path: Path, data: bytes, of: Path) -> None:
+    """Write a sidecar of a checkpoint, which is there whole or not at all, and on the disk."""
+    with temporary_directory(of, path.parent) as hidden:
+        temporary = hidden / _STAGED
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mode_of(path: Path) -> int:
@@ -421,32 +517,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _error_number(error: BaseException | None) -> int | None:
-    """The errno behind an exception, also when a library has turned it into text or chained it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        if wrapped := re.search(r"os error (\d+)", str(error)):
-            return int(wrapped[1])
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _storage_error(checkpoint: Path, number: int) -> StorageError:
-    directory = checkpoint.parent
-    sentences = {
-        errno.ENOSPC: f"The disk of {directory} is full; free some space or save elsewhere",
-        errno.EDQUOT: f"The quota of {directory} is used up; free some space or save elsewhere",
-        errno.EFBIG: f"{checkpoint.name} is larger than a file may be there; raise the limit or save elsewhere",
-        errno.EACCES: f"{directory} may not be written; change its permissions or save elsewhere",
-        errno.EPERM: f"{directory} may not be written; change its permissions or save elsewhere",
-        errno.EROFS: f"{directory} is on a read-only file system; save elsewhere",
-        errno.ENOENT: f"There is no directory {directory}; create it first",
-        errno.ENOTDIR: f"{directory} is not a directory; save elsewhere",
-        errno.EISDIR: f"{checkpoint} is a directory, expected a file name; add one",
-        errno.ENAMETOOLONG: f"The name {checkpoint.name[:40]}… is too long for this file system; shorten it",
-    }
-    reason = sentences.get(number, f"{checkpoint} could not be written ({os.strerror(number)}); save elsewhere")
-    return StorageError(f"{reason}; nothing was changed.")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from manifest.checkpoint.directories import DISTRIBUTED, INDEX, SUFFIXES
 from manifest.errors import InputError
+from manifest.temporaries import is_temporary
 
 _SUFFIXES = (*SUFFIXES, ".jit")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
@@ -46,7 +47,7 @@ def discover(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 def _under(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not is_temporary(name))
         here = Path(place)
         if DISTRIBUTED in names:
             folders.clear()

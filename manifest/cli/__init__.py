@@ -18,6 +18,7 @@ from manifest.cli import (
     keygen,
     log,
     policy,
+    repair,
     rule,
     run,
     schema,
@@ -36,7 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (create, verify, diff, diagnose, doctor, audit, run, show, log, convert, sign, keygen, rule, schema):
+for command in (
+    *(create, verify, diff, diagnose, doctor, audit, run, show, log),
+    *(convert, sign, repair, keygen, rule, schema),
+):
     app.command(name=command.__name__.rpartition(".")[2])(command.run)
 app.add_typer(policy.app, name="policy")
 

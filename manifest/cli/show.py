@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from manifest.cli.options import Checkpoint, NoColor, Output, ShownFormat, State
-from manifest.cli.printing import emit, emit_data
+from manifest.cli.printing import complain, emit, emit_data
 
 
 def run(
@@ -40,10 +40,13 @@ def run(
 
 
 def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:
-    from manifest.document import serialize
-    from manifest.sidecars import read_manifest
+    from manifest.document import parse, serialize
+    from manifest.sidecars import Sidecars, pending_words, read_sidecars
 
-    manifest = read_manifest(path)
+    contents = read_sidecars(path)
+    if contents.pending is not None:
+        complain(pending_words(path, contents.pending))
+    manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
     if format is ShownFormat.JSON:
         emit(serialize(manifest).decode(), output)
         return

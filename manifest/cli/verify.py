@@ -49,11 +49,11 @@ def run(
     first = _opened(checkpoints[0])
     from manifest.findings import Kind
     from manifest.policy import read_policy
-    from manifest.signing import load_public_key
+    from manifest.signing import public_keys
     from manifest.workflows.verifying import verify
 
     demanded = None if policy is None else read_policy(policy)
-    trusted = None if key is None else load_public_key(key)
+    trusted = public_keys(key)
 
     def check(path: Path) -> Report:
         opened = first if path is checkpoints[0] else _opened(path)

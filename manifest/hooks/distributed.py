@@ -9,9 +9,9 @@ the consolidated state dict, and reading, which is what takes long, is shared al
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -39,7 +39,8 @@ from manifest.families import unwrap
 from manifest.families.sharding import reshard
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.sidecars import clear_sidecars, make_staging_directory, own_work, require_checkpoint, storage_errors
+from manifest.places import storage_errors
+from manifest.sidecars import clear_sidecars, own_work, require_checkpoint, staging_directory
 from manifest.signing import PrivateKey
 from manifest.workflows.live_models import LiveModel, live_model
 from manifest.workflows.provenance import facts_of
@@ -77,7 +78,8 @@ def save_distributed(
     All processes of the group must call this, with a directory on a file system that they share. The files are written
     into a directory of their own and moved once all of them are whole: a directory that was not there appears with its
     manifest; in one that was, a kill leaves the old checkpoint, or one without a manifest, or the new one. What a
-    killed save has written stays in a hidden directory whose name ends in `.tmp`.
+    killed save has written stays in a hidden directory whose name ends in `.tmp`; the next save, or `manifest repair`,
+    removes it.
 
     The other processes wait while the first captures the architecture and records golden outputs, for which it holds
     the whole model on its CPU; give `golden=False` where it cannot, and a group whose timeout is long enough.
@@ -128,14 +130,11 @@ def save_distributed(
             facts=facts_of(extras or {}, dataset=dataset),
         )
     )
-    staged = together.on_first(lambda: _stage(live, target))
-    try:
+    with contextlib.ExitStack() as staging:
+        staged = together.on_first(lambda: _stage(live, target, staging))
         _write(together, unwrap(model), extras or {}, staged, target)
         shares = _digest(together, staged, _WEIGHTS)
         return together.on_first(lambda: _publish(live, shares, staged, target))
-    finally:
-        if together.first:
-            shutil.rmtree(staged, ignore_errors=True)
 
 
 @own_work()
@@ -239,14 +238,14 @@ class _Writer(FileSystemWriter):
         return StorageMeta(save_id=self.save_id)
 
 
-def _stage(live: LiveModel | None, target: Path) -> Path:
+def _stage(live: LiveModel | None, target: Path, staging: contextlib.ExitStack) -> Path:
     """Where the files are written first, made when it is known that they can be described."""
     assert live is not None
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file, expected a directory for a distributed checkpoint; name another.")
     _ = live.architecture
     with storage_errors(target):
-        return make_staging_directory(target.resolve())
+        return staging.enter_context(staging_directory(target.resolve()))
 
 
 def _write(together: Together, module: nn.Module, extras: Mapping[str, Any], staged: Path, target: Path) -> None:
@@ -269,8 +268,8 @@ def _state(together: Together, module: nn.Module, extras: Mapping[str, Any], sta
     """What is saved; nothing in it has to be asked any more."""
     if not staged.is_dir():
         raise InputError(
-            f"Rank {together.rank} does not see {staged.parent} as rank 0 does, which made {staged.name} in it; "
-            "save to a file system that all processes share."
+            f"Rank {together.rank} does not see {staged.parent.parent} as rank 0 does, which made "
+            f"{staged.parent.name} in it; save to a file system that all processes share."
         )
     if _WEIGHTS in extras:
         raise InputError(f"Extra {_WEIGHTS!r} would hide the weights; give it another name.")

@@ -20,6 +20,7 @@ from manifest.golden.floor import Thoroughness
 from manifest.hooks.makers import remember_makers
 from manifest.hooks.patches import Function, Patches, Wrapping
 from manifest.hooks.scribe import SIDECARS, Scribe, When, new_scribe
+from manifest.places import is_special, place_to_save, warn_of_special
 from manifest.sidecars import at_own_work, own_work
 from manifest.signing import PrivateKey
 
@@ -118,7 +119,9 @@ class _Savers:
             self.look_at_open_files()
             if (place := _place(f)) is None:
                 self._note_open_file(f)
-                return original(obj, f, *args, **kwargs)
+                result = original(obj, f, *args, **kwargs)
+                self._note_special(f)
+                return result
             with own_work():
                 return self._scribe.save(
                     place, obj, lambda target: original(obj, target, *args, **kwargs), to_file=True
@@ -130,7 +133,9 @@ class _Savers:
         def save_file(tensors: Mapping[str, torch.Tensor], filename: Any, *args: Any, **kwargs: Any) -> Any:
             place = _place(filename) if self._is_on() else None
             if place is None or _SHARD.search(place.name):
-                return original(tensors, filename, *args, **kwargs)
+                result = original(tensors, filename, *args, **kwargs)
+                self._note_special(filename)
+                return result
             with own_work():
                 return self._scribe.save(
                     place, tensors, lambda target: original(tensors, target, *args, **kwargs), to_file=False
@@ -259,6 +264,12 @@ class _Savers:
         """Whether a call is the script's own, in the process that records, and for this recording to look at."""
         return not at_own_work() and self._all[-1:] == [self] and os.getpid() == self._process
 
+    def _note_special(self, target: Any) -> None:
+        """Say that what was written into a pipe or a device has no manifest."""
+        if self._is_on() and _is_name(target) and is_special(path := _absolute(target)):
+            self._scribe.leave_alone(path, "it is no regular file")
+            warn_of_special(path)
+
     def _note_open_file(self, file: Any) -> None:
         name = getattr(file, "name", None)
         if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
@@ -279,8 +290,5 @@ def _absolute(path: Any) -> Path:
 
 
 def _place(target: Any) -> Path | None:
-    """Where a save goes that may be written to another name first; None for open files, links, pipes and the like."""
-    if not _is_name(target):
-        return None
-    path = _absolute(target)
-    return path if (path.is_file() and not path.is_symlink()) or not os.path.lexists(path) else None
+    """Where a save goes that may be written to another name first; None for open files, pipes, devices and the like."""
+    return place_to_save(_absolute(target)) if _is_name(target) else None

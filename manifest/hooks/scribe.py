@@ -27,7 +27,7 @@ from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoi
 from manifest.checkpoint.opening import renamed
 from manifest.digests import bytes_digests, files_digests
 from manifest.document import Architecture, Manifest, Provenance
-from manifest.errors import CheckpointError, InputError, ManifestError, one_line
+from manifest.errors import CheckpointError, InputError, ManifestError, NoManifestWarning, one_line
 from manifest.families import Family, creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.proving import first_departure
@@ -42,8 +42,8 @@ from manifest.sidecars import (
     has_manifest,
     own_work,
     replace_file,
+    staging,
     synchronise,
-    temporary_name,
 )
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import Asking, Description, manifest_of
@@ -72,10 +72,6 @@ class When(StrEnum):
     EVERY = "every"
     LAST = "last"
     NONE = "none"
-
-
-class NoManifestWarning(UserWarning):
-    """A checkpoint was saved and got no manifest."""
 
 
 @dataclass
@@ -473,22 +469,18 @@ def new_scribe(
 
 def _write_and_replace(path: Path, write: Write, to_file: bool) -> None:
     """Write a file and rename it into place; where that cannot be done, as the script would have done it."""
-    staged = temporary_name(path)
     try:
-        if to_file:  # so that the name of the moment is not in it
-            with staged.open("xb") as file:
-                write(file)
-        else:
-            write(str(staged))
-        replace_file(staged, path, durably=False)
+        with staging(path) as staged:
+            if to_file:  # so that the name of the moment is not in it
+                with staged.open("xb") as file:
+                    write(file)
+            else:
+                write(str(staged))
+            replace_file(staged, path, durably=False)
     except Exception:
-        staged.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             clear_sidecars(path)
         write(path)  # also for the error that the script knows
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
 
 
 def _owners(stored: Checkpoint, saved: Any) -> list[tuple[View, Owner]]:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from manifest.document import Manifest
+from manifest.errors import NoManifestWarning
 from manifest.golden.floor import Thoroughness
-from manifest.hooks.scribe import NoManifestWarning, When, new_scribe
+from manifest.hooks.scribe import When, new_scribe
+from manifest.places import place_to_save, warn_of_special
 from manifest.sidecars import own_work
 from manifest.signing import PrivateKey
 
@@ -36,7 +38,7 @@ def torch_save(
 
     Args:
         obj: As `torch.save` takes it.
-        f: As `torch.save` takes it; into an open file, there is no manifest.
+        f: As `torch.save` takes it; into an open file, a pipe or a device, there is no manifest.
         *args: As `torch.save` takes them.
         key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
         passphrase: Of an encrypted key.
@@ -57,7 +59,11 @@ def torch_save(
             "What is saved into an open file gets no manifest; pass its path.", NoManifestWarning, stacklevel=2
         )
         return None
-    path, when = Path(f).absolute(), When.EVERY if golden else When.NONE
+    path, when = place_to_save(Path(f).absolute()), When.EVERY if golden else When.NONE
+    if path is None:
+        torch.save(obj, f, *args, **kwargs)
+        warn_of_special(Path(f))
+        return None
     with new_scribe(key, when, floor, partial, passphrase=passphrase, strict=True) as scribe:
         scribe.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), to_file=True)
     return scribe.manifest_at(path)

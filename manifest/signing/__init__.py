@@ -7,16 +7,29 @@ of files; it opens no checkpoint and no manifest, and whether a key is to be tru
 from __future__ import annotations
 
 from manifest.signing.envelope import Statement, read_bundle, sign_resources, verify_bundle
-from manifest.signing.keys import PrivateKey, PublicKey, generate_keys, load_private_key, load_public_key, private_key
+from manifest.signing.keys import (
+    PrivateKey,
+    PublicKey,
+    Trusted,
+    generate_keys,
+    load_private_key,
+    load_public_key,
+    load_public_keys,
+    private_key,
+    public_keys,
+)
 
 __all__ = [
     "PrivateKey",
     "PublicKey",
     "Statement",
+    "Trusted",
     "generate_keys",
     "load_private_key",
     "load_public_key",
+    "load_public_keys",
     "private_key",
+    "public_keys",
     "read_bundle",
     "sign_resources",
     "verify_bundle",

@@ -2,8 +2,9 @@
 
 Three formats nest here, each from its own specification: in-toto Statement v1 with the predicate
 `https://model_signing/signature/v1.0`, DSSE v1 with its pre-authentication encoding, and the Sigstore bundle. Reading
-is strict: whatever two readers could understand in two ways is refused. Files are never opened; that the digests
-listed are those of the files is for the caller to compare.
+is strict: whatever two readers could understand in two ways is refused, and around what is signed there is one form
+only, that of this package and of the reference implementation, so that no change of a byte goes unseen. Files are never
+opened; that the digests listed are those of the files is for the caller to compare.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -41,13 +42,13 @@ class Statement:
     Attributes:
         model_name: The signer's name for the whole; informative, nothing is looked up by it.
         resources: SHA-256 as 64 lower-case hexadecimal digits, by file name relative to the signature's directory.
-        hint: SHA-256 of the public key's PEM: of the key that the bundle names when it was only read, of the key that
-            verified it when it was verified. None when the bundle names none.
+        hint: SHA-256 of the public key's PEM, of the key that the bundle names; when it was verified, of the key that
+            signed it.
     """
 
     model_name: str
     resources: dict[str, str]
-    hint: str | None
+    hint: str
 
 
 def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateKey) -> bytes:
@@ -71,16 +72,7 @@ def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateKe
                 "are expected; compute it by `manifest.digests.file_sha256`."
             )
     payload = json.dumps(_statement(model_name, resources), separators=(",", ":")).encode()
-    bundle = {
-        "mediaType": _MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": key.public.hint}, "tlogEntries": []},
-        "dsseEnvelope": {
-            "payload": base64.b64encode(payload).decode(),
-            "payloadType": _PAYLOAD_TYPE,
-            "signatures": [{"sig": base64.b64encode(key.sign(_pae(payload))).decode(), "keyid": ""}],
-        },
-    }
-    data = json.dumps(bundle, separators=(",", ":")).encode()
+    data = _canonical(payload, key.sign(_pae(payload)), key.public.hint)
     try:
         _parse(data)  # the reader's rules are the writer's too
     except _Malformed as fault:
@@ -100,16 +92,19 @@ def read_bundle(data: bytes) -> Statement:
 def verify_bundle(data: bytes, keys: Sequence[PublicKey]) -> Statement:
     """What a bundle says, provided that one of `keys` signed it.
 
-    The key that the bundle names is only reported: the name is not signed, so every key is tried.
+    The key that the bundle names is not signed, so every key is tried, and the one that signed must be the one named.
 
     Raises:
-        SignatureError: With rule `T005` when it is not a well-formed bundle, `T003` when no key's signature holds.
+        SignatureError: With rule `T005` when it is not a well-formed bundle or names another key than signed it, `T003`
+            when no key's signature holds.
     """
     parsed = _parsed(data)
     signed = _pae(parsed.payload)
     for key in keys:
         if key.verify(parsed.signature, signed):
-            return replace(parsed.statement, hint=key.hint)
+            if parsed.statement.hint != key.hint:
+                raise _malformed(f"it names the key {_clipped(parsed.statement.hint)} and {key.hint} signed it")
+            return parsed.statement
     raise _not_signed_by(keys, parsed.statement.hint)
 
 
@@ -127,11 +122,12 @@ class _Parsed:
 
 
 class _Part(BaseModel):
-    """A JSON object: exact types, keys beyond those listed ignored, as in-toto and DSSE want it."""
+    """A JSON object: exact types, keys beyond those listed ignored, as in-toto wants it in what is signed."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, alias_generator=to_camel, defer_build=True)
 
 
+_Hint = Annotated[str, Field(min_length=64, max_length=64, pattern=re.compile("[0-9a-f]{64}"))]
 _Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=_HEX)]
 
 
@@ -147,11 +143,11 @@ class _Envelope(_Part):
 
 
 class _PublicKeyHint(_Part):
-    hint: str | None = None
+    hint: _Hint
 
 
 class _Material(_Part):
-    public_key: _PublicKeyHint | None = None
+    public_key: _PublicKeyHint
 
 
 class _Bundle(_Part):
@@ -235,11 +231,15 @@ def _parsed(data: bytes) -> _Parsed:
     try:
         return _parse(data)
     except _Malformed as fault:
-        raise SignatureError(
-            f"The signature is not a well-formed OpenSSF Model Signing bundle: {fault}; "
-            "get the signature file again from its source, or sign the checkpoint anew.",
-            rule="T005",
-        ) from fault
+        raise _malformed(fault) from fault
+
+
+def _malformed(fault: object) -> SignatureError:
+    return SignatureError(
+        f"The signature is not a well-formed OpenSSF Model Signing bundle: {fault}; "
+        "get the signature file again from its source, or sign the checkpoint anew.",
+        rule="T005",
+    )
 
 
 def _parse(data: bytes) -> _Parsed:
@@ -250,16 +250,42 @@ def _parse(data: bytes) -> _Parsed:
     payload = _unbase64(envelope.payload, "dsseEnvelope.payload")
     statement = _part(_Statement, _json(payload, "the signed payload"), "the signed payload")
     _check(statement)
-    key = bundle.verification_material.public_key
+    signature = _unbase64(envelope.signatures[0].sig, "dsseEnvelope.signatures.0.sig")
+    hint = bundle.verification_material.public_key.hint
+    if data != (canonical := _canonical(payload, signature, hint)):
+        raise _Malformed(_departure(data, canonical))
     return _Parsed(
         statement=Statement(
             model_name=statement.subject[0].name,
             resources={item.name: item.digest.lower() for item in statement.predicate.resources},
-            hint=key.hint if key else None,
+            hint=hint,
         ),
         payload=payload,
-        signature=_unbase64(envelope.signatures[0].sig, "dsseEnvelope.signatures.0.sig"),
+        signature=signature,
     )
+
+
+def _canonical(payload: bytes, signature: bytes, hint: str) -> bytes:
+    """The bundle in the form in which the reference implementation writes it too, byte for byte."""
+    bundle = {
+        "mediaType": _MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": _PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+        },
+    }
+    return json.dumps(bundle, separators=(",", ":")).encode()
+
+
+def _departure(data: bytes, canonical: bytes) -> str:
+    """Where a bundle first is not as this package and the reference implementation write it."""
+    place = next((index for index, (a, b) in enumerate(zip(data, canonical, strict=False)) if a != b), None)
+    if place is None:
+        place = min(len(data), len(canonical))
+    found, expected = (_clipped(text[place : place + 12].decode("utf-8", "replace")) for text in (data, canonical))
+    return f"at byte {place:,} it has {found} where {expected} is expected, and what is not signed has one form only"
 
 
 def _check(statement: _Statement) -> None:
@@ -371,9 +397,9 @@ def _clipped(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _not_signed_by(keys: Sequence[PublicKey], hint: str | None) -> SignatureError:
+def _not_signed_by(keys: Sequence[PublicKey], hint: str) -> SignatureError:
     given = ", ".join(key.hint for key in keys)
-    named = f"names the key {_clipped(hint)}" if hint else "names no key"
+    named = f"names the key {_clipped(hint)}"
     if not keys:
         found = f"The signature {named} and no public key was given to check it"
         cure = "pass the signer's public key"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -34,6 +35,8 @@ _EXPECTED = "expected an elliptic-curve key on P-256, P-384 or P-521"
 _KEYGEN = "make one by `manifest keygen`"
 _LONGEST = 1 << 14  # bytes; a PEM key has under two thousand, so more is another kind of file
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\n?", re.DOTALL)
+_PARAMETERS = "EC PARAMETERS"
+"""Label of the block that `openssl ecparam -genkey` writes in front of a key."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")  # two letters at least: one is a Windows drive
 
 
@@ -60,6 +63,10 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+
+Trusted: TypeAlias = "str | os.PathLike[str] | PublicKey | Sequence[PublicKey] | None"
+"""Public keys of the signers that are trusted: by a URI, or as they are."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +132,18 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
         KeyFileError: There is no such key, it is of another kind, or the passphrase does not open it.
     """
     where = _shown(uri)
-    label, pem = _pem_block(_pem_text(uri), where, wanted="PRIVATE KEY")
-    if not label.endswith("PRIVATE KEY"):
+    blocks = [block for block in _pem_blocks(_pem_text(uri), where) if block[0] != _PARAMETERS]
+    if wrong := next((label for label, _ in blocks if not label.endswith("PRIVATE KEY")), None):
         raise KeyFileError(
-            f"{where} holds a {label.lower()} where a private key is expected; "
+            f"{where} holds a {wrong.lower()} where a private key is expected; "
             "pass the file that `manifest keygen` wrote with the ending `.key`."
         )
+    if len(blocks) > 1:
+        raise KeyFileError(
+            f"{where} holds {len(blocks)} private keys where one is expected to sign with; "
+            "put the one that you mean into a file of its own."
+        )
+    label, pem = blocks[0]
     encrypted = "ENCRYPTED" in label or "Proc-Type: 4,ENCRYPTED" in pem
     if encrypted and not passphrase:
         raise KeyFileError(f"{where} holds an encrypted private key and no passphrase was given; pass its passphrase.")
@@ -149,27 +162,56 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
     return PrivateKey(key)
 
 
+def public_keys(key: Trusted) -> tuple[PublicKey, ...]:
+    """The public keys of the signers that are trusted, any of whom may have signed; none of None.
+
+    Raises:
+        KeyFileError: There is no such key, or one is of another kind.
+    """
+    if key is None:
+        return ()
+    if isinstance(key, PublicKey):
+        return (key,)
+    return load_public_keys(os.fspath(key)) if isinstance(key, str | os.PathLike) else tuple(key)
+
+
 def load_public_key(uri: str | Path) -> PublicKey:
-    """Read a public key.
+    """Read the only public key there; see `load_public_keys`."""
+    keys = load_public_keys(uri)
+    if len(keys) > 1:
+        raise KeyFileError(
+            f"{_shown(uri)} holds {len(keys)} public keys where one is expected; "
+            "put the one that you mean into a file of its own."
+        )
+    return keys[0]
+
+
+def load_public_keys(uri: str | Path) -> tuple[PublicKey, ...]:
+    """Read public keys, each once: a file may hold several, all of which are meant.
 
     Args:
         uri: `release.pub`, `file:release.pub`, or `env:VARIABLE` holding PEM text.
 
     Raises:
-        KeyFileError: There is no such key, or it is of another kind.
+        KeyFileError: There is no such key, it is of another kind, or something else is there too.
     """
     where = _shown(uri)
-    label, pem = _pem_block(_pem_text(uri), where, wanted="PUBLIC KEY")
-    if label.endswith("PRIVATE KEY"):
+    blocks = _pem_blocks(_pem_text(uri), where)
+    if any(label.endswith("PRIVATE KEY") for label, _ in blocks):
         raise KeyFileError(
             f"{where} holds a private key where a public key is expected; "
             "pass the file that `manifest keygen` wrote with the ending `.pub`, and keep the private key to yourself."
         )
-    if not label.endswith("PUBLIC KEY"):
+    if wrong := next((label for label, _ in blocks if not label.endswith("PUBLIC KEY")), None):
         raise KeyFileError(
-            f"{where} holds a {label.lower()} where a public key is expected; "
+            f"{where} holds a {wrong.lower()} where a public key is expected; "
             "pass the file that `manifest keygen` wrote with the ending `.pub`."
         )
+    keys = [_public_key(where, label, pem) for label, pem in blocks]
+    return tuple({key.hint: key for key in keys}.values())
+
+
+def _public_key(where: str, label: str, pem: str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -257,15 +299,22 @@ def _variable_text(name: str) -> str:
     return text
 
 
-def _pem_block(text: str, where: str, *, wanted: str) -> tuple[str, str]:
-    """Label and text of the block to read: the wanted one if there is one, else the first.
+def _pem_blocks(text: str, where: str) -> list[tuple[str, str]]:
+    """Label and text of every block; there is nothing else but lines that are empty or begin with `#`.
 
-    `openssl ecparam -genkey` writes a block of curve parameters in front of the key.
+    A block that is damaged so far that it is none any more would else be left out in silence.
     """
     blocks = [(match[1], match[0]) for match in _PEM.finditer(text)]
-    if not blocks:
+    if not any(label != _PARAMETERS for label, _ in blocks):
         raise KeyFileError(f"{where} holds no PEM key; {_EXPECTED} that begins with `-----BEGIN`; {_KEYGEN}.")
-    return next((block for block in blocks if block[0].endswith(wanted)), blocks[0])
+    outside = _PEM.sub("\n", text)
+    stray = [line for line in outside.splitlines() if line.strip() and not line.startswith("#")]
+    if stray or any("-----BEGIN" in block[1:] for _, block in blocks):
+        raise KeyFileError(
+            f"{where} holds other lines than those of whole PEM blocks, a damaged block perhaps; "
+            "get the file again, or remove them or begin them with `#`."
+        )
+    return blocks
 
 
 def _shown(uri: str | Path) -> str:

@@ -10,14 +10,8 @@ from manifest.checkpoint.safetensors_writing import check_writable, write_safete
 from manifest.digests import file_digests, weights_digest
 from manifest.document import CheckpointRecord, File, Manifest
 from manifest.errors import CheckpointError, InputError, StorageError
-from manifest.sidecars import (
-    has_manifest,
-    read_manifest,
-    replace_file,
-    require_checkpoint,
-    staging,
-    synchronise,
-)
+from manifest.places import kind_of, place_to_save
+from manifest.sidecars import has_manifest, read_manifest, replace_file, require_checkpoint, staging, synchronise
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.signing import publish_signed
 from manifest.workflows.subject import show_recorded
@@ -53,7 +47,9 @@ def convert(
         CheckpointError: The source cannot be read, or holds a tensor that safetensors cannot.
         StorageError: The source is not what its manifest describes, or the output cannot be written.
     """
-    source, target = require_checkpoint(path), Path(output)
+    source, target = require_checkpoint(path), place_to_save(Path(output))
+    if target is None:
+        raise InputError(f"{output} is {kind_of(Path(output))}, expected the name of a file to write; name one.")
     if target.exists() and not force:
         raise InputError(f"{target} exists already; choose another name, or replace it with --force.")
     if key is not None and not has_manifest(source):

@@ -16,7 +16,7 @@ from manifest.families import family as family_named
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
 from manifest.grants import granted
-from manifest.sidecars import require_checkpoint, staging
+from manifest.sidecars import require_checkpoint, sidecars_only
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import Description, manifest_of
 from manifest.workflows.probes import asking_of
@@ -89,6 +89,6 @@ def create(
             provenance=provenance_of(adapter, creation),
             signer=signer.public.hint if signer else None,
         )
-    with staging(checkpoint):  # nothing is staged: only the sidecars change, and errors of writing become sentences
+    with sidecars_only(checkpoint):
         publish_signed(None, checkpoint, manifest, signer)
     return manifest

@@ -7,23 +7,22 @@ needed, and nothing in a checkpoint runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from manifest.ancestry import Generation, History, Unread, trace
 from manifest.checkpoint.discovering import discover
 from manifest.document import Manifest, Parent, parse
 from manifest.errors import ManifestError
+from manifest.findings import Outcome, outcome_of
 from manifest.sidecars import Sidecars, has_manifest, read_sidecars, require_checkpoint
-from manifest.signing import PublicKey, load_public_key
+from manifest.signing import PublicKey, Trusted, public_keys
 from manifest.workflows.described import other_bytes, other_size, own_manifest
 from manifest.workflows.subject import Subject
 from manifest.workflows.trusting import trust
 
 
-def history(
-    places: Iterable[str | os.PathLike[str]], *, key: str | os.PathLike[str] | PublicKey | None = None
-) -> History:
+def history(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
     """What the manifests beside some checkpoints say of where they come from.
 
     A manifest is taken at its word, but for the sizes of its files: whether the weights beside it are those that it
@@ -37,7 +36,7 @@ def history(
         KeyFileError: The key cannot be used.
         InputError: There are too many checkpoints.
     """
-    trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
+    trusted = public_keys(key)
     places = list(places)
     named = {Path(place) for place in places}
     generations, unread, unrecorded = [], [], []
@@ -82,13 +81,13 @@ def _has_manifest(path: Path) -> bool:
         return True
 
 
-def _generation(path: Path, key: PublicKey | None) -> Generation:
+def _generation(path: Path, keys: Sequence[PublicKey]) -> Generation:
     require_checkpoint(path)
     contents = read_sidecars(path)
     manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
     architecture = manifest.architecture
-    climbed = trust(Subject(path, contents, manifest), key)
-    signed = key is not None and not climbed.findings
+    climbed = trust(Subject(path, contents, manifest), keys)
+    signed = bool(keys) and outcome_of(climbed.findings) is Outcome.PASS
     problem = (other_bytes if signed else other_size)(path, manifest)
     signature = climbed.reason
     if signed and problem is not None:
@@ -101,6 +100,6 @@ def _generation(path: Path, key: PublicKey | None) -> Generation:
         model=f"{architecture.family} {architecture.name or architecture.class_name}",
         provenance=manifest.provenance,
         signature=signature,
-        trusted=None if key is None else signed and problem is None,
+        trusted=signed and problem is None if keys else None,
         file="as described" if signed and problem is None else problem,
     )

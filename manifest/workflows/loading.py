@@ -15,7 +15,7 @@ from manifest.families import Creation, family, remember
 from manifest.findings import Outcome, Report, Severity
 from manifest.grants import granted
 from manifest.sidecars import read_manifest, require_checkpoint
-from manifest.signing import PublicKey
+from manifest.signing import Trusted
 from manifest.workflows.described import other_size
 from manifest.workflows.rebuilding import Rebuilder
 from manifest.workflows.subject import Subject, climb, open_subject
@@ -34,7 +34,7 @@ class Transforms(NamedTuple):
 def load(
     path: str | os.PathLike[str],
     *,
-    key: str | os.PathLike[str] | PublicKey | None = None,
+    key: Trusted = None,
     verify: Verify = "full",
     device: str = "cpu",
     allow: Sequence[str] = (),
@@ -66,7 +66,7 @@ def load(
 def rebuilt(
     path: str | os.PathLike[str],
     *,
-    key: str | os.PathLike[str] | PublicKey | None,
+    key: Trusted,
     verify: Verify,
     allow: Sequence[str],
     state: str | None = None,

@@ -23,7 +23,7 @@ from manifest.checkpoint.named_globals import Effect, judge
 from manifest.document import Manifest, Mode
 from manifest.errors import CheckpointError, one_line
 from manifest.plain_arrays import READERS
-from manifest.signing import PublicKey
+from manifest.signing import Trusted
 from manifest.workflows.loading import Verify, rebuilt
 from manifest.workflows.subject import Subject
 
@@ -47,7 +47,7 @@ class Resumed(dict[Any, Any]):
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,
-    key: str | os.PathLike[str] | PublicKey | None = None,
+    key: Trusted = None,
     verify: Verify = "full",
     allow: Sequence[str] = (),
     device: str = "cpu",

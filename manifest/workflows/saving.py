@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,7 +21,8 @@ from manifest.families import unwrap
 from manifest.families.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
-from manifest.sidecars import staging, synchronise
+from manifest.places import place_to_save, storage_errors, warn_of_special
+from manifest.sidecars import clear_sidecars, staging, synchronise
 from manifest.signing import PrivateKey
 from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.live_models import LiveModel, live_model
@@ -59,7 +61,8 @@ def save(
 
     Args:
         model: The model, or a `DistributedDataParallel` or compiled wrapper of it.
-        path: Where: by safetensors when it ends in `.safetensors`, else by `torch.save`.
+        path: Where: by safetensors when it ends in `.safetensors`, else by `torch.save`. A link is followed; into a
+            pipe or a device it is written without a manifest.
         key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
         passphrase: Of an encrypted key.
         extras: What else to keep in the file beside `state_dict`: `{"epoch": 3, "optimizer": …}`. In a safetensors
@@ -78,7 +81,7 @@ def save(
         arguments: What `model_name` was called with.
 
     Returns:
-        The manifest that was written; None on a process that left the saving to the first.
+        The manifest that was written; None on a process that left the saving to the first, and of a device.
 
     Raises:
         IncompleteModelError: Part of the model was never trained.
@@ -119,12 +122,20 @@ def _require_name_of_file(path: Path) -> None:
         raise InputError(f"{path} is a directory, expected a file name; add one.")
 
 
-def _save(live: LiveModel | None, state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]) -> Manifest:
+def _save(
+    live: LiveModel | None, state: Mapping[str, torch.Tensor], named: Path, extras: Mapping[str, Any]
+) -> Manifest | None:
     assert live is not None
+    path = place_to_save(named)
+    if path is None:
+        with storage_errors(named):
+            _write_into(named, state, extras)
+        warn_of_special(named)
+        return None
     with staging(path) as staged:
         with ThreadPoolExecutor() as background:
             if path.suffix == ".safetensors":
-                _write_safetensors(state, staged, extras)
+                save_file(_own_storages(state), staged, metadata=_metadata(extras))
                 digests = background.submit(files_digests, [staged])
             else:
                 digests = _write_hashed(state, staged, extras)
@@ -134,29 +145,44 @@ def _save(live: LiveModel | None, state: Mapping[str, torch.Tensor], path: Path,
                 manifest = live.describe(stored, path.name, digests)
                 durable.result()
         publish_signed(staged, path, manifest, live.signer)
+        if named.is_symlink():
+            clear_sidecars(named)  # beside the link itself: they would be read before those of what it leads to
     return manifest
 
 
-def _write_safetensors(state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]) -> None:
+def _write_into(special: Path, state: Mapping[str, torch.Tensor], extras: Mapping[str, Any]) -> None:
+    """Write a checkpoint into a pipe or a device."""
+    if special.suffix == ".safetensors":
+        with special.open("wb") as file:
+            file.write(safetensors_bytes(_own_storages(state), metadata=_metadata(extras)))
+    else:
+        torch.save(_content(state, extras), special)
+
+
+def _metadata(extras: Mapping[str, Any]) -> dict[str, str]:
     if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
         raise InputError(
             f"Extra {wrong[0]!r} is a {type(extras[wrong[0]]).__name__}, and a safetensors file holds "
             "text beside its tensors; save as .pt instead."
         )
-    save_file(_own_storages(state), path, metadata={"format": "pt", **extras})
+    return {"format": "pt", **extras}
 
 
 def _write_hashed(
     state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]
 ) -> Future[list[tuple[str, str]]]:
     """Write a file by `torch.save`, and hash it meanwhile."""
-    if "state_dict" in extras:
-        raise InputError("Extra 'state_dict' would hide the weights; give it another name.")
     with HashedFile(path) as file:
-        torch.save({"state_dict": state, **extras} if extras else state, cast(IO[bytes], file))
+        torch.save(_content(state, extras), cast(IO[bytes], file))
     digests: Future[list[tuple[str, str]]] = Future()
     digests.set_result([file.digests])
     return digests
+
+
+def _content(state: Mapping[str, torch.Tensor], extras: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "state_dict" in extras:
+        raise InputError("Extra 'state_dict' would hide the weights; give it another name.")
+    return {"state_dict": state, **extras} if extras else state
 
 
 def _own_storages(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

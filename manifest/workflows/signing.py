@@ -17,7 +17,7 @@ from manifest.sidecars import (
     read_manifest,
     recorded_files,
     require_checkpoint,
-    staging,
+    sidecars_only,
 )
 from manifest.signing import PrivateKey, private_key, sign_resources
 
@@ -43,7 +43,7 @@ def sign(
             f"{checkpoint.name} is not the checkpoint that {sidecars.manifest.name} describes, so it was not signed; "
             f"find out which of them is right with `manifest verify {checkpoint.name}`."
         )
-    with staging(checkpoint):  # nothing is staged: only the sidecars change, and errors of writing become sentences
+    with sidecars_only(checkpoint):
         publish_signed(None, checkpoint, manifest.model_copy(update={"signer": signer.public.hint}), signer)
     return sidecars.signature
 

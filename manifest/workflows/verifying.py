@@ -26,7 +26,7 @@ from manifest.grants import granted
 from manifest.policy import RUNG, Policy, floor_findings, hold, read_policy
 from manifest.safety import safety_findings
 from manifest.sidecars import recorded_files
-from manifest.signing import PublicKey, load_public_key
+from manifest.signing import Trusted, public_keys
 from manifest.workflows.climbing import Climbed
 from manifest.workflows.subject import Check, Subject, climb, joined, open_subject
 from manifest.workflows.trusting import trust
@@ -35,7 +35,7 @@ from manifest.workflows.trusting import trust
 def verify(
     path: str | os.PathLike[str] | Checkpoint,
     *,
-    key: str | os.PathLike[str] | PublicKey | None = None,
+    key: Trusted = None,
     fast: bool = False,
     allow: Sequence[str] = (),
     probes: Sequence[Any] = (),
@@ -46,7 +46,8 @@ def verify(
     Args:
         path: The checkpoint, by its path or open already (then it is closed afterwards); its manifest and signature
             lie beside it.
-        key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
+        key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`. Of several, any of whom may
+            have signed, a file of all, or a sequence.
         fast: Stop before the rungs that need torch.
         allow: Modules of your own that may be imported to rebuild the model, `["mypkg"]` for `mypkg` and all inside it.
         probes: Probes of your own that it was saved with: `manifest.Probe(…)`, or directories.
@@ -80,9 +81,7 @@ def verify(
         subject.close()
 
 
-def static_rungs(
-    key: str | os.PathLike[str] | PublicKey | None, *, code: Severity = Severity.ERROR, thorough: bool = False
-) -> list[tuple[str, Check]]:
+def static_rungs(key: Trusted, *, code: Severity = Severity.ERROR, thorough: bool = False) -> list[tuple[str, Check]]:
     """Trust, integrity, format and completeness: no torch.
 
     Args:
@@ -93,7 +92,7 @@ def static_rungs(
     Raises:
         KeyFileError: The key cannot be used.
     """
-    trusted = key if isinstance(key, PublicKey) or key is None else load_public_key(os.fspath(key))
+    trusted = public_keys(key)
     return [
         ("trust", lambda subject: trust(subject, trusted)),
         ("integrity", integrity),

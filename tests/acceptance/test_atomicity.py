@@ -14,6 +14,7 @@ import torch
 
 import manifest
 from manifest.sidecars import Sidecars, read_manifest
+from manifest.workflows.repairing import repair
 
 CHILD = """
     import os, shutil, signal, sys
@@ -108,7 +109,7 @@ def replaced(digits: Any, original: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "old" / "ckpt.pt", tmp_path / "new" / "ckpt.pt"
 
 
-def test_pending_sidecars_of_a_finished_checkpoint_are_put_in_place_by_the_next_read(
+def test_pending_sidecars_of_a_finished_checkpoint_are_used_by_a_read_and_put_in_place_by_a_repair(
     replaced: tuple[Path, Path],
 ) -> None:
     path, done = replaced
@@ -116,7 +117,11 @@ def test_pending_sidecars_of_a_finished_checkpoint_are_put_in_place_by_the_next_
     shutil.copy(done, path)
     shutil.copy(Sidecars(done).manifest, sidecars.pending_manifest)
     shutil.copy(Sidecars(done).signature, sidecars.pending_signature)
-    assert manifest.verify(path, key=path.with_name("release.pub"), fast=True).exit_code == 0
+    report = manifest.verify(path, key=path.with_name("release.pub"), fast=True)
+    assert report.exit_code == 0
+    assert [item.rule for rung in report.rungs for item in rung.findings] == ["T009"]
+    assert sidecars.pending_manifest.exists()
+    repair(path)
     assert not sidecars.pending_manifest.exists()
     assert not sidecars.pending_signature.exists()
     assert sidecars.manifest.read_bytes() == Sidecars(done).manifest.read_bytes()

@@ -58,7 +58,7 @@ def _payload(data: bytes) -> dict[str, Any]:
 def _signed_anew(key: PrivateKey, payload: bytes) -> bytes:
     """A bundle that a signer's faulty or hostile tool made: genuinely signed, whatever the payload."""
     pae = b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload) + payload
-    return json.dumps(
+    return _compact(
         {
             "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
             "verificationMaterial": {"publicKey": {"hint": key.public.hint}, "tlogEntries": []},
@@ -68,7 +68,11 @@ def _signed_anew(key: PrivateKey, payload: bytes) -> bytes:
                 "signatures": [{"sig": base64.b64encode(key.sign(pae)).decode(), "keyid": ""}],
             },
         }
-    ).encode()
+    )
+
+
+def _compact(bundle: Any) -> bytes:
+    return json.dumps(bundle, separators=(",", ":")).encode()
 
 
 def _root(resources: list[dict[str, str]]) -> str:
@@ -180,16 +184,18 @@ def test_bundle_when_payload_was_changed_and_made_consistent_then_says_it_was_ch
     forged["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
 
     with pytest.raises(SignatureError, match="was given, and does not hold under it: what it signs was") as raised:
-        verify_bundle(json.dumps(forged).encode(), [key.public])
+        verify_bundle(_compact(forged), [key.public])
 
     assert raised.value.rule == "T003"
 
 
-def test_hint_when_forged_then_the_key_that_verified_is_reported(key: PrivateKey, bundle: bytes) -> None:
+def test_hint_when_forged_then_is_refused_by_whoever_has_the_key(key: PrivateKey, bundle: bytes) -> None:
     forged = bundle.replace(key.public.hint.encode(), b"0" * 64)
 
     assert read_bundle(forged).hint == "0" * 64
-    assert verify_bundle(forged, [key.public]).hint == key.public.hint
+    with pytest.raises(SignatureError, match=f"it names the key '0{{64}}' and {key.public.hint} signed it") as raised:
+        verify_bundle(forged, [key.public])
+    assert raised.value.rule == "T005"
 
 
 @pytest.mark.parametrize(
@@ -199,14 +205,40 @@ def test_hint_when_forged_then_the_key_that_verified_is_reported(key: PrivateKey
         lambda bundle: bundle["verificationMaterial"]["publicKey"].pop("hint"),
         lambda bundle: bundle["verificationMaterial"].pop("publicKey"),
         lambda bundle: bundle["verificationMaterial"].update(timestampVerificationData={}),
+        lambda bundle: bundle["verificationMaterial"].update(tlogEntries=[{}]),
+        lambda bundle: bundle["dsseEnvelope"].update(dsseEnvelope=bundle["dsseEnvelope"].pop("payloadType")),
         lambda bundle: bundle["dsseEnvelope"]["signatures"][0].pop("keyid"),
+        lambda bundle: bundle["dsseEnvelope"]["signatures"][0].update(keyid="x"),
+        lambda bundle: bundle["dsseEnvelope"]["signatures"][0].update(extra="x"),
+        lambda bundle: bundle.update(mediaType=bundle.pop("mediaType")),
     ],
 )
-def test_bundle_when_optional_parts_differ_then_still_verifies(key: PrivateKey, bundle: bytes, change: Change) -> None:
+def test_bundle_when_what_is_not_signed_has_another_form_then_is_refused(
+    key: PrivateKey, bundle: bytes, change: Change
+) -> None:
     varied = json.loads(bundle)
     change(varied)
 
-    assert verify_bundle(json.dumps(varied, indent=2).encode(), [key.public]).resources == RESOURCES
+    with pytest.raises(SignatureError) as raised:
+        verify_bundle(_compact(varied), [key.public])
+    assert raised.value.rule == "T005"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: json.dumps(json.loads(data)).encode(),
+        lambda data: json.dumps(json.loads(data), indent=2).encode(),
+        lambda data: data + b"\n",
+        lambda data: b" " + data,
+        lambda data: data.replace(b"keyid", b"\\u006beyid"),
+        lambda data: data.replace(b"/", b"\\/", 1),
+    ],
+)
+def test_bundle_when_spelled_otherwise_then_is_refused(
+    key: PrivateKey, bundle: bytes, change: Callable[[bytes], bytes]
+) -> None:
+    _assert_malformed(change(bundle), key, "one form only")
 
 
 @pytest.mark.parametrize(
@@ -431,33 +463,11 @@ def _places(value: Any) -> Any:
 
 @settings(max_examples=1000, deadline=None)
 @given(position=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=255))
-def test_any_byte_when_flipped_then_the_bundle_says_the_same_or_is_refused(
+def test_any_byte_when_flipped_then_the_bundle_is_refused(
     key: PrivateKey, bundle: bytes, position: int, flip: int
 ) -> None:
     damaged = bytearray(bundle)
     damaged[position % len(damaged)] ^= flip
 
-    assert _same_or_refused(bytes(damaged), bundle, key.public)
-
-
-def test_every_byte_when_one_bit_flips_then_the_bundle_says_the_same_or_is_refused(
-    key: PrivateKey, bundle: bytes
-) -> None:
-    for position in range(len(bundle)):
-        damaged = bytearray(bundle)
-        damaged[position] ^= 1
-
-        assert _same_or_refused(bytes(damaged), bundle, key.public), f"byte {position}"
-
-
-def _same_or_refused(damaged: bytes, bundle: bytes, key: PublicKey) -> bool:
-    try:
-        statement = verify_bundle(damaged, [key])
-    except SignatureError:
-        return True
-    # What is not signed (the hint, keyid) may change; the payload may not, down to its bytes.
-    return statement == verify_bundle(bundle, [key]) and _signed_bytes(damaged) == _signed_bytes(bundle)
-
-
-def _signed_bytes(data: bytes) -> str:
-    return json.loads(data)["dsseEnvelope"]["payload"]
+    with pytest.raises(SignatureError):
+        verify_bundle(bytes(damaged), [key.public])

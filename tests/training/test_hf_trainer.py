@@ -26,7 +26,8 @@ from transformers import (
 )
 
 import manifest
-from manifest.hooks.scribe import NoManifestWarning, Scribe
+from manifest.errors import NoManifestWarning
+from manifest.hooks.scribe import Scribe
 from manifest.sidecars import read_manifest
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

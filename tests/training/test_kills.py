@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +18,13 @@ import timm
 import torch
 
 import manifest
+from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.discovering import discover
-from manifest.errors import NoManifestError
+from manifest.digests import weights_digest
+from manifest.errors import NoManifestError, NoManifestWarning
 from manifest.hooks.recording import recording
-from manifest.hooks.scribe import NoManifestWarning
 from manifest.sidecars import read_manifest
+from manifest.workflows.repairing import repair
 
 KILLS = 50
 """With `--whole`; a tenth of them without."""
@@ -97,6 +103,107 @@ def test_a_killed_training_leaves_manifests_that_verify_or_none(tmp_path: Path, 
             assert all(path.suffix == ".pt" for path in discover([str(place)])), list(place.iterdir())
     assert described > kills
     assert described + bare > 2 * kills
+
+
+SERVING = """
+    import json, os, select, signal, sys, tempfile, time
+    from pathlib import Path
+    import timm, torch
+    import manifest
+    from manifest.hooks.recording import recording
+
+    how, width = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+
+    def made(width):
+        torch.manual_seed(0)
+        model = timm.create_model("test_vit", num_classes=3, embed_dim=width, num_heads=2)
+        model(torch.randn(2, 3, 160, 160)).square().mean().backward()
+        torch.optim.AdamW(model.parameters()).step()
+        return model
+
+    def save(model, target):
+        if how == "save":
+            manifest.save(model, target, golden=False)
+        else:
+            with recording(golden="none"):
+                torch.save(model.state_dict(), target)
+
+    with tempfile.TemporaryDirectory() as warm:  # once before, so that the processes need not import what it takes
+        save(made(32), Path(warm) / "a.pt")
+    model = made(width)
+    for line in sys.stdin:
+        target, shift, delay = json.loads(line)
+        said, say = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with torch.no_grad():
+                next(model.parameters()).add_(shift)
+            os.write(say, b"b")
+            save(model, Path(target))
+            os._exit(0)
+        os.read(said, 1)
+        os.close(say)
+        began = time.monotonic()
+        if delay is not None and not select.select([said], [], [], delay)[0]:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(said)
+        print(json.dumps(time.monotonic() - began), flush=True)
+"""
+
+WHOLE = {"old, whole", "new, whole"}
+
+
+@pytest.mark.parametrize("width", [64, 768], ids=["small", "large"])
+@pytest.mark.parametrize("how", ["save", "recorded"])
+def test_a_save_that_is_killed_leaves_a_whole_checkpoint_and_nothing_that_a_repair_does_not_remove(
+    tmp_path: Path, request: pytest.FixtureRequest, how: str, width: int
+) -> None:
+    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 10
+    serving = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVING), how, str(width)]
+    with subprocess.Popen(serving, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def save(path: Path, shift: float, delay: float | None) -> float:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            print(json.dumps([str(path), shift, delay]), file=server.stdin, flush=True)
+            return float(server.stdout.readline())
+
+        for name, shift in (("old", 0.0), ("new", 0.5)):
+            (tmp_path / name).mkdir()
+            taken = save(tmp_path / name / "a.pt", shift, None)  # of the second, when all is warm
+        digests = {read_manifest(tmp_path / name / "a.pt").weights.digest: name for name in ("old", "new")}
+        chance, outcomes = random.Random(width), Counter[str]()
+        for _ in range(kills):
+            place = shutil.copytree(tmp_path / "old", tmp_path / "killed")
+            save(place / "a.pt", 0.5, chance.random() * taken)
+            outcome = _outcome(place / "a.pt", digests)
+            outcomes[outcome] += 1
+            outcomes["with temporary files"] += any(path.name.endswith(".tmp") for path in place.iterdir())
+            outcomes["with pending sidecars"] += any(path.name.endswith(".pending") for path in place.iterdir())
+            repaired = repair(place)
+            assert not repaired.refused + repaired.left
+            assert _outcome(place / "a.pt", digests) == outcome
+            assert {path.name for path in place.iterdir()} <= {"a.pt", "a.pt.manifest.json"}
+            shutil.rmtree(place)
+        assert server.stdin is not None
+        server.stdin.close()
+    size = (tmp_path / "old" / "a.pt").stat().st_size
+    print(f"\n{how}, {size:,} bytes, {kills} kills within {taken:.2f} s: {dict(sorted(outcomes.items()))}")
+    allowed = WHOLE if how == "save" else WHOLE | {"new, without manifest", "old, without manifest"}
+    assert set(outcomes) - {"with temporary files", "with pending sidecars"} <= allowed
+
+
+def _outcome(path: Path, digests: dict[str, str]) -> str:
+    """What lies at a path after a kill: the old checkpoint or the new one, whole or without a manifest."""
+    with open_checkpoint(path) as stored:
+        found = weights_digest((name, stored.digest(tensor)) for name, tensor in stored.tensors.items())
+    try:
+        report = manifest.verify(path, fast=True)
+    except NoManifestError:
+        return f"{digests[found]}, without manifest"
+    return f"{digests[found]}, {'whole' if report.passed else 'its manifest of other bytes'}"
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 import manifest
-from manifest.errors import InputError
-from manifest.hooks.scribe import NoManifestWarning
+from manifest.errors import InputError, NoManifestWarning
 from manifest.sidecars import has_manifest, read_manifest
 from manifest.signing import generate_keys
 from manifest.workflows.converting import convert

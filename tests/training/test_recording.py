@@ -20,8 +20,8 @@ from torch import nn, save
 
 import manifest
 from manifest.document import Manifest, serialize
+from manifest.errors import NoManifestWarning
 from manifest.hooks.recording import recording
-from manifest.hooks.scribe import NoManifestWarning
 from manifest.sidecars import read_manifest
 
 SCRIPTS = Path(__file__).parent / "scripts"
