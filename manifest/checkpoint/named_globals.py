@@ -375,7 +375,8 @@ _VALUES: Mapping[str, str] = {
         torch.torch_version.TorchVersion torch.{Generator,_C.Generator}
         torch._C._distributed_c10d.ReduceOp torch.distributed.distributed_c10d.ReduceOp
         torch.utils.hooks.{RemovableHandle,unserializable_hook} torch.serialization.StorageType
-        torch.{,cuda.}amp.grad_scaler._refresh_per_optimizer_state torch.utils._pytree.{GetAttrKey,LeafSpec,TreeSpec} torch.nn.backends.thnn._get_thnn_function_backend
+        torch.{,cuda.}amp.grad_scaler._refresh_per_optimizer_state
+        torch.utils._pytree.{GetAttrKey,LeafSpec,TreeSpec} torch.nn.backends.thnn._get_thnn_function_backend
     """,
     "makes a tensor in a form that weights_only no longer takes": """
         torch.{,cuda.}sparse.BoolTensor torch.tensor.Tensor torch.{,_}tensor._rebuild_from_type

@@ -112,6 +112,8 @@ class Uses:
         does = judge(name).does
         if does in _WITHOUT_LIMIT:
             return True
+        if ".placement_types." in name and does == _SPREAD:
+            return _scalars(self, arguments)
         if does == _TENSOR:
             last = name.rpartition(".")[2]
             return (_tensor if last.startswith("_rebuild_") else _old_tensor)(self, arguments)
@@ -128,6 +130,8 @@ class Uses:
         return kind == "tuple" or not arguments or (kind is None and self.is_calm(arguments))
 
     def _is_plain_state(self, name: str, target: Opaque, state: Any) -> bool:
+        if is_enumeration(name):
+            return False  # its members are the whole process's
         if rule := _STATES.get(name):
             return rule(self, target, state)
         kind = class_kind(name)
@@ -136,7 +140,7 @@ class Uses:
         does = judge(name).does
         if name in _PYTHON_CLASSES:
             return _are_attributes(state) and self.is_calm((state,))
-        if does in _CLASSES and not is_enumeration(name):
+        if does in _CLASSES:
             parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
             slots = isinstance(state, tuple | list) and not any(isinstance(part, dict) for part in parts)
             return slots or all(part is None or _are_attributes(part) for part in parts)
@@ -625,6 +629,7 @@ _TYPE_OF_NUMPY = (
 _LISTS = ("collections.deque", "traceback.StackSummary")
 
 _NAMESPACE = "makes a plain namespace"
+_SPREAD = "describes how a tensor is spread over machines"
 _EXCEPTION = "makes an exception, without raising it"
 _TABLE = "makes a table of pandas'"
 _CLASSES = frozenset(
@@ -637,7 +642,7 @@ _CLASSES = frozenset(
         "makes a setting of peft's",
         "makes a small value of torch's",
         "describes a distributed checkpoint",
-        "describes how a tensor is spread over machines",
+        _SPREAD,
         "makes an exception that torch does not take, without raising it",
     }
 )
@@ -661,7 +666,6 @@ _CALLED_WITH_VALUES = _VALUES | {
     _EXCEPTION,
     "makes a nested tensor",
     "makes plain bytes or a number",
-    "describes how a tensor is spread over machines",
 }
 _WITHOUT_LIMIT = frozenset(
     {
@@ -685,7 +689,6 @@ _WITH_CALM_STATES = frozenset(
         _TABLE,
         "makes an identifier",
         "makes a plain container",
-        "makes a plain value",
         "is a class of the TorchScript program in the file",
     }
 )
