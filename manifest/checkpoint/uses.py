@@ -705,7 +705,7 @@ _CALLS: dict[str, Callable[[Uses, tuple[Any, ...]], bool]] = {
         (
             *("builtins.bool", "builtins.int", "builtins.float", "builtins.complex", "builtins.str", "builtins.object"),
             *("builtins.range", "builtins.slice", "torch.device", "torch.torch_version.TorchVersion"),
-            *("torch.Generator", "torch._C.Generator", "torch.serialization._get_layout", "traceback.FrameSummary"),
+            *("torch.serialization._get_layout", "traceback.FrameSummary"),
             *("torch.nn.backends.thnn._get_thnn_function_backend", "decimal.Decimal", "_decimal.Decimal"),
             *("_pydecimal.Decimal",),
         ),
@@ -734,6 +734,7 @@ _CALLS: dict[str, Callable[[Uses, tuple[Any, ...]], bool]] = {
     "copyreg.__newobj_ex__": _newly_made,
     "fractions.Fraction": _fraction,
     "torch.Size": _sizes,
+    **dict.fromkeys(("torch.Generator", "torch._C.Generator"), _tensor),
     **dict.fromkeys(("torch.nn.parameter.UninitializedParameter", "torch.nn.parameter.UninitializedBuffer"), _tensor),
     **dict.fromkeys(("torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type"), _rebuilt_as),
     "torch.tensor._rebuild_from_type": _rebuilt_as,

@@ -1,28 +1,34 @@
 """Pickles that name nothing but harmless things, and do harm by how they use them: none of them is called safe.
 
-`make` gives opcodes, which are put as one more item into the pickle of a real file of `torch.save`; nothing is unpickled
-here but what torch itself refuses or what is named so, in a process of its own.
+`make` gives opcodes, which are put as one more item into the pickle of a real file of `torch.save`; none of them is
+unpickled.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import copy
 import functools
+import importlib
+import importlib.machinery
 import io
+import json
+import logging
 import pickle
+import pkgutil
 import struct
-import subprocess
-import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
 import manifest
@@ -148,6 +154,18 @@ CALLED = [
             name("torch.Tensor"),
             text("/etc/passwd") + b"\x85",
             b"}",
+        ),
+    ),
+    unsafe(
+        "source that a function of the file's choice writes",
+        lambda: call(
+            "torch.ao.quantization.fx.graph_module.ObservedGraphModule",
+            mapping(),
+            new(
+                "torchvision.models.feature_extraction.fx.Graph",
+                _codegen=new("torch.fx.graph.CodeGen", _body_transformer=bound("builtins.sum", b"]")),
+            ),
+            b"]",
         ),
     ),
     unsafe("an enumeration that is made anew", lambda: call("signal.Signals", text("X"), mapping(a=b"K\x01"))),
@@ -315,14 +333,6 @@ TRAPS = [
 ]
 
 
-class _Attributed(collections.OrderedDict):  # type: ignore[type-arg]
-    pass
-
-
-def _state_with_metadata() -> Any:
-    return nn.Linear(2, 2).state_dict()
-
-
 BENIGN = [
     Attempt(
         "an ordered dictionary that torch's own module is said to have",
@@ -357,3 +367,180 @@ def test_use_of_names_when_audited_then_is_safe_only_where_nothing_would_run(att
         assert attempt.says in rules
     else:
         assert "F010" not in rules
+
+
+class Generated(nn.Module):
+    """Something to trace."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+
+def chain() -> nn.Module:
+    """A module of generated source."""
+    from torch.ao.quantization.fx.graph_module import ObservedGraphModule
+
+    traced = torch.fx.symbolic_trace(Generated())
+    return ObservedGraphModule(traced, traced.graph, set())
+
+
+def test_module_of_generated_source_when_audited_then_is_not_safe(tmp_path):
+    path = tmp_path / "chain.pt"
+    model = nn.Sequential(nn.Linear(4, 4), chain())
+    torch.save(model, path)
+    report = manifest.audit(path)
+    named = {name for found in report.findings() if found.rule == "F010" for name in found.evidence["globals"]}
+    assert report.safety == "unsafe"
+    assert report.exit_code == 1
+    assert any("graph_module" in name for name in named), named
+
+
+def test_verdict_when_only_unknown_classes_are_named_then_says_so(tmp_path, capsys, monkeypatch):
+    from manifest.cli import main
+
+    path = beside_weights(tmp_path, name("mypackage.model.Net"))
+    monkeypatch.setattr("sys.argv", ["manifest", "audit", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "names classes that are not known to be harmless" in " ".join(capsys.readouterr().out.split())
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "timm vit": lambda: timm.create_model("vit_tiny_patch16_224"),
+    "timm resnet10t": lambda: timm.create_model("resnet10t"),
+    "timm convnext": lambda: timm.create_model("convnext_atto"),
+    "timm swin": lambda: timm.create_model("swin_s3_tiny_224"),
+    "timm efficientnet": lambda: timm.create_model("test_efficientnet"),
+    "torchvision resnet": lambda: torchvision.models.resnet18(),
+    "torchvision mobilenet": lambda: torchvision.models.mobilenet_v3_small(),
+    "torchvision vit": lambda: torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16),
+    "torchvision detection": lambda: torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    ),
+    "open_clip": lambda: small_clip({"layers": 1, "width": 64, "patch_size": 16, "image_size": 32}),
+    "open_clip with a tower of timm": lambda: small_clip({"timm_model_name": "resnet10t", "image_size": 64}),
+    "recurrent and attention": lambda: nn.Sequential(
+        nn.LSTM(2, 2), nn.MultiheadAttention(4, 2), nn.Transformer(4, 2, 1, 1)
+    ),
+    "averaged": lambda: torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2)),
+    "optimizer": lambda: optimizer(),
+    "transformers": lambda: bert(),
+    "a state with its metadata": lambda: nn.BatchNorm2d(4).state_dict(),
+    "random states": lambda: {"w": torch.ones(4), "generators": [torch.Generator(), torch.get_rng_state()]},
+}
+
+
+def small_clip(vision: dict[str, Any]) -> nn.Module:
+    text_tower = {"context_length": 8, "vocab_size": 32, "width": 64, "heads": 2, "layers": 1}
+    return open_clip.CLIP(16, vision, text_tower)
+
+
+def optimizer() -> dict[str, Any]:
+    model = nn.Linear(2, 2)
+    made = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    made.step()
+    return {"model": model.state_dict(), "optimizer": made, "schedule": torch.optim.lr_scheduler.StepLR(made, 2)}
+
+
+def bert() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return transformers.BertModel(transformers.BertConfig(vocab_size=8, max_position_embeddings=8, **sizes))
+
+
+@pytest.mark.parametrize("title", MODELS)
+def test_whole_model_when_audited_then_is_plain_data(title, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(MODELS[title](), path)
+    report = manifest.audit(path)
+    assert report.safety == "safe", [found.message for found in report.findings() if found.rule == "F010"]
+    assert {found.severity for found in report.findings() if found.rule == "F011"} <= {"note"}
+
+
+@pytest.fixture
+def whole(request: pytest.FixtureRequest) -> bool:
+    """Whether all of it is asked for, and not a sample."""
+    return bool(request.config.getoption("--whole", default=False))
+
+
+LIBRARIES = ("torch.nn", "torch.optim", "torch.distributions", "torchvision", "timm", "open_clip")
+
+
+def modules_of(package: str) -> list[Any]:
+    root = importlib.import_module(package)
+    found = [root]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in pkgutil.walk_packages(root.__path__, f"{package}.", onerror=lambda _: None):
+            try:
+                found.append(importlib.import_module(each.name))
+            except (ImportError, RuntimeError, AttributeError):
+                continue  # needs a library that is not here
+    return found
+
+
+def attributes(owner: Any, prefix: str, depth: int) -> list[tuple[str, Any]]:
+    """What can be reached by dots, and can be called."""
+    found = []
+    for attribute, value in list(vars(owner).items()):
+        if attribute.startswith("__"):
+            continue
+        if callable(value):
+            found.append((f"{prefix}.{attribute}", value))
+        if depth and isinstance(value, type(pytest)):
+            found += attributes(value, f"{prefix}.{attribute}", depth - 1)
+    return found
+
+
+def is_where_it_is_defined(dotted: str, value: Any) -> bool:
+    return dotted == f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', None)}"
+
+
+@pytest.mark.parametrize("package", LIBRARIES)
+def test_what_can_be_reached_when_not_a_class_in_its_own_module_then_is_not_harmless(package, whole):
+    found = [
+        reached
+        for place, module in enumerate(modules_of(package))
+        if whole or place % 5 == 0
+        for reached in attributes(module, module.__name__, 1 + bool(whole))
+    ]
+    assert len(found) > 500
+    wrong = [
+        dotted
+        for dotted, value in found
+        if judge(dotted).effect in (Effect.TENSORS, Effect.DATA)
+        and not is_where_it_is_defined(dotted, value)
+        and dotted not in NAMED_BY_HAND
+    ]
+    assert not wrong
+
+
+NAMED_BY_HAND = frozenset(
+    {f"torch.nn.functional.{function}" for function in ("gelu", "logsigmoid", "prelu", "relu_", "softplus")}
+)
+"""Functions of torch's compiled parts, which say that they are of no module."""
+
+
+def test_list_of_classes_when_the_libraries_are_those_recorded_then_is_what_the_script_makes(whole):
+    logging.disable(logging.WARNING)
+    try:
+        script = importlib.machinery.SourceFileLoader(
+            "harmless_classes", str(Path(__file__).parents[2] / "fixtures" / "harmless_classes.py")
+        ).load_module()
+        recorded = json.loads(script.PLACE.read_text(encoding="utf-8"))
+        installed = [
+            library
+            for library, entry in recorded.items()
+            if script.version(script.DISTRIBUTIONS[library]).partition("+")[0] == entry["version"]
+            and (whole or library != "transformers")
+        ]
+        if not installed:
+            pytest.skip("no library is of the version that was recorded")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = script.recorded(installed)
+        assert made == {library: recorded[library] for library in installed}
+    finally:
+        logging.disable(logging.NOTSET)
