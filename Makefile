@@ -9,7 +9,7 @@ SECONDS ?= 60
 # Threads that wait for work must sleep: two workers with two spinning threads each take ten times as long on two cores.
 test sweep: export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test sweep lint bench fuzz schemas fixtures index packages clean
+.PHONY: demo test sweep lint bench fuzz schemas fixtures index classes packages clean
 
 demo: $(READY)
 	$(RUN) fixtures/demo.py
@@ -50,6 +50,10 @@ fixtures: $(READY)
 # Of every model of the libraries that are installed, in some minutes; after a new version of one of them.
 index: $(READY)
 	$(RUN) fixtures/index.py
+
+# Which classes of the libraries run nobody's code when they are unpickled; after a new version of one of them.
+classes: $(READY)
+	$(RUN) fixtures/harmless_classes.py
 
 # Needs the network once; without these packages, the tests that read them are skipped.
 packages: $(READY)

@@ -347,14 +347,16 @@ RULES: dict[str, Rule] = {
             "F010",
             "unsafe-global",
             _E,
-            "Loading the file by `torch.load(weights_only=False)` would call these, and run its author's code.",
+            "Loading the file by `torch.load(weights_only=False)` would call these, and run its author's code, or code"
+            " that is not known to be harmless: only names that are listed in full are, used as libraries use them.",
             "Load it by `manifest.load`, which never unpickles, or `manifest convert CKPT OUT.safetensors`.",
         ),
         Rule(
             "F011",
             "refused-by-torch",
             _N,
-            "torch.load(weights_only=True) refuses the file on account of these, although they run nobody's code.",
+            "torch.load(weights_only=True) refuses the file on account of these, although they run nobody's code: each is"
+            " on a list of names that were looked at one by one, and is used as libraries use it.",
             "Load it by `manifest.load`, or `manifest convert CKPT OUT.safetensors`.",
         ),
         Rule(

@@ -32,6 +32,12 @@ def safety_of(stored: Checkpoint) -> Safety:
     return Safety.UNSAFE if runs or _foreign_code(stored) else Safety.SAFE
 
 
+def is_only_unknown(stored: Checkpoint) -> bool:
+    """Whether an open checkpoint is unsafe on account of names, or uses of names, that are not known to be harmless."""
+    effects = {judge(name).effect for name in stored.globals}
+    return Effect.UNKNOWN in effects and Effect.CODE not in effects and not _foreign_code(stored)
+
+
 def safety_findings(
     stored: Checkpoint, *, known: Severity = Severity.ERROR, unknown: Severity = Severity.ERROR
 ) -> list[Finding]:
@@ -53,7 +59,14 @@ def safety_findings(
             message = f"The pickle names {_shown(names)}, {'which' if len(names) == 1 else 'each of which'} {does}."
             severity = known if effect is Effect.CODE else unknown
             findings.append(
-                finding("F010", message, where=printable(names[0]), severity=severity, globals=_evidence(names))
+                finding(
+                    "F010",
+                    message,
+                    where=printable(names[0]),
+                    severity=severity,
+                    globals=_evidence(names),
+                    effect=str(effect),
+                )
             )
     torch_loads_it = stored.container in ("torch-zip", "torch-legacy")
     if plain and torch_loads_it:

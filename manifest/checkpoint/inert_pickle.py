@@ -13,10 +13,13 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifest.checkpoint.escaping import printable, writable
 from manifest.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from manifest.checkpoint.uses import Uses
 
 MOST_PICKLE_BYTES = 64 << 20
 MOST_OPCODES = 16_000_000
@@ -85,7 +88,8 @@ class Interpreted:
 
     Attributes:
         root: The object, of Python's scalars, strings, lists, tuples and dictionaries, and of stand-ins.
-        globals: Every global that a real unpickler would import, in order of appearance.
+        globals: Every global that a real unpickler would import, in order of appearance, then those that are used as no
+            library saves them, with `named_globals.ODDLY` behind them.
         refused_opcodes: Opcodes in it, by their names, that `torch.load(weights_only=True)` does not accept.
         end: Offset of the byte after the pickle, from the start of the bytes.
     """
@@ -116,7 +120,9 @@ def interpret(
     Raises:
         CheckpointError: `F002` when a real unpickler would stumble, `F003` when over a limit.
     """
-    machine = _Machine(pickle, constructors, persistent, start, limit)
+    from manifest.checkpoint.uses import Uses  # which knows what the machine makes
+
+    machine = _Machine(pickle, constructors, persistent, start, limit, Uses())
     try:
         root = machine.run()
     except (IndexError, struct.error):
@@ -161,7 +167,9 @@ class _Machine:
         persistent: Callable[[Any], Any],
         start: int,
         limit: int,
+        uses: Uses,
     ) -> None:
+        self.uses = uses
         self.pickle = pickle
         self.position = start
         self.end = min(start + limit, len(pickle))
@@ -326,6 +334,7 @@ class _Machine:
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        self.uses.appended(target)
         if isinstance(target, list):
             target.extend(items)
         elif not isinstance(target, Opaque):
@@ -340,6 +349,7 @@ class _Machine:
         if len(items) % 2:
             raise malformed(f"the pickle sets a key without a value before byte {self.position:,}")
         if isinstance(target, Opaque):
+            self.uses.set_on(target, items[::2])
             if target.entries is None:
                 self.charge(1)
                 target.entries = {}
@@ -392,7 +402,7 @@ class _Machine:
         # What the number means is up to the registry of whoever loads the file.
         self.push(self.find_global("copyreg", f"extension_{self.natural(size)}"))
 
-    def call(self, function: Any, arguments: Any) -> None:
+    def call(self, function: Any, arguments: Any, met: Callable[[Any, tuple[Any, ...]], None] | None = None) -> None:
         if not isinstance(arguments, tuple):
             # Only a tuple is ever written here; a list would work in some readers.
             if not isinstance(arguments, Opaque):
@@ -400,6 +410,8 @@ class _Machine:
                     f"the pickle calls with a {type(arguments).__name__} of arguments before byte {self.position:,}"
                 )
             arguments = (arguments,)
+        if isinstance(function, Global | Opaque):
+            (met or self.uses.called)(function, arguments)
         if isinstance(function, Global):
             if function.name == _GETATTR:
                 self.note_member(arguments)
@@ -429,31 +441,41 @@ class _Machine:
     def named(self) -> tuple[str, ...]:
         """Every global, with members of enumerations by their own names where that is all that `getattr` was for."""
         if self.getattr_pushed != self.getattr_of_members:
-            return tuple(self.globals)
-        return tuple(name for name in {**self.globals, **self.members} if name != _GETATTR)
+            return (*self.globals, *self.uses.odd)
+        return tuple(name for name in {**self.globals, **self.members, **self.uses.odd} if name != _GETATTR)
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
         self.call(self.stack.pop(), arguments)
 
+    def new_object(self) -> None:
+        arguments = self.stack.pop()
+        self.call(self.stack.pop(), arguments, self.uses.made)
+
     def new_object_with_keywords(self) -> None:
-        self.stack.pop()
-        self.reduce()
+        keywords = self.stack.pop()
+        arguments = self.stack.pop()
+        self.call(self.stack.pop(), arguments, lambda made, given: self.uses.made(made, given, keywords))
 
     def instance(self) -> None:
         module = self.line().decode()
         function = self.find_global(module, self.line().decode())
         self.getattr_pushed += function.name == _GETATTR  # as good as pushed
-        self.call(function, tuple(self.since_mark()))
+        self.instantiate(function, tuple(self.since_mark()))
 
     def object_of_mark(self) -> None:
         items = self.since_mark()
-        self.call(items[0], tuple(items[1:]))
+        self.instantiate(items[0], tuple(items[1:]))
+
+    def instantiate(self, function: Any, arguments: tuple[Any, ...]) -> None:
+        # Without arguments, CPython makes an object as of the old classes, by `__new__` alone.
+        self.call(function, arguments, None if arguments else self.uses.made)
 
     def build(self) -> None:
         # State is attributes; whatever they are, they run nothing here. Those of a module hold its weights.
         state = self.stack.pop()
         target = self.stack[-1]
+        self.uses.built(target, state)
         if isinstance(target, Opaque):
             target.state = state
         if isinstance(target, Global):
@@ -584,7 +606,7 @@ _BY_OPCODE: dict[bytes, Callable[[_Machine], None]] = {
     b"\x83": lambda machine: machine.extension(2),
     b"\x84": lambda machine: machine.extension(4),
     b"R": _Machine.reduce,
-    b"\x81": _Machine.reduce,
+    b"\x81": _Machine.new_object,
     b"\x92": _Machine.new_object_with_keywords,
     b"i": _Machine.instance,
     b"o": _Machine.object_of_mark,

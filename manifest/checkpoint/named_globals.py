@@ -3,16 +3,22 @@
 It knows names only, and never imports them: the catalogue is for telling a reader what was refused, never for letting
 anything through. What torch takes is from `torch/_weights_only_unpickler.py` of 2.14.1, Python 2's spellings are those
 that `pickle` itself translates, and the rest is what the standard library and the libraries of the field document.
+
+Harmless are only names that are listed in full: those below, each looked at, and those of `harmless_classes.json`,
+which `fixtures/harmless_classes.py` makes by looking at each class of the libraries. How a name is used, `uses` judges.
 """
 
 from __future__ import annotations
 
 import builtins
+import json
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 
 from manifest.checkpoint.tensors import ITEM_SIZES, SCRIPTED_STORAGE_CLASSES, STORAGE_CLASSES
 
@@ -47,11 +53,25 @@ def judge(name: str) -> Judgement:
     Args:
         name: `module.qualname` as the pickle says it; the spellings of Python 2 are understood.
     """
-    name = _in_python_3(name)
+    name = in_python_3(name)
+    if name.endswith(ODDLY):
+        inner = judge(name.removesuffix(ODDLY))
+        return inner if inner.effect in (Effect.CODE, Effect.UNKNOWN) else _USED_ODDLY
     owner, _, member = name.rpartition(".")
-    if member.isupper() and (judgement := _judge(owner)).effect in (Effect.TENSORS, Effect.DATA):
-        return judgement  # a member of an enumeration does what its class does
+    if member.isupper() and is_enumeration(owner):
+        return _judge(owner)  # a member of an enumeration does what its class does
     return _judge(name)
+
+
+def class_kind(name: str) -> str | None:
+    """What a class of the libraries is, by its exact name: as `fixtures/harmless_classes.py` says; None for others."""
+    owner, _, last = _where_it_is_now(name).rpartition(".")
+    return _harmless_classes().get(owner, {}).get(last)
+
+
+def is_enumeration(name: str) -> bool:
+    """Whether it is an enumeration whose members are looked up by their values and nothing else."""
+    return name in ENUMERATIONS or class_kind(name) == "enum"
 
 
 def _judge(name: str) -> Judgement:
@@ -68,6 +88,9 @@ def _judge(name: str) -> Judgement:
 
 
 _NOT_KNOWN = Judgement(Effect.UNKNOWN, "is not known, and would run whatever it is")
+_USED_ODDLY = Judgement(
+    Effect.UNKNOWN, "is called or changed as no library saves it, and what that would run or take is not known"
+)
 _REGISTERED = Judgement(Effect.UNKNOWN, "stands for whatever the loading script has registered under this number")
 _OF_THE_SCRIPT = Judgement(
     Effect.UNKNOWN, "is of the script that wrote the file, and would run whatever the loading script calls so"
@@ -75,11 +98,13 @@ _OF_THE_SCRIPT = Judgement(
 _UNKNOWN = {"__main__": _OF_THE_SCRIPT, "__mp_main__": _OF_THE_SCRIPT}
 
 
-def _in_python_3(name: str) -> str:
+def in_python_3(name: str) -> str:
     """As `pickle.Unpickler(fix_imports=True)` finds it, and torch's unpickler for every protocol."""
     module, _, rest = name.partition(".")
     if module == "__builtins__":
         return f"builtins.{rest}"
+    if module == "builtins" and ("__builtin__", rest) in NAME_MAPPING:
+        module = "__builtin__"  # which the pickle machine has put into the spelling of Python 3
     if (module, rest) in NAME_MAPPING:
         return ".".join(NAME_MAPPING[module, rest])
     return f"{IMPORT_MAPPING[module]}.{rest}" if module in IMPORT_MAPPING else name
@@ -116,28 +141,39 @@ def _by_escape(segments: list[str]) -> Judgement | None:
 
 
 def _by_library(segments: list[str]) -> Judgement | None:
-    """Whether it is a class right in a module of a library that builds models.
-
-    Functions are left out, for some download, and so are classes within classes and methods of classes.
-    """
-    *modules, last = segments
-    if not _CLASS.fullmatch(last) or not all(map(_MODULE.fullmatch, modules)):
-        return None
-    path = ".".join(modules)
-    for package, what in _LIBRARIES.items():
-        if path == package or path.startswith(f"{package}."):
-            return _library_class(last, what)
-    return _library_class(last, "a module of transformers'") if _TRANSFORMERS.fullmatch(path) else None
-
-
-def _library_class(name: str, what: str) -> Judgement:
-    if name in _CODE_CLASSES:
-        return Judgement(Effect.CODE, f"reaches the class {name} of another module")
+    """Whether it is a class that was looked at; never one that is reached through another module, or its attribute."""
+    name = ".".join(segments)
+    if class_kind(name) is None:
+        last = segments[-1]
+        reaches = last in _CODE_CLASSES and segments[0] in ("torch", "torchvision", "timm", "open_clip", "transformers")
+        return Judgement(Effect.CODE, f"reaches the class {last} of another module") if reaches else None
+    what = next(
+        (what for package, what in _LIBRARIES.items() if name.startswith(f"{package}.")), "a class of its library's"
+    )
     return Judgement(Effect.DATA, f"makes {what} own, which weights_only refuses")
 
 
-_CLASS = re.compile(r"_*[A-Z]\w*", re.ASCII)
-_MODULE = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
+@cache
+def _harmless_classes() -> dict[str, dict[str, str]]:
+    """Kinds by module and name."""
+    content = json.loads(Path(__file__).with_name("harmless_classes.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = {}
+    for library in content.values():
+        for kind, by_module in library["classes"].items():
+            for module, names in by_module.items():
+                found.setdefault(module, {}).update(dict.fromkeys(names.split(), kind))
+    return found
+
+
+def _where_it_is_now(name: str) -> str:
+    for before, now in _MOVED.items():
+        if name.startswith(before):
+            return now + name.removeprefix(before)
+    return name
+
+
+_MOVED = {"timm.models.layers.": "timm.layers."}
+"""Packages that were renamed as a whole."""
 
 
 def _names(patterns: str) -> Iterator[str]:
@@ -174,33 +210,22 @@ _CODE_ENDINGS = {
 }
 
 _LIBRARIES = {
-    "torch.nn": "a module of torch's",
-    "torch.ao.nn": "a module of torch's",
-    "torch.ao.quantization.fake_quantize": "a module of torch's",
-    "torch.ao.quantization.observer": "a module of torch's",
     "torch.ao.quantization.qconfig": "a setting of torch's",
-    "torch.ao.quantization.stubs": "a module of torch's",
-    "torch.quantization": "a module of torch's",
     "torch.optim": "an optimizer or schedule of torch's",
-    "torch.amp.grad_scaler": "a scaler of torch's",
-    "torch.cuda.amp.grad_scaler": "a scaler of torch's",
+    "torch.amp": "a scaler of torch's",
+    "torch.cuda": "a scaler of torch's",
     "torch.distributions": "a distribution of torch's",
     "torch.utils.data.dataset": "a data set of torch's",
     "torch.utils.data.sampler": "a sampler of torch's",
-    "torchvision.models": "a module of torchvision's",
-    "torchvision.ops": "a module of torchvision's",
+    "torch": "a module of torch's",
     "torchvision.transforms": "a transform of torchvision's",
-    "timm.layers": "a module of timm's",
-    "timm.models": "a module of timm's",
+    "torchvision": "a module of torchvision's",
+    "timm": "a module of timm's",
     "open_clip": "a module of open_clip's",
-    "transformers.activations": "a module of transformers'",
     "transformers.modeling_outputs": "a tuple of transformers'",
-    "transformers.pytorch_utils": "a module of transformers'",
+    "transformers": "a module of transformers'",
 }
-"""Packages whose classes run their library's code and nobody else's."""
-
-# Not its tokenizers, which open what files they are told to.
-_TRANSFORMERS = re.compile(r"transformers\.models\.\w+\.(configuration|image_processing|modeling)_\w+", re.ASCII)
+"""What the classes of a package are, the first that fits."""
 
 _QUANTIZED_STORAGES = ("QInt8Storage", "QInt32Storage", "QUInt8Storage", "QUInt4x2Storage", "QUInt2x4Storage")
 
@@ -241,15 +266,13 @@ _TAKEN_BY_TORCH: Mapping[str, str] = {
 _VALUES: Mapping[str, str] = {
     "makes a plain value": """
         builtins.{bool,bytes,float,int,object,range,slice,str,Ellipsis,NotImplemented,None,True,False}
-        builtins.{abs,all,any,ascii,bin,callable,chr,divmod,format,hash,hex,id,isinstance,issubclass,len,memoryview}
-        builtins.{oct,ord,pow,repr,round,sum} types.{NoneType,EllipsisType,GenericAlias,UnionType} string.Template
+        types.{NoneType,EllipsisType,GenericAlias,UnionType} string.Template
         re._compile signal.{Signals,Handlers,Sigmasks}
     """,
     "makes a plain container": """
-        builtins.{dict,frozenset,list,tuple,enumerate,reversed,zip}
-        collections.{defaultdict,deque,ChainMap,UserDict,UserList,UserString} types.MappingProxyType
-        array.{array,_array_reconstructor} itertools.{chain,count,cycle,islice,repeat,product} io.{BytesIO,StringIO}
-        _io.{BytesIO,StringIO}
+        builtins.{dict,frozenset,list,tuple} torch.OrderedDict
+        collections.{defaultdict,deque,ChainMap,UserDict,UserList,UserString}
+        array.{array,_array_reconstructor} io.{BytesIO,StringIO} _io.{BytesIO,StringIO}
     """,
     "makes a plain namespace": """
         configparser.{BasicInterpolation,ConfigParser,RawConfigParser,SectionProxy} argparse.Namespace
@@ -276,7 +299,7 @@ _VALUES: Mapping[str, str] = {
         typing.{Any,Callable,ClassVar,DefaultDict,Deque,Dict,FrozenSet,Generic,Iterable,Iterator,List,Literal,Mapping}
         typing.{Optional,OrderedDict,Sequence,Set,Tuple,Type,TypeVar,Union}
     """,
-    "looks a logger up": "logging.{Logger,getLogger}",
+    "looks a logger up": "logging.getLogger",
     "makes an object of a class that is named beside it": "copyreg.{_reconstructor,__newobj__,__newobj_ex__}",
     "makes a numpy array or number": """
         numpy.{core,_core}.{multiarray,_multiarray_umath}.{scalar,_reconstruct} numpy.{core,_core}.numeric._frombuffer
@@ -352,6 +375,7 @@ _VALUES: Mapping[str, str] = {
         torch.torch_version.TorchVersion torch.{Generator,_C.Generator}
         torch._C._distributed_c10d.ReduceOp torch.distributed.distributed_c10d.ReduceOp
         torch.utils.hooks.{RemovableHandle,unserializable_hook} torch.serialization.StorageType
+        torch.{,cuda.}amp.grad_scaler._refresh_per_optimizer_state
         torch.utils._pytree.{GetAttrKey,LeafSpec,TreeSpec} torch.nn.backends.thnn._get_thnn_function_backend
     """,
     "makes a tensor in a form that weights_only no longer takes": """
@@ -380,7 +404,7 @@ _VALUES: Mapping[str, str] = {
         torch.distributed.{_tensor,tensor}._dtensor_spec.{DTensorSpec,ShardOrderEntry,TensorMeta}
         torch.distributed.{_tensor,tensor}.placement_types.{Partial,Replicate,Shard,_Partial,_StridedShard}
         torch.distributed.{_tensor,tensor}.placement_types.{DTensorSpec,TensorMeta}
-        torch.distributed.remote_device._remote_device torch.distributed._shard.sharded_tensor.api.ShardedTensor
+        torch.distributed.remote_device._remote_device
         torch.distributed._shard.metadata.ShardMetadata
         torch.distributed._shard.sharded_tensor.metadata.{MEM_FORMAT_ENCODING,ShardedTensorMetadata,TensorProperties}
         torch.distributed._shard.sharded_tensor.shard.Shard
@@ -599,9 +623,33 @@ _DEEPEST = max(name.count(".") + 1 for name in (*_EXACT, *_WITHIN))
 _CODE_CLASSES = frozenset(
     last
     for name, judgement in _EXACT.items()
-    if judgement.effect is Effect.CODE and _CLASS.fullmatch(last := name.rpartition(".")[2])
+    if judgement.effect is Effect.CODE and (last := name.rpartition(".")[2]).lstrip("_")[:1].isupper()
 ) | {
     *("GraphModule", "Join", "JoinHook", "Joinable", "Library", "Popen", "RRef", "TemporaryDirectory", "Tracer"),
     "_CodeOnlyModule",
 }
-"""Classes that other libraries import into their modules, where they would pass for their own."""
+"""Classes that other libraries import into their modules."""
+
+ODDLY = "(…)"
+"""Behind a name that a pickle uses as no library saves it."""
+
+ENUMERATIONS = frozenset(
+    _names("""
+    signal.{Signals,Handlers,Sigmasks} uuid.SafeUUID
+    {pytorch_lightning,lightning.pytorch}.callbacks.early_stopping.EarlyStoppingReason
+    {pytorch_lightning,lightning.pytorch}.trainer.states.{RunningStage,TrainerFn,TrainerStatus}
+    {pytorch_lightning,lightning.pytorch}.utilities.enums.{AMPType,DeviceType,DistributedType,GradClipAlgorithmType}
+    {pytorch_lightning,lightning.pytorch}.utilities.enums.{LightningEnum,ModelSummaryMode,PrecisionType}
+    {lightning_fabric,lightning.fabric}.utilities.enums.{LightningEnum,AMPType,PrecisionType}
+    transformers.training_args.{OptimizerNames,ParallelMode} transformers.debug_utils.DebugOption
+    transformers.trainer_utils.{EvaluationStrategy,FSDPOption,HubStrategy,IntervalStrategy,SaveStrategy,SchedulerType}
+    transformers.trainer_utils.ShardedDDPOption transformers.utils.generic.ExplicitEnum
+    accelerate.state.DistributedType accelerate.utils.dataclasses.{DistributedType,DynamoBackend,LoggerType}
+    accelerate.utils.dataclasses.{PrecisionType,RNGType} omegaconf.base.SCMode
+    peft.utils.peft_types.{PeftType,TaskType} torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING
+    torch.distributed.checkpoint.planner.{LoadItemType,WriteItemType}
+    torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING
+    torch.distributed.fsdp.api.{BackwardPrefetch,ShardingStrategy,StateDictType}
+    """)
+)
+"""Enumerations among the names above."""

@@ -408,7 +408,6 @@ _NAMES_ONLY = (
     "builtins.slice",
     "builtins.str",
     # numpy's scalars and arrays of numbers, which training scripts keep beside the weights.
-    "numpy.dtype",
     "numpy.ndarray",
     *(
         f"numpy.{core}.{name}"
@@ -421,6 +420,8 @@ _INERT_CONSTRUCTORS: dict[str, Constructor] = {
     **{name: _inert(name) for name in _NAMES_ONLY},
     **{name: _buffer(UnlistedTensor("a tensor in torch's oldest form")) for name in _OLD_TENSORS},
     **{name: _buffer(Opaque(name)) for name in ("builtins.bytearray", "builtins.bytes")},
+    # Its argument says what its state may be.
+    "numpy.dtype": lambda arguments: Opaque("numpy.dtype", arguments),
     "builtins.dict": _dictionary,
     "builtins.frozenset": _sequence,
     "builtins.list": _sequence,
@@ -428,6 +429,7 @@ _INERT_CONSTRUCTORS: dict[str, Constructor] = {
     "builtins.tuple": _sequence,
     "collections.Counter": _dictionary,
     "collections.OrderedDict": _dictionary,
+    "torch.OrderedDict": _dictionary,
     "torch.Size": _sequence,
     "torch.serialization._get_layout": _layout,
     "torch.nn.parameter.Parameter": _first,

@@ -16,6 +16,7 @@ from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.inert_pickle import Opaque
 from manifest.checkpoint.modules import is_module, named_tensors
+from manifest.checkpoint.named_globals import ODDLY
 from manifest.checkpoint.placing import candidates, check_tensors
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import as_state
@@ -63,7 +64,9 @@ def read(mapping: mmap) -> Contents:
         )
     code = tuple(name for name in archive.records if name.startswith(_CODE) and name.endswith(".py"))
     found = candidates([as_state(tensors)], ranges)
-    return Contents(found, interpreted.globals, interpreted.refused_opcodes, code, tuple(archive.records.values()))
+    # Only torch's own reader of programs unpickles it, which calls nothing of Python's.
+    globals_ = tuple(name for name in interpreted.globals if not name.endswith(ODDLY))
+    return Contents(found, globals_, interpreted.refused_opcodes, code, tuple(archive.records.values()))
 
 
 CONTAINER = Container("torchscript", recognises, alone(read))

@@ -16,12 +16,13 @@ from rich.text import Text
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 from manifest.checkpoint.contents import Candidate
 from manifest.checkpoint.escaping import printable
-from manifest.safety import Safety, safety_of
+from manifest.safety import Safety, is_only_unknown, safety_of
 
 _SAFETY = {
     Safety.SAFE: "safe: nothing in it would run",
     Safety.UNSAFE: "unsafe: it would run code; see `manifest audit`",
 }
+_NOT_KNOWN = "unsafe: it names classes that are not known to be harmless; see `manifest audit`"
 _MOST_SHOWN = 400
 
 
@@ -37,7 +38,7 @@ def show(stored: Checkpoint, *, tensors: bool) -> RenderableType:
         "beside them": ", ".join(stored.extras),
         "without values": ", ".join(f"{name} ({kind})" for name, kind in stored.unlisted.items()),
         "metadata": ", ".join(f"{key}: {text}" for key, text in stored.metadata.items()),
-        "loading it": _SAFETY[safety_of(stored)],
+        "loading it": _NOT_KNOWN if is_only_unknown(stored) else _SAFETY[safety_of(stored)],
         "globals": ", ".join(stored.globals),
         "programs": ", ".join(stored.code),
         "manifest": "none; `manifest create` writes one",

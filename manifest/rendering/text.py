@@ -37,6 +37,7 @@ _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.
 _SAFETY = {
     "safe": ("is safe to load: nothing in it would run", "bold green"),
     "unsafe": ("is unsafe to load: it would run code", "bold red"),
+    "unknown": ("is unsafe to load: it names classes that are not known to be harmless", "bold red"),
     "unreadable": ("cannot be read, so it is not called safe", "bold red"),
 }
 
@@ -54,6 +55,14 @@ def report(content: Report) -> RenderableType:
     if content.error is not None:
         return _verdict(content)
     return Group(_verdict(content), _rungs(content), *(_finding(item) for item in content.findings()))
+
+
+def _is_only_unknown(content: Report) -> bool:
+    """Whether a file is unsafe on account of names alone that are not known."""
+    found = [
+        item for item in content.findings() if item.rule in ("F010", "F012") and item.severity is not Severity.NOTE
+    ]
+    return bool(found) and all(item.evidence.get("effect") == "unknown" for item in found)
 
 
 def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> RenderableType:
@@ -144,7 +153,7 @@ def _verdict(content: Report) -> Text:
     if content.error is not None:
         return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
     if content.safety is not None:
-        sentence, style = _SAFETY[content.safety]
+        sentence, style = _SAFETY["unknown" if _is_only_unknown(content) else content.safety]
         if failed and content.safety == "safe":
             return Text(f"✘ {name} is safe to load, and fails: {', '.join(failed)}", style="bold red")
         if "policy" in failed:
