@@ -352,6 +352,10 @@ class _Machine:
         self.charge(_OBJECT)
         self.stack.append(value)
 
+    def push_opaque(self, name: str, arguments: tuple[Any, ...]) -> None:
+        self.charge(_OBJECT)
+        self.push_container(Opaque(name, arguments))
+
     def push_text(self, value: str | bytes) -> None:
         # The text itself, of one to four bytes a character; a million short ones are counted too.
         self.charge(_OBJECT if len(value) < _LONG_TEXT else value.__sizeof__())
@@ -549,7 +553,7 @@ class _Machine:
                 self.note_member(arguments)
             constructor = self.constructors.get(function.name)
             if constructor is None:
-                self.push_container(Opaque(function.name, arguments))
+                self.push_opaque(function.name, arguments)
                 return
             # A constructor may go through its arguments, and two bytes of pickle can pass the same long list again.
             self.charge(_SLOT * len(arguments))
@@ -566,7 +570,7 @@ class _Machine:
                 raise malformed(f"the pickle makes an object of '{printable(function.name)}', which is no class")
             self.push_container(constructor(arguments))
         elif isinstance(function, Opaque):
-            self.push_container(Opaque(function.name, arguments))
+            self.push_opaque(function.name, arguments)
         else:
             raise malformed(f"the pickle calls a {_kind(function)} before byte {self.position:,}")
 
