@@ -427,7 +427,10 @@ def attempt(chance: random.Random, folder: Path) -> str:
 
 
 def main() -> int:
-    seconds, start = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().getrandbits(48)
+    seconds, start = (
+        float(sys.argv[1]),
+        int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().getrandbits(48),
+    )
     torch.set_num_threads(1)
     counts: dict[str, int] = {}
     ends = time.monotonic() + seconds

@@ -15,10 +15,13 @@ from typing import Any
 
 from blake3 import blake3
 
+from manifest.errors import InputError
+
 Buffer = Any
 """Anything with the buffer protocol: bytes, memoryview, mmap."""
 
-_BLOCK = 4 << 20  # bytes; as much as stays in a processor's cache between reading and hashing
+_BLOCK = 1 << 20  # bytes; as much as stays in a processor's cache between reading and hashing
+_LONG_BLOCK = 16 << 20  # where a thread waits for its turn in the interpreter after each
 _PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
 _TENSOR_HEADER = b"manifest/tensor/v1\n"
 _COMPOSITE_HEADER = b"manifest/composite/v1\n"
@@ -61,14 +64,14 @@ def tensor_digest(dtype: str, shape: Sequence[int], values: Buffer) -> str:
     return streamed_tensor_digest(dtype, shape, (values,))
 
 
-def streamed_tensor_digest(dtype: str, shape: Sequence[int], blocks: Iterable[Buffer]) -> str:
-    """The same digest, of values that come in consecutive blocks."""
+def streamed_tensor_digest(dtype: str, shape: Sequence[int], blocks: Iterable[Buffer], nbytes: int = 0) -> str:
+    """The same digest, of values that come in consecutive blocks; of how many bytes in all, where that is known."""
     header = f"{dtype}[{','.join(map(str, shape))}]\n".encode()
     hasher: blake3 | None = None
     for block in blocks:
         view = memoryview(block).cast("B")
         if hasher is None:
-            threads = threads_for_hashing() if view.nbytes >= _PARALLEL_FROM else 1
+            threads = threads_for_hashing() if max(view.nbytes, nbytes) >= _PARALLEL_FROM else 1
             hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)
         hasher.update(view)
     return tagged((hasher or blake3(_TENSOR_HEADER + header)).hexdigest())
@@ -146,12 +149,13 @@ def file_sha256(path: Path) -> str:
     """
     hasher = hashlib.sha256()
     with path.open("rb") as file:
-        for block in read_blocks(file.fileno(), 0, os.fstat(file.fileno()).st_size, path.name):
+        size = os.fstat(file.fileno()).st_size
+        for block in read_blocks(file.fileno(), 0, size, path.name, _LONG_BLOCK):
             hasher.update(block)
     return hasher.hexdigest()
 
 
-def read_blocks(descriptor: int, start: int, size: int, name: str) -> Iterator[memoryview]:
+def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = _BLOCK) -> Iterator[memoryview]:
     """A range of an open file in consecutive blocks, each valid until the next is asked for.
 
     It is read and not mapped: to touch a mapping where the file has been cut kills the process.
@@ -159,17 +163,17 @@ def read_blocks(descriptor: int, start: int, size: int, name: str) -> Iterator[m
     Raises:
         InputError: The file ends earlier, since it was cut while it was read, or it cannot be read.
     """
-    buffer = memoryview(bytearray(min(size, _BLOCK)))
+    buffer = memoryview(bytearray(min(size, most)))
     end = start + size
     while start < end:
-        block = buffer[: min(_BLOCK, end - start)]
+        block = buffer[: min(most, end - start)]
         try:
             count = os.preadv(descriptor, [block], start)
         except OSError as error:
-            raise InputError(f"Cannot read {printable(name)}: {error.strerror}") from None
+            raise InputError(f"Cannot read {name!r}: {error.strerror}") from None
         if not count:
             raise InputError(
-                f"{printable(name)} was cut at byte {start:,} while it was read; wait until nobody writes to it, "
+                f"{name!r} was cut at byte {start:,} while it was read; wait until nobody writes to it, "
                 "and check it again."
             )
         yield block[:count]

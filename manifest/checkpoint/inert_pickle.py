@@ -546,7 +546,9 @@ class _Machine:
         if not isinstance(arguments, tuple):
             # Only a tuple is ever written here; a list would work in some readers.
             if not isinstance(arguments, Opaque):
-                raise malformed(f"the pickle calls with a {_kind(arguments)} of arguments before byte {self.position:,}")
+                raise malformed(
+                    f"the pickle calls with a {_kind(arguments)} of arguments before byte {self.position:,}"
+                )
             arguments = (arguments,)
         if isinstance(function, Global):
             if function.name == _GETATTR:

@@ -497,8 +497,10 @@ def _empty(make: Constructor, kind: type[Any]) -> Class:
 
 
 SETTABLE = frozenset(
-    ("data", "grad", "grad_dtype", "_grad", "_grad_fn", "real", "imag", "names", "requires_grad", "volatile")
-    + ("_backward_hooks", "_post_accumulate_grad_hooks")
+    (
+        *("data", "grad", "grad_dtype", "_grad", "_grad_fn", "real", "imag", "names", "requires_grad", "volatile"),
+        *("_backward_hooks", "_post_accumulate_grad_hooks"),
+    )
 )
 """Attributes of a tensor that setting changes the tensor by, or what others make of it."""
 

@@ -19,6 +19,7 @@ import differing
 
 from manifest.checkpoint.torch_objects import SETTABLE
 
+
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_pickle_when_the_machine_and_torch_both_read_it_then_they_read_the_same(tmp_path_factory, chance):
@@ -37,7 +38,7 @@ def test_pickles_when_written_at_random_then_a_third_of_the_plain_ones_is_read_b
     assert became.count("same") >= 20, became
 
 
-def test_comparison_when_a_value_differs_then_says_so(tmp_path):
+def test_comparison_when_a_value_differs_then_says_so():
     writer = differing.Writer(Random(1), legacy=False)
     writer.odd = False
     pickle = b"\x80\x02}" + writer.text("w") + writer.tensor() + b"s."
@@ -57,7 +58,7 @@ def test_attributes_of_a_tensor_when_torch_lets_them_be_set_then_are_known():
                 setattr(torch.nn.Parameter(torch.ones(1)), name, object())
             except AttributeError:
                 continue  # it cannot be set at all
-            except Exception:  # noqa: S110
+            except Exception:
                 pass  # it can, to something else
             found.add(name)
     assert found <= SETTABLE

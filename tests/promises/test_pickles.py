@@ -5,17 +5,19 @@ Each row is a file. It is refused in one sentence with the given rule, or opens 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint
+from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
 from manifest.errors import CheckpointError
@@ -178,3 +180,91 @@ def test_file_when_small_then_is_read_or_refused_in_bounded_memory_and_time(row,
     done = subprocess.run([sys.executable, "-c", _COUNTED, path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert row.says in done.stdout
+
+
+_CUT = """
+import os, sys, threading, time
+import manifest.digests
+from manifest.checkpoint import open_checkpoint
+from manifest.errors import InputError
+what, path = sys.argv[1:]
+def cut():
+    os.truncate(path, os.path.getsize(path) // 100)
+def read():
+    if what == "file":
+        return manifest.digests.file_blake3(path_of)
+    if what == "sha256":
+        return manifest.digests.file_sha256(path_of)
+    with open_checkpoint(path) as checkpoint:
+        threading.Timer(0.02, cut).start()
+        if what == "ahead":
+            checkpoint.hash_ahead()
+        if what == "tensor":
+            return checkpoint.digest(checkpoint.tensors["w"])
+        return checkpoint.blake3()
+from pathlib import Path
+path_of = Path(path)
+if what in ("file", "sha256"):
+    threading.Timer(0.02, cut).start()
+try:
+    print(read())
+except InputError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "sha256", "whole", "ahead", "tensor"])
+def test_file_when_cut_while_it_is_read_then_is_told_in_a_sentence(what, tmp_path):
+    # It killed the process by SIGBUS. The file is sparse, and takes longer to hash than the time until it is cut.
+    path = tmp_path / "cut.safetensors"
+    size = 4 << 30
+    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(path, 8 + len(header) + size)
+    done = subprocess.run([sys.executable, "-c", _CUT, what, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "was cut at byte" in done.stdout
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_byte_when_flipped_in_a_shard_or_a_distributed_file_then_is_found_or_refused_without_a_traceback(
+    seed, tmp_path
+):
+    chance = random.Random(seed)
+    state = {f"layer{index}.weight": torch.randn(8, 8) for index in range(4)}
+    folder = tmp_path / "many"
+    if seed % 2:
+        torch.distributed.checkpoint.save(state, checkpoint_id=folder)
+    else:
+        write_shards(folder, state)
+    with open_checkpoint(folder) as checkpoint:
+        before = weights(checkpoint), [checkpoint.blake3(each) for each in range(len(checkpoint.files))]
+    for _ in range(12):
+        path = chance.choice(sorted(each for each in folder.iterdir() if each.is_file()))
+        kept = path.read_bytes()
+        place = chance.randrange(len(kept))
+        path.write_bytes(kept[:place] + bytes([kept[place] ^ (1 << chance.randrange(8))]) + kept[place + 1 :])
+        try:
+            with open_checkpoint(folder) as checkpoint:
+                after = weights(checkpoint), [checkpoint.blake3(each) for each in range(len(checkpoint.files))]
+                assert after[1] != before[1]
+        except CheckpointError as error:
+            assert str(error).isprintable()
+        path.write_bytes(kept)
+
+
+def weights(checkpoint) -> dict[str, str]:
+    return {name: checkpoint.digest(tensor) for name, tensor in checkpoint.tensors.items()}
+
+
+def write_shards(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    folder.mkdir()
+    names = list(state)
+    where = {}
+    for number, part in enumerate((names[:2], names[2:]), 1):
+        shard = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: state[name] for name in part}, folder / shard)
+        where |= dict.fromkeys(part, shard)
+    index = {"metadata": {"total_size": 1024}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
