@@ -85,10 +85,12 @@ class Writer:
     def small(self) -> bytes:
         encoded = self.named("_codecs encode") + b"(" + self.text("é") + self.text("latin1") + b"tR"
         return self.chance.choice(
-            (b"N", b"\x88", b"\x89", b")", b"]", b"}", b"\x8f", self.number(self.chance.randint(-2, 3)), encoded)
-            + (b"G" + struct.pack(">d", self.chance.choice((0.0, 1.0, 2.5, 5000.0))), self.number(5000))
-            + (self.text(self.chance.choice("abcw")), self.named("torch float32"), b"U\x01a", b"U\x02\xc3\xa9")
-            + (b"\x8a\x02\x88\x13",)
+            (
+                *(b"N", b"\x88", b"\x89", b")", b"]", b"}", b"\x8f", self.number(self.chance.randint(-2, 3)), encoded),
+                *(b"G" + struct.pack(">d", self.chance.choice((0.0, 1.0, 2.5, 5000.0))), self.number(5000)),
+                *(self.text(self.chance.choice("abcw")), self.named("torch float32"), b"U\x01a", b"U\x02\xc3\xa9"),
+                b"\x8a\x02\x88\x13",
+            )
         )
 
     def key(self) -> bytes:
@@ -318,7 +320,7 @@ class _Comparison:
                 self.same_items(inert, live, where)
         elif isinstance(inert, tuple):
             self.same_items(inert, live, where)
-        elif inert != live or type(inert) is not type(live):
+        elif type(inert) is not type(live) or repr(inert) != repr(live):  # by text, since NaN is not itself
             raise Different(f"{where}: {inert!r} and {live!r}")
 
     def same_keys(self, inert: Any, live: Any, where: str) -> None:
