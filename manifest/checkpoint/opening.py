@@ -190,7 +190,11 @@ class Checkpoint:
         self._hashing.start()
 
     def blake3(self, file: int = 0) -> str:
-        """BLAKE3 of a whole file, the first unless another is asked for, as 64 hexadecimal digits."""
+        """BLAKE3 of a whole file, the first unless another is asked for, as 64 hexadecimal digits.
+
+        Raises:
+            InputError: It was cut while it was read.
+        """
         if self._hashing is not None:
             self._hashing.join()
         if self._blake3 is None:
