@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from mmap import ACCESS_READ, mmap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from manifest.errors import InputError
+
 Buffer = Any
 """Anything with the buffer protocol: bytes, memoryview, mmap."""
 
+_BLOCK = 1 << 20  # bytes; as much as stays in a processor's cache between reading and hashing
+_LONG_BLOCK = 16 << 20  # where a thread waits for its turn in the interpreter after each
 _PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
 _TENSOR_HEADER = b"manifest/tensor/v1\n"
 _COMPOSITE_HEADER = b"manifest/composite/v1\n"
@@ -61,14 +64,14 @@ def tensor_digest(dtype: str, shape: Sequence[int], values: Buffer) -> str:
     return streamed_tensor_digest(dtype, shape, (values,))
 
 
-def streamed_tensor_digest(dtype: str, shape: Sequence[int], blocks: Iterable[Buffer]) -> str:
-    """The same digest, of values that come in consecutive blocks."""
+def streamed_tensor_digest(dtype: str, shape: Sequence[int], blocks: Iterable[Buffer], nbytes: int = 0) -> str:
+    """The same digest, of values that come in consecutive blocks; of how many bytes in all, where that is known."""
     header = f"{dtype}[{','.join(map(str, shape))}]\n".encode()
     hasher: blake3 | None = None
     for block in blocks:
         view = memoryview(block).cast("B")
         if hasher is None:
-            threads = threads_for_hashing() if view.nbytes >= _PARALLEL_FROM else 1
+            threads = threads_for_hashing() if max(view.nbytes, nbytes) >= _PARALLEL_FROM else 1
             hasher = blake3(_TENSOR_HEADER + header, max_threads=threads)
         hasher.update(view)
     return tagged((hasher or blake3(_TENSOR_HEADER + header)).hexdigest())
@@ -114,21 +117,67 @@ def text_digest(lines: Iterable[str]) -> str:
 
 
 def file_blake3(path: Path) -> str:
-    """BLAKE3 of a file, memory-mapped, on all cores, as 64 hexadecimal digits."""
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return blake3().hexdigest()
-    hasher = blake3(max_threads=threads_for_hashing())
-    hasher.update_mmap(path)
+    """BLAKE3 of a file, on all cores, as 64 hexadecimal digits.
+
+    Raises:
+        InputError: The file was cut while it was read.
+    """
+    with path.open("rb") as file:
+        return descriptor_blake3(file.fileno(), os.fstat(file.fileno()).st_size, path.name)
+
+
+def descriptor_blake3(descriptor: int, size: int, name: str) -> str:
+    """The same of an open file.
+
+    Args:
+        descriptor: The file.
+        size: How many bytes it had when it was opened.
+        name: What to call it in a message.
+    """
+    threads = threads_for_hashing() if size >= _PARALLEL_FROM else 1
+    hasher = blake3(max_threads=threads)
+    for block in read_blocks(descriptor, 0, size, name):
+        hasher.update(block)
     return hasher.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return hashlib.sha256().hexdigest()
-    # In one call, which lets go of the interpreter once; block by block, each would wait for other threads' turns.
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        return hashlib.sha256(content).hexdigest()
+    """SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        InputError: The file was cut while it was read.
+    """
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for block in read_blocks(file.fileno(), 0, size, path.name, _LONG_BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = _BLOCK) -> Iterator[memoryview]:
+    """A range of an open file in consecutive blocks, each valid until the next is asked for.
+
+    It is read and not mapped: to touch a mapping where the file has been cut kills the process.
+
+    Raises:
+        InputError: The file ends earlier, since it was cut while it was read, or it cannot be read.
+    """
+    buffer = memoryview(bytearray(min(size, most)))
+    end = start + size
+    while start < end:
+        block = buffer[: min(most, end - start)]
+        try:
+            count = os.preadv(descriptor, [block], start)
+        except OSError as error:
+            raise InputError(f"Cannot read {name!r}: {error.strerror}") from None
+        if not count:
+            raise InputError(
+                f"{name!r} was cut at byte {start:,} while it was read; wait until nobody writes to it, "
+                "and check it again."
+            )
+        yield block[:count]
+        start += count
 
 
 def bytes_digests(data: Buffer) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from manifest.checkpoint.escaping import printable, writable
 from manifest.errors import CheckpointError, InputError
 
 MOST_FILES = 10_000
+_MOST_DESCRIPTORS = 200  # a process has about a thousand, and each mapping takes one too
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class OpenFile:
         name: Its name without directory.
         path: Where it was opened.
         mapping: The whole of it; writing there changes memory only.
+        descriptor: The same open file, to read from where it may be cut meanwhile; -1 beyond the first hundreds.
     """
 
     name: str
     path: Path
     mapping: mmap
+    descriptor: int = -1
 
 
 class Files:
@@ -44,8 +48,10 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self._directory = path.parent
-        self._open = [OpenFile(path.name, path, map_file(path))]
+        self._open = [OpenFile(path.name, path, *_open(path))]
         self._by_name = {path.name: 0}
+        self._descriptors = [self._open[0].descriptor]
+        weakref.finalize(self, _close_all, self._descriptors)
 
     def __getitem__(self, index: int) -> OpenFile:
         return self._open[index]
@@ -85,7 +91,7 @@ class Files:
                 rule="F007",
             )
         try:
-            mapping = map_file(path)
+            mapping, descriptor = _open(path)
         except InputError:
             raise CheckpointError(
                 f"it names '{printable(name)}', which is no readable file beside it; get the whole checkpoint again.",
@@ -93,24 +99,45 @@ class Files:
             ) from None
         except CheckpointError as error:
             raise CheckpointError(f"of '{printable(name)}', which it names, {error}", rule=error.rule) from None
+        if len(self._open) >= _MOST_DESCRIPTORS:
+            os.close(descriptor)
+            descriptor = -1
+        else:
+            self._descriptors.append(descriptor)
         self._by_name[name] = len(self._open)
-        self._open.append(OpenFile(name, path, mapping))
+        self._open.append(OpenFile(name, path, mapping, descriptor))
         return self._by_name[name]
 
     def close(self) -> None:
         """Let go of the mappings; each stays until the last view of it, such as a loaded tensor, is gone."""
+        _close_all(self._descriptors)
         for file in self._open:
             with suppress(BufferError):
                 file.mapping.close()
 
 
+def _close_all(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
 def map_file(path: Path) -> mmap:
     """A private, copy-on-write mapping of a whole file.
+
+    It follows the file: to touch a part of it that was cut off since kills the process, as with any mapping. A loaded
+    tensor lies in one; what hashes or copies reads from the descriptor instead.
 
     Raises:
         InputError: There is no such file, or it is not one that can be opened.
         CheckpointError: `F001` when it is empty.
     """
+    mapping, descriptor = _open(path)
+    os.close(descriptor)
+    return mapping
+
+
+def _open(path: Path) -> tuple[mmap, int]:
+    """The mapping, and the descriptor that it is of."""
     try:
         # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -125,11 +152,13 @@ def map_file(path: Path) -> mmap:
             raise InputError(f"Not a regular file: {printable(str(path), 1000)}")
         if not status.st_size:
             raise CheckpointError("the file is empty, so its download or its saving failed; get it again.", rule="F001")
-        return mmap(descriptor, 0, access=ACCESS_COPY)
+        return mmap(descriptor, 0, access=ACCESS_COPY), descriptor
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot map {printable(str(path), 1000)}: {printable(str(error))}") from None
-    finally:
         os.close(descriptor)
+        raise InputError(f"Cannot map {printable(str(path), 1000)}: {printable(str(error))}") from None
+    except (InputError, CheckpointError):
+        os.close(descriptor)
+        raise
 
 
 def _plain_name(name: str) -> str:

@@ -2,14 +2,18 @@
 
 It runs the opcodes of protocols 0 to 5 over plain containers. A global becomes a `Global`, which is only a name; what a
 call of one gives is asked of a table of constructors, and is an `Opaque` for every name that is not in it. It knows no
-torch: persistent ids are the caller's. The opcodes are those of CPython's `Lib/pickle.py` and `pickletools.py`.
+torch: persistent ids are the caller's. The opcodes are those of CPython's `Lib/pickle.py` and `pickletools.py`, and do
+what torch's own unpickler (`torch/_weights_only_unpickler.py`) does where it knows them; what is not done exactly so is
+refused.
 """
 
 from __future__ import annotations
 
 import codecs
+import math
 import re
 import struct
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from mmap import mmap
@@ -21,18 +25,57 @@ from manifest.errors import CheckpointError
 if TYPE_CHECKING:
     from manifest.checkpoint.uses import Uses
 
-MOST_PICKLE_BYTES = 64 << 20
-MOST_OPCODES = 16_000_000
-MOST_CONTAINERS = 8_000_000
+# The largest pickle of a published checkpoint has under 5 MB, and objects of some 35 MB come of it.
+MOST_PICKLE_BYTES = 32 << 20
+MOST_OPCODES = 6_000_000
+MOST_MEMORY = 128 << 20
 MOST_NESTED = 100_000
-MOST_MEMO = 8_000_000
+MOST_MEMO = 2_000_000
+MOST_KEY_PARTS = 1_000
 MOST_INTEGER_BYTES = 255
 MOST_NAME_CHARACTERS = 1_000
 MOST_NUMBER_CHARACTERS = 1_000
-MOST_GLOBAL_CHARACTERS = 16 << 20
+MOST_GLOBALS = 50_000
 
 Constructor = Callable[[tuple[Any, ...]], Any]
 """Gives the inert stand-in for a call with these arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """How a class makes objects, which is two things to a pickle.
+
+    Attributes:
+        call: What calling it gives: the opcode REDUCE.
+        new: What its `__new__` gives, with no `__init__` after it: the opcode NEWOBJ.
+    """
+
+    call: Constructor
+    new: Constructor
+
+
+class Ordered(dict[Any, Any]):
+    """An `OrderedDict`, which unlike a plain dictionary can have attributes."""
+
+    __slots__ = ()
+
+
+class Counted(dict[Any, Any]):
+    """A `Counter`."""
+
+    __slots__ = ()
+
+
+class Members(list[Any]):
+    """A set, as the list of what was put into it: nothing here asks what is in it, so its members are not hashed."""
+
+    __slots__ = ()
+
+
+class Stateless:
+    """A stand-in of which nothing is told but what it is, so that no state makes a difference to it."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +106,71 @@ class Opaque:
 class OddKey:
     """A key of a dictionary that is no text and no small number.
 
-    It is told from others by identity: hashing what it stands for, such as a tuple nested in itself many times over,
-    could take for ever, and Python's hash of numbers has no secret, so that a file can make all of them collide.
+    Two of them are equal where Python's are. They are told apart by text, whose hash has a secret: Python's hash of
+    numbers and tuples has none, so that a file can make all of them collide.
 
     Attributes:
         kind: The name of its class here.
         value: What it is.
+        text: What tells it from others.
     """
 
     kind: str
     value: Any
+    text: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OddKey) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 def as_key(value: Any) -> Any:
-    """What stands for a value as the key of a dictionary."""
+    """What stands for a value as the key of a dictionary, equal to what stands for others where the values are.
+
+    Raises:
+        CheckpointError: `F002` when it can be no key, `F004` when it is not known to which other keys it is equal.
+    """
     if isinstance(value, _TEXTS) or (isinstance(value, int) and 0 <= value < _MOST_PLAIN_KEY):
         return value
-    return OddKey(type(value).__name__, value)
+    if isinstance(value, float) and value.is_integer() and 0 <= value < _MOST_PLAIN_KEY:
+        return int(value)
+    return OddKey(type(value).__name__, value, "".join(_key_parts(value)))
+
+
+def _key_parts(key: Any) -> list[str]:
+    """Texts that together tell a key from all others that are not equal to it."""
+    parts: list[str] = []
+    waiting = [key]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, tuple):
+            parts.append(f"({len(value)},")
+            waiting += value
+        else:
+            parts.append(_key_part(value))
+        if len(parts) + len(waiting) > MOST_KEY_PARTS:
+            raise over_limit(f"the pickle has a key of more than {MOST_KEY_PARTS:,} parts")
+    return parts
+
+
+def _key_part(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value) if value.is_integer() else value
+    if isinstance(value, int):
+        return f"{hex(value)},"  # True and 1 are the same key
+    if isinstance(value, float) and not math.isnan(value):
+        return f"{value!r},"
+    if isinstance(value, _TEXTS):
+        return f"{len(value or '')}{value!r},"
+    if isinstance(value, Global):
+        return f"g{len(value.name)}{value.name},"
+    if isinstance(value, Opaque) and not value.name.startswith(_COMPARED):
+        return f"{id(value)}o,"
+    if isinstance(value, list | dict):
+        raise malformed(f"the pickle has a {type(value).__name__} as a key")
+    raise inexact(f"the pickle has a {value.name if isinstance(value, Opaque) else _kind(value)} as a key")
 
 
 @dataclass(frozen=True)
@@ -102,7 +193,7 @@ class Interpreted:
 
 def interpret(
     pickle: bytes | mmap,
-    constructors: Mapping[str, Constructor],
+    constructors: Mapping[str, Constructor | Class],
     persistent: Callable[[Any], Any],
     *,
     start: int = 0,
@@ -142,6 +233,15 @@ def malformed(found: str) -> CheckpointError:
     return CheckpointError(f"{found}; get the file again, or write it anew with torch.save.", rule="F002")
 
 
+def inexact(found: str) -> CheckpointError:
+    """The refusal of what a real unpickler might make something else of."""
+    return CheckpointError(
+        f"{printable(found, 300)}, which could not be read exactly as torch reads it; "
+        "load it where it was written, and save its state_dict() anew with torch.save.",
+        rule="F004",
+    )
+
+
 def over_limit(found: str) -> CheckpointError:
     return CheckpointError(f"{found}; do not load this file unless you know who made it and why it is so.", rule="F003")
 
@@ -151,6 +251,12 @@ _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 _TEXTS = (str, bytes, type(None))  # their hashes have a secret
 _MOST_PLAIN_KEY = 1_024
+_COMPARED = ("torch.device", "torch.storage.", "builtins.")  # of whose objects some are equal to others
+_SLOT = 8  # bytes of a place in a list
+_OBJECT = 80  # bytes of an empty list, dictionary or tuple, or of a stand-in, with its place
+_FIRST_ENTRY = 170  # bytes that an empty dictionary grows by
+_ENTRY = 60  # bytes of each entry, on average
+_LONG_TEXT = 1_000  # characters; shorter ones count as one object
 _NOTHING = object()  # a place of the memo that nothing was put into
 _GETATTR = "builtins.getattr"
 _MEMBER = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
@@ -163,7 +269,7 @@ class _Machine:
     def __init__(
         self,
         pickle: bytes | mmap,
-        constructors: Mapping[str, Constructor],
+        constructors: Mapping[str, Constructor | Class],
         persistent: Callable[[Any], Any],
         start: int,
         limit: int,
@@ -179,9 +285,8 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: list[Any] = []
         self.remembered = 0
-        self.containers = 0
+        self.memory = 0
         self.globals: dict[str, Global] = {}
-        self.global_characters = 0
         self.members: dict[str, None] = {}
         self.getattr_pushed = 0
         self.getattr_of_members = 0
@@ -252,13 +357,25 @@ class _Machine:
         self.stack.append(value)
 
     def push_container(self, value: Any) -> None:
-        self.charge(1)
+        self.charge(_OBJECT)
         self.stack.append(value)
 
-    def charge(self, containers: int) -> None:
-        self.containers += containers
-        if self.containers > MOST_CONTAINERS:
-            raise over_limit(f"the pickle makes more than {MOST_CONTAINERS:,} objects")
+    def push_opaque(self, name: str, arguments: tuple[Any, ...]) -> None:
+        self.charge(_OBJECT)
+        self.push_container(Opaque(name, arguments))
+
+    def push_text(self, value: str | bytes) -> None:
+        # The text itself, of one to four bytes a character; a million short ones are counted too.
+        self.charge(_OBJECT if len(value) < _LONG_TEXT else value.__sizeof__())
+        self.stack.append(value)
+
+    def charge(self, nbytes: int) -> None:
+        self.memory += nbytes
+        if self.memory > MOST_MEMORY:
+            raise over_limit(
+                f"the pickle makes objects of more than {MOST_MEMORY >> 20} MiB, some four times those of the largest "
+                "that was ever published"
+            )
 
     def mark(self) -> None:
         if len(self.marks) == MOST_NESTED:
@@ -292,6 +409,7 @@ class _Machine:
         if index >= len(memo):
             if index >= MOST_MEMO:
                 raise over_limit(f"the pickle remembers an object as number {index:,}, over the limit of {MOST_MEMO:,}")
+            self.charge(_SLOT * (index + 1 - len(memo)))
             memo += [_NOTHING] * (index + 1 - len(memo))
         elif index < 0:
             raise malformed(f"the pickle remembers an object as number {index}")
@@ -316,10 +434,10 @@ class _Machine:
         line = self.line()
         if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
             raise malformed(f"the pickle has a string without quotes before byte {self.position:,}")
-        self.push(codecs.escape_decode(line[1:-1])[0].decode("latin-1"))
+        self.push_text(_python_2_string(codecs.escape_decode(line[1:-1])[0]))
 
     def text_unicode(self) -> None:
-        self.push(self.line().decode("raw-unicode-escape"))
+        self.push_text(self.line().decode("raw-unicode-escape"))
 
     def long(self, size: int) -> None:
         if size > MOST_INTEGER_BYTES:
@@ -335,10 +453,21 @@ class _Machine:
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         self.uses.appended(target)
-        if isinstance(target, list):
+        if type(target) is list:
+            self.charge(_SLOT * len(items) + (0 if target else 4 * _SLOT))
             target.extend(items)
         elif not isinstance(target, Opaque):
-            raise malformed(f"the pickle appends to a {type(target).__name__} before byte {self.position:,}")
+            raise malformed(f"the pickle appends to a {_kind(target)} before byte {self.position:,}")
+
+    def add_items(self) -> None:
+        items = self.since_mark()
+        target = self.stack[-1]
+        self.uses.appended(target)
+        if isinstance(target, Members):
+            self.charge(_SLOT * len(items))
+            target += items
+        elif not isinstance(target, Opaque):
+            raise malformed(f"the pickle adds members to a {_kind(target)} before byte {self.position:,}")
 
     def set_item(self) -> None:
         value = self.stack.pop()
@@ -351,19 +480,40 @@ class _Machine:
         if isinstance(target, Opaque):
             self.uses.set_on(target, items[::2])
             if target.entries is None:
-                self.charge(1)
+                self.charge(_OBJECT)
                 target.entries = {}
             target = target.entries
         if not isinstance(target, dict):
-            raise malformed(f"the pickle sets keys of a {type(target).__name__} before byte {self.position:,}")
+            raise malformed(f"the pickle sets keys of a {_kind(target)} before byte {self.position:,}")
+        if items:
+            self.charge(len(items) // 2 * _ENTRY + (0 if target else _FIRST_ENTRY))
         for index in range(0, len(items), 2):
-            target[as_key(items[index])] = items[index + 1]
+            key = as_key(items[index])
+            if type(key) is OddKey:
+                self.charge(2 * _OBJECT + len(key.text))
+            target[key] = items[index + 1]
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
             raise IndexError
         items = tuple(self.stack[-count:])
         del self.stack[-count:]
+        self.charge(_SLOT * count)
+        self.push_container(items)
+
+    def tuple_of_mark(self) -> None:
+        items = tuple(self.since_mark())
+        self.charge(_SLOT * len(items))
+        self.push_container(items)
+
+    def list_of_mark(self) -> None:
+        items = self.since_mark()
+        self.charge(_SLOT * len(items))
+        self.push_container(items)
+
+    def frozen_set_of_mark(self) -> None:
+        items = Members(self.since_mark())
+        self.charge(_SLOT * len(items))
         self.push_container(items)
 
     def dict_of_mark(self) -> None:
@@ -386,9 +536,9 @@ class _Machine:
         return found
 
     def charge_name(self, name: str) -> None:
-        self.global_characters += len(name)
-        if self.global_characters > MOST_GLOBAL_CHARACTERS:
-            raise over_limit(f"the pickle names more than {MOST_GLOBAL_CHARACTERS:,} characters of globals")
+        if len(self.globals) + len(self.members) >= MOST_GLOBALS:
+            raise over_limit(f"the pickle names more than {MOST_GLOBALS:,} globals")
+        self.charge(_FIRST_ENTRY + 2 * len(name))
 
     def text_global(self) -> None:
         module = self.line().decode()
@@ -402,12 +552,27 @@ class _Machine:
         # What the number means is up to the registry of whoever loads the file.
         self.push(self.find_global("copyreg", f"extension_{self.natural(size)}"))
 
-    def call(self, function: Any, arguments: Any, met: Callable[[Any, tuple[Any, ...]], None] | None = None) -> None:
+    def call(
+        self,
+        function: Any,
+        arguments: Any,
+        *,
+        new: bool = False,
+        met: Callable[[Any, tuple[Any, ...]], None] | None = None,
+    ) -> None:
+        """What calling a function gives; or, where it is `new`, the `__new__` of a class.
+
+        Args:
+            function: What is called.
+            arguments: What it is called with.
+            new: Whether its `__new__` alone is called.
+            met: What is told of this use; that of a call when None.
+        """
         if not isinstance(arguments, tuple):
             # Only a tuple is ever written here; a list would work in some readers.
             if not isinstance(arguments, Opaque):
                 raise malformed(
-                    f"the pickle calls with a {type(arguments).__name__} of arguments before byte {self.position:,}"
+                    f"the pickle calls with a {_kind(arguments)} of arguments before byte {self.position:,}"
                 )
             arguments = (arguments,)
         if isinstance(function, Global | Opaque):
@@ -417,16 +582,26 @@ class _Machine:
                 self.note_member(arguments)
             constructor = self.constructors.get(function.name)
             if constructor is None:
-                self.push_container(Opaque(function.name, arguments))
+                self.push_opaque(function.name, arguments)
                 return
             # A constructor may go through its arguments, and two bytes of pickle can pass the same long list again.
-            self.charge(len(arguments))
-            self.charge(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
+            self.charge(_SLOT * len(arguments))
+            for argument in arguments:
+                if isinstance(argument, list | tuple):
+                    self.charge(_SLOT * len(argument))
+                elif isinstance(argument, dict):
+                    self.charge(_ENTRY * len(argument))
+                elif isinstance(argument, str | bytes):
+                    self.charge(len(argument))
+            if isinstance(constructor, Class):
+                constructor = constructor.new if new else constructor.call
+            elif new:
+                raise malformed(f"the pickle makes an object of '{printable(function.name)}', which is no class")
             self.push_container(constructor(arguments))
         elif isinstance(function, Opaque):
-            self.push_container(Opaque(function.name, arguments))
+            self.push_opaque(function.name, arguments)
         else:
-            raise malformed(f"the pickle calls a {type(function).__name__} before byte {self.position:,}")
+            raise malformed(f"the pickle calls a {_kind(function)} before byte {self.position:,}")
 
     def note_member(self, arguments: tuple[Any, ...]) -> None:
         """Tell `getattr(Class, "MEMBER")`, as Python 3.11.0 to 3.11.3 writes members of enumerations, from others."""
@@ -450,12 +625,15 @@ class _Machine:
 
     def new_object(self) -> None:
         arguments = self.stack.pop()
-        self.call(self.stack.pop(), arguments, self.uses.made)
+        self.call(self.stack.pop(), arguments, new=True, met=self.uses.made)
 
     def new_object_with_keywords(self) -> None:
         keywords = self.stack.pop()
         arguments = self.stack.pop()
-        self.call(self.stack.pop(), arguments, lambda made, given: self.uses.made(made, given, keywords))
+        made = self.stack.pop()
+        if keywords != {} and isinstance(made, Global) and made.name in self.constructors:
+            raise inexact(f"the pickle makes a '{made.name}' with keywords")
+        self.call(made, arguments, new=True, met=lambda made, given: self.uses.made(made, given, keywords))
 
     def instance(self) -> None:
         module = self.line().decode()
@@ -469,18 +647,34 @@ class _Machine:
 
     def instantiate(self, function: Any, arguments: tuple[Any, ...]) -> None:
         # Without arguments, CPython makes an object as of the old classes, by `__new__` alone.
-        self.call(function, arguments, None if arguments else self.uses.made)
+        self.call(function, arguments, met=None if arguments else self.uses.made)
 
     def build(self) -> None:
         # State is attributes; whatever they are, they run nothing here. Those of a module hold its weights.
         state = self.stack.pop()
         target = self.stack[-1]
         self.uses.built(target, state)
-        if isinstance(target, Opaque):
-            target.state = state
         if isinstance(target, Global):
             # On a class or function itself it would change what every later caller of it gets.
             raise malformed(f"the pickle changes '{printable(target.name)}' itself")
+        if isinstance(target, Opaque):
+            if target.state is not None:
+                raise inexact(f"the pickle sets the state of a '{target.name}' twice")
+            target.state = self.attributes(state)
+        elif isinstance(target, Ordered | Counted):
+            kind = OrderedDict if isinstance(target, Ordered) else Counter
+            names = state if type(state) is dict else (None,)
+            if not all(isinstance(name, str) and not hasattr(kind, name) for name in names):
+                raise inexact(f"the pickle sets attributes of a {kind.__name__} that may change what is in it")
+        elif not isinstance(target, Stateless):
+            raise inexact(f"the pickle sets the state of a {_kind(target)}")
+
+    def attributes(self, state: Any) -> Any:
+        """A state as an object takes it: it copies the dictionary, and goes on without what is put there later."""
+        if type(state) is not dict:
+            return state
+        self.charge(_OBJECT + _ENTRY * len(state))
+        return dict(state)
 
     def persistent_id(self) -> None:
         self.push_container(self.persistent(self.stack.pop()))
@@ -505,6 +699,21 @@ class _Machine:
 
 
 _STOP = ord(".")
+_KINDS = {"Ordered": "OrderedDict", "Counted": "Counter", "Members": "set"}
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for a message."""
+    name = type(value).__name__
+    return _KINDS.get(name, name)
+
+
+def _python_2_string(octets: bytes) -> str:
+    """A string of Python 2, in the encoding that torch takes it for; where it is not in that, torch refuses it."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
 
 
 def _unpacked(form: str) -> Callable[[_Machine], None]:
@@ -520,22 +729,21 @@ def _unpacked(form: str) -> Callable[[_Machine], None]:
 
 def _text(size: int) -> Callable[[_Machine], None]:
     def handle(machine: _Machine) -> None:
-        machine.stack.append(machine.take(machine.natural(size)).decode("utf-8", "surrogatepass"))
+        machine.push_text(machine.take(machine.natural(size)).decode("utf-8", "surrogatepass"))
 
     return handle
 
 
 def _python_2_text(size: int) -> Callable[[_Machine], None]:
-    # torch reads these as ASCII, and as UTF-8 when asked; Latin-1 never fails and is the same for ASCII.
     def handle(machine: _Machine) -> None:
-        machine.stack.append(machine.take(machine.natural(size)).decode("latin-1"))
+        machine.push_text(_python_2_string(machine.take(machine.natural(size))))
 
     return handle
 
 
 def _octets(size: int) -> Callable[[_Machine], None]:
     def handle(machine: _Machine) -> None:
-        machine.stack.append(machine.take(machine.natural(size)))
+        machine.push_text(machine.take(machine.natural(size)))
 
     return handle
 
@@ -578,19 +786,18 @@ _BY_OPCODE: dict[bytes, Callable[[_Machine], None]] = {
     b"\x98": _Machine.no_out_of_band,
     b"]": lambda machine: machine.push_container([]),
     b"}": lambda machine: machine.push_container({}),
-    # A set is kept as a list: nothing here asks what is in it, and its members need not be hashable.
-    b"\x8f": lambda machine: machine.push_container([]),
+    b"\x8f": lambda machine: machine.push_container(Members()),
     b")": _constant(()),
-    b"l": lambda machine: machine.push_container(machine.since_mark()),
+    b"l": _Machine.list_of_mark,
     b"d": _Machine.dict_of_mark,
-    b"t": lambda machine: machine.push_container(tuple(machine.since_mark())),
-    b"\x91": lambda machine: machine.push_container(tuple(machine.since_mark())),
+    b"t": _Machine.tuple_of_mark,
+    b"\x91": _Machine.frozen_set_of_mark,
     b"\x85": lambda machine: machine.tuple_of(1),
     b"\x86": lambda machine: machine.tuple_of(2),
     b"\x87": lambda machine: machine.tuple_of(3),
     b"a": _Machine.append,
     b"e": lambda machine: machine.extend(machine.since_mark()),
-    b"\x90": lambda machine: machine.extend(machine.since_mark()),
+    b"\x90": _Machine.add_items,
     b"s": _Machine.set_item,
     b"u": lambda machine: machine.set_items(machine.since_mark()),
     b"p": lambda machine: machine.remember(int(machine.digits())),

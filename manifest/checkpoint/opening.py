@@ -30,11 +30,17 @@ from manifest.checkpoint import (
 )
 from manifest.checkpoint.contents import Candidate, Container, Contents
 from manifest.checkpoint.escaping import printable, printable_list
-from manifest.checkpoint.files import Files, stays_home
+from manifest.checkpoint.files import Files, OpenFile, stays_home
 from manifest.checkpoint.state_dicts import first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
 from manifest.checkpoint.zip_records import wrong_checksum
-from manifest.digests import bytes_digest, composite_digest, streamed_tensor_digest
+from manifest.digests import (
+    bytes_digest,
+    composite_digest,
+    descriptor_blake3,
+    read_blocks,
+    streamed_tensor_digest,
+)
 from manifest.errors import CheckpointError, InputError
 
 CONTAINERS: tuple[Container, ...] = (
@@ -105,6 +111,8 @@ class Checkpoint:
         self._mappings = [file.mapping for file in files]
         self._hashing: threading.Thread | None = None
         self._blake3: list[str] | None = None
+        self._cut: InputError | None = None
+        self._closed = False
         self._digests: dict[str, str] = {}
         self._told: dict[int, str] = {}
         self._within = ""
@@ -182,16 +190,25 @@ class Checkpoint:
         self._hashing.start()
 
     def blake3(self, file: int = 0) -> str:
-        """BLAKE3 of a whole file, the first unless another is asked for, as 64 hexadecimal digits."""
+        """BLAKE3 of a whole file, the first unless another is asked for, as 64 hexadecimal digits.
+
+        Raises:
+            InputError: It was cut while it was read.
+        """
         if self._hashing is not None:
             self._hashing.join()
         if self._blake3 is None:
             self._hash()
+        if self._cut is not None:
+            raise self._cut
         assert self._blake3 is not None
         return self._blake3[file]
 
     def _hash(self) -> None:
-        self._blake3 = [bytes_digest(mapping) for mapping in self._mappings]
+        try:
+            self._blake3 = [_file_digest(file) for file in self.files]
+        except InputError as error:  # on another thread, nobody would hear of it
+            self._cut = error
 
     def values(self, tensor: StoredTensor) -> memoryview:
         """A tensor's values: contiguous, row-major, little-endian bytes.
@@ -233,6 +250,11 @@ class Checkpoint:
         return self._digests[place]
 
     def _digest(self, tensor: StoredTensor) -> str:
+        if isinstance(tensor, StridedTensor) and tensor.plain and tensor.nbytes:
+            file = self.files[tensor.file]
+            if file.descriptor >= 0 and not self._closed:
+                read = read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name)
+                return streamed_tensor_digest(tensor.dtype, tensor.shape, read, tensor.nbytes)
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
 
     def damaged_records(self) -> list[str]:
@@ -259,6 +281,9 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the mappings; each stays until the last view of it, such as a loaded tensor, is gone."""
+        if self._hashing is not None:
+            self._hashing.join()
+        self._closed = True
         self.files.close()
 
     def __enter__(self) -> Checkpoint:
@@ -271,6 +296,12 @@ class Checkpoint:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _file_digest(file: OpenFile) -> str:
+    if file.descriptor < 0:
+        return bytes_digest(file.mapping)
+    return descriptor_blake3(file.descriptor, len(file.mapping), file.name)
 
 
 def renamed(tensors: dict[str, StoredTensor], names: Mapping[str, str]) -> dict[str, StoredTensor]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from manifest.checkpoint import modules
 from manifest.checkpoint.escaping import printable, printable_list, writable
-from manifest.checkpoint.inert_pickle import OddKey, Opaque, over_limit
+from manifest.checkpoint.inert_pickle import Members, OddKey, Opaque, over_limit
 from manifest.checkpoint.tensors import MOST_TENSORS
 from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.errors import CheckpointError
@@ -174,7 +174,7 @@ def _entries(value: Any, walk: modules.Walk) -> dict[Any, Any] | None:
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
-        if len(value) > MOST_TENSORS:
+        if len(value) > MOST_TENSORS or isinstance(value, Members):  # a set has no order to name its members by
             return None
         return {str(index): item for index, item in enumerate(value)}
     if isinstance(value, Opaque):

@@ -92,10 +92,11 @@ def _ordered_storages(keys: Any, objects: TorchObjects) -> list[PickledStorage]:
     """The storages in the order of the file, which must be those that the object refers to."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise malformed("the fifth pickle is no list of storage keys")
+    objects.check_storages()
     by_key: dict[str, PickledStorage] = {}
     for storage in objects.storages():
         if by_key.setdefault(storage.key, storage) is not storage:
-            raise malformed(f"the pickle gives storage '{printable(storage.key)}' two types or lengths")
+            raise malformed(f"the pickle gives the empty storage '{printable(storage.key)}' two types")
     if len(set(keys)) != len(keys):
         raise malformed("the fifth pickle has a storage key twice")
     if unknown := [key for key in keys if key not in by_key]:

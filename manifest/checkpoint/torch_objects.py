@@ -2,23 +2,31 @@
 
 Tensors and storages are stand-ins that know where their values are, never the values. The allow-list holds everything
 that `torch.load(weights_only=True)` allows (`torch/_weights_only_unpickler.py`), and plain builtins and numpy scalars,
-which run nobody's code.
+which run nobody's code. Each constructor takes the arguments that torch writes for it, and gives what torch would
+(`torch/_utils.py`, `torch/_tensor.py`); other arguments are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeGuard
 
 from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import can_conjugate, can_negate
 from manifest.checkpoint.inert_pickle import (
     MOST_PICKLE_BYTES,
+    Class,
     Constructor,
+    Counted,
     Global,
+    Members,
     Opaque,
+    Ordered,
+    Stateless,
     as_key,
+    inexact,
     malformed,
     over_limit,
 )
@@ -92,6 +100,11 @@ class UnlistedTensor:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class OldTensor(UnlistedTensor, Stateless):
+    """A tensor in torch's oldest form: a class that is called, and a state with the storage."""
+
+
 _MOST_KEY_CHARACTERS = 1_000
 _PACKAGED_OBJECTS = ("reduce_package", "reduce_deploy")
 
@@ -113,7 +126,8 @@ class TorchObjects:
         self.packaged = packaged
         self.tensors: list[PickledTensor] = []
         self._storages: dict[PickledStorage, PickledStorage] = {}
-        self.constructors: dict[str, Constructor] = {
+        self._views: dict[str, tuple[str, Any]] = {}
+        self.constructors: dict[str, Constructor | Class] = {
             **_INERT_CONSTRUCTORS,
             "torch._utils._rebuild_tensor": self._rebuild_tensor,
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor_v2,
@@ -141,38 +155,82 @@ class TorchObjects:
             return Opaque(f"torch.package.{identifier[0]}")
         if len(identifier) != (6 if self.legacy else 5) or identifier[0] != "storage":
             raise malformed("the pickle has a persistent id that is not of a storage")
-        _, storage_class, key, _, elements = identifier[:5]
+        _, storage_class, key, location, elements = identifier[:5]
         if self.packaged and is_natural(key):
             key = str(key)
         if not isinstance(key, str) or len(key) > _MOST_KEY_CHARACTERS or not is_natural(elements):
             raise malformed("the pickle has a storage without a short name or a length")
+        if not isinstance(location, str) or location == "meta":
+            raise inexact(f"the pickle has storage '{printable(key)}' on no device that keeps values")
         dtype, itemsize = _storage_type(storage_class)
         storage = PickledStorage(key, dtype, elements * itemsize, itemsize)
         storage = self._storages.setdefault(storage, storage)
-        return storage if len(identifier) == 5 or identifier[5] is None else _view(storage, identifier[5])
+        if len(identifier) == 5 or identifier[5] is None:
+            return storage
+        view = _view(storage, identifier[5])
+        self._name_view(storage, identifier[5])
+        return view
+
+    def _name_view(self, storage: PickledStorage, view: tuple[Any, int, int]) -> None:
+        """Note what a view is called: torch looks it up by that, among the storages, and takes what it finds."""
+        name = view[0]
+        if not isinstance(name, str) or len(name) > _MOST_KEY_CHARACTERS:
+            raise malformed(f"the pickle has a view of storage '{printable(storage.key)}' without a short name")
+        if self._views.setdefault(name, (storage.key, view[1:])) != (storage.key, view[1:]):
+            raise inexact(f"the pickle gives two views of storages the name '{printable(name)}'")
+
+    def check_storages(self) -> None:
+        """Check that each name is of one storage, since torch takes the first that it meets by it.
+
+        Raises:
+            CheckpointError: `F002` when a storage has two types or lengths, or the name of a view.
+        """
+        by_key: dict[str, PickledStorage] = {}
+        for storage in self._storages:
+            # Of empty ones torch keeps none.
+            if storage.nbytes and by_key.setdefault(storage.key, storage) is not storage:
+                raise malformed(f"the pickle gives storage '{printable(storage.key)}' two types or lengths")
+        for storage in self._storages:
+            if storage.key in self._views:
+                raise malformed(f"the pickle gives a storage and a view the name '{printable(storage.key)}'")
 
     def _rebuild_tensor(self, arguments: tuple[Any, ...]) -> Any:
+        _check_count("_rebuild_tensor", arguments, 4, 4)
         return self._tensor(arguments, None, None)
 
     def _rebuild_tensor_v2(self, arguments: tuple[Any, ...]) -> Any:
-        return self._tensor(arguments, None, _at(arguments, 6))
+        _check_count("_rebuild_tensor_v2", arguments, 6, 7)
+        tensor = self._tensor(arguments, None, _at(arguments, 6))
+        _check_gradients(tensor, arguments[4], arguments[5])
+        return tensor
 
     def _rebuild_tensor_v3(self, arguments: tuple[Any, ...]) -> Any:
-        return self._tensor(arguments, _at(arguments, 6), _at(arguments, 7))
+        _check_count("_rebuild_tensor_v3", arguments, 7, 8)
+        if arguments[6] is None:
+            raise malformed("the pickle has a tensor without an element type")
+        tensor = self._tensor(arguments, arguments[6], _at(arguments, 7))
+        _check_gradients(tensor, arguments[4], arguments[5])
+        return tensor
 
     def _rebuild_from_type(self, arguments: tuple[Any, ...]) -> Any:
         """A tensor with attributes or of a subclass: `(function, class, arguments, state)`."""
-        function, inner = _at(arguments, 0), _at(arguments, 2)
-        if not isinstance(function, Global) or not isinstance(inner, tuple):
+        _check_count("_rebuild_from_type_v2", arguments, 4, 4)
+        function, made, inner, state = arguments
+        if not isinstance(function, Global) or not isinstance(made, Global) or not isinstance(inner, tuple):
             raise malformed("the pickle has a tensor subclass without a function that rebuilds it")
+        _check_attributes(state)
         constructor = self.constructors.get(function.name)
+        if isinstance(constructor, Class):
+            raise inexact(f"the pickle rebuilds a tensor by '{function.name}'")
         if constructor is None or not function.name.startswith("torch._utils._rebuild_"):
-            return Opaque(function.name)
+            return UnlistedTensor("a tensor that an unknown function rebuilds")
         return constructor(inner)
 
     def _rebuild_quantized(self, arguments: tuple[Any, ...]) -> Any:
         """`(storage, offset, shape, strides, quantizer, …)`: integers, and what turns them into numbers."""
-        storage, quantizer = _at(arguments, 0), _at(arguments, 4)
+        _check_count("_rebuild_qtensor", arguments, 7, 7)
+        _check_gradients(None, arguments[5], arguments[6])
+        storage, quantizer = arguments[0], arguments[4]
         dtype = storage.dtype if isinstance(storage, PickledStorage) else None
         scheme = _at(quantizer, 0) if isinstance(quantizer, tuple) else None
         if dtype not in _INTEGERS_OF or not isinstance(scheme, Global):
@@ -180,12 +238,13 @@ class TorchObjects:
         integers = self._tensor((replace(storage, dtype=_INTEGERS_OF[dtype]), *arguments[1:4]), None, None)
         parts: dict[str, PickledTensor] = {"integers": integers}
         facts: dict[str, str] = {}
-        for role, value in zip(_QUANTIZERS.get(scheme.name, ()), quantizer[1:], strict=False):
+        roles = _QUANTIZERS.get(scheme.name, ())
+        for role, value in zip(roles, quantizer[1:], strict=False):
             if isinstance(value, PickledTensor):
                 parts[role] = value
-            elif isinstance(value, int | float):
+            elif type(value) in (int, float):
                 facts[role] = repr(value)
-        if len(parts) + len(facts) != 1 + len(_QUANTIZERS.get(scheme.name, ("unknown",))):
+        if not roles or len(quantizer) != 1 + len(roles) or len(parts) + len(facts) != 1 + len(roles):
             return UnlistedTensor("a quantized tensor of a packed or unknown kind")
         return PickledComposite(scheme.name.removeprefix("torch."), dtype, integers.shape, parts, facts)
 
@@ -276,13 +335,84 @@ def _bits(metadata: Any) -> tuple[bool, bool]:
     return bits.get("conj") is True, bits.get("neg") is True
 
 
+def _check_count(function: str, arguments: tuple[Any, ...], least: int, most: int) -> None:
+    if not least <= len(arguments) <= most:
+        raise malformed(
+            f"the pickle calls {function} with {len(arguments)} arguments, where it takes {least}"
+            + (f" or {most}" if most > least else "")
+        )
+
+
+def _check_gradients(tensor: Any, requires_grad: Any, hooks: Any) -> None:
+    """Check the two arguments that say nothing about values: whether gradients are wanted, and what they would call."""
+    if not isinstance(requires_grad, bool):
+        raise malformed("the pickle has a tensor that neither requires gradients nor does not")
+    if requires_grad and isinstance(tensor, PickledTensor) and not _can_have_gradients(tensor.dtype):
+        raise malformed(f"the pickle has a tensor of {tensor.dtype} that requires gradients")
+    if hooks is not None and (not isinstance(hooks, dict) or hooks):
+        raise inexact("the pickle has a tensor with hooks")
+
+
+def _can_have_gradients(dtype: str) -> bool:
+    return "float" in dtype or "complex" in dtype
+
+
+def _check_attributes(state: Any) -> None:
+    """Check that what is set on a tensor changes nothing of it: plain values, and not under the name of what it has."""
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    for part in parts:
+        if part is None:
+            continue
+        names = part if isinstance(part, dict) and len(part) <= _MOST_ATTRIBUTES else (None,)
+        if not all(isinstance(name, str) and name.isidentifier() and name not in SETTABLE for name in names) or any(
+            name.startswith("__") or not _is_plain(value) for name, value in part.items()
+        ):
+            raise inexact("the pickle sets attributes of a tensor that may change what it is")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list) and len(value) <= MOST_DIMENSIONS:
+        return all(item is None or isinstance(item, _PLAIN) for item in value)
+    return value is None or isinstance(value, _PLAIN)
+
+
+def _parameter(arguments: tuple[Any, ...]) -> Any:
+    """`Parameter(data, requires_grad)`: it has its data's values, and is another object."""
+    if not arguments:
+        raise malformed("the pickle has a parameter without data")
+    _check_count("Parameter", arguments, 1, 2)
+    data, requires_grad = arguments[0], _at(arguments, 1)
+    if not isinstance(data, PickledTensor | PickledComposite | UnlistedTensor):
+        raise malformed("the pickle has a parameter of something else than a tensor")
+    _check_gradients(data, False if requires_grad is None else requires_grad, None)
+    return replace(data)
+
+
+def _rebuild_parameter(arguments: tuple[Any, ...]) -> Any:
+    if not arguments:
+        raise malformed("the pickle has a parameter without data")
+    _check_count("_rebuild_parameter", arguments, 3, 3)
+    _check_gradients(arguments[0], arguments[1], arguments[2])
+    return _parameter(arguments[:2])
+
+
+def _rebuild_parameter_with_state(arguments: tuple[Any, ...]) -> Any:
+    _check_count("_rebuild_parameter_with_state", arguments, 4, 4)
+    _check_attributes(arguments[3])
+    return _rebuild_parameter(arguments[:3])
+
+
 def _rebuild_sparse(arguments: tuple[Any, ...]) -> Any:
     """`(layout, data)`: the coordinates, or two levels of them, and the values there, then the shape."""
-    layout, data = _at(arguments, 0), _at(arguments, 1)
+    _check_count("_rebuild_sparse_tensor", arguments, 2, 2)
+    layout, data = arguments
     name = layout.name.removeprefix("torch.") if isinstance(layout, Layout) else ""
     roles = _SPARSE_PARTS.get(name)
     if roles is None or not isinstance(data, tuple) or len(data) <= len(roles):
         return UnlistedTensor("a sparse tensor of an unknown layout")
+    # Of coordinates there may be said whether they are in order.
+    if len(data) > len(roles) + (2 if name == "sparse_coo" else 1):
+        raise malformed(f"the pickle has a {name} tensor of {len(data)} parts")
     parts = dict(zip(roles, data, strict=False))
     shape = data[len(roles)]
     if not all(isinstance(part, PickledTensor) for part in parts.values()) or not _are_naturals(shape):
@@ -295,30 +425,45 @@ def _layout(arguments: tuple[Any, ...]) -> Any:
     return Layout(name) if isinstance(name, str) else Opaque("torch.serialization._get_layout")
 
 
-def _dictionary(arguments: tuple[Any, ...]) -> Any:
-    """An ordered dictionary; Python 2 gave it its items as a list of pairs."""
-    items = _at(arguments, 0)
+def _encode(arguments: tuple[Any, ...]) -> Any:
+    """Bytes, as pickles before protocol 3 write them."""
+    match arguments:
+        case (str(text), str("latin1")):
+            return text.encode("latin-1")
+    raise inexact("the pickle calls _codecs.encode with other than a text and 'latin1'")
+
+
+def _filled(kind: type[dict[Any, Any]], arguments: tuple[Any, ...]) -> Any:
+    """A new dictionary of what is in another, or in pairs, as Python 2 gave them."""
+    made = kind()
+    _check_count(kind.__name__, arguments, 0, 1)
+    items = arguments[0] if arguments else ()
     if isinstance(items, dict):
-        return items
-    result: dict[Any, Any] = {}
-    for pair in items if isinstance(items, list | tuple) else ():
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | int):
-            return Opaque("collections.OrderedDict")
-        result[as_key(pair[0])] = pair[1]
-    return result
+        made.update(items)
+        return made
+    if type(items) not in (list, tuple):
+        raise inexact(f"the pickle makes a dictionary of a {type(items).__name__}")
+    for pair in items:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise inexact("the pickle makes a dictionary of other things than pairs")
+        made[as_key(pair[0])] = pair[1]
+    return made
 
 
-def _sequence(arguments: tuple[Any, ...]) -> Any:
-    """The argument itself: nothing here tells a set, a list and a tuple apart."""
-    items = _at(arguments, 0)
-    return items if isinstance(items, list | tuple) else []
+def _counted(arguments: tuple[Any, ...]) -> Any:
+    """A Counter of what is in a dictionary; of anything else Python would count what there is."""
+    if arguments and not isinstance(arguments[0], dict):
+        raise inexact("the pickle makes a Counter of something else than a dictionary")
+    return _filled(Counted, arguments)
 
 
-def _first(arguments: tuple[Any, ...]) -> Any:
-    """What wraps its first argument: a parameter is its data."""
-    if not arguments:
-        raise malformed("the pickle has a parameter without data")
-    return arguments[0]
+def _sequence(kind: type[list[Any]] | type[tuple[Any, ...]], arguments: tuple[Any, ...]) -> Any:
+    """A new list, tuple or set of the items of another."""
+    _check_count(kind.__name__, arguments, 0, 1)
+    items = arguments[0] if arguments else ()
+    if not isinstance(items, list | tuple):
+        return Opaque("builtins.set" if kind is Members else f"builtins.{kind.__name__}")
+    return kind(items)
 
 
 def _inert(name: str) -> Constructor:
@@ -329,17 +474,38 @@ def _unlisted(kind: str) -> Constructor:
     return lambda _: UnlistedTensor(kind)
 
 
-def _buffer(made: Any) -> Constructor:
+def _buffer(made: OldTensor | str) -> Constructor:
     """What a real unpickler would make room for, as long as a number says, without a byte of it in the file."""
 
     def checked(arguments: tuple[Any, ...]) -> Any:
         for count in arguments:
             if isinstance(count, int) and count > MOST_PICKLE_BYTES:
                 raise over_limit(f"the pickle makes a buffer of {count:,} bytes or elements out of nothing")
-        return made
+        return Opaque(made) if isinstance(made, str) else made
 
     return checked
 
+
+def _either(make: Constructor) -> Class:
+    """A class that makes the same of its arguments in its `__new__` as when it is called."""
+    return Class(make, make)
+
+
+def _empty(make: Constructor, kind: type[Any]) -> Class:
+    """A class whose `__new__` makes an empty object, whatever the arguments."""
+    return Class(make, lambda _: kind())
+
+
+SETTABLE = frozenset(
+    (
+        *("data", "grad", "grad_dtype", "_grad", "_grad_fn", "real", "imag", "names", "requires_grad", "volatile"),
+        *("_backward_hooks", "_post_accumulate_grad_hooks"),
+    )
+)
+"""Attributes of a tensor that setting changes the tensor by, or what others make of it."""
+
+_MOST_ATTRIBUTES = 1_000
+_PLAIN = (bool, int, float, str, bytes)
 
 _QUANTIZED_STORAGES: dict[str, tuple[str | None, int]] = {
     "QInt8Storage": ("qint8", 1),
@@ -390,25 +556,12 @@ _NAMES_ONLY = (
     *sorted(_DTYPES),
     *(f"{module}.{name}" for module in ("torch", "torch.cuda") for name in STORAGE_CLASSES),
     *(f"torch.{name}" for name in _QUANTIZED_STORAGES),
-    "torch.device",
-    "torch.storage.TypedStorage",
-    "torch.storage.UntypedStorage",
     "torch.per_tensor_affine",
     "torch.per_tensor_symmetric",
     "torch.per_channel_affine",
     "torch.per_channel_affine_float_qparams",
     "torch.per_channel_symmetric",
-    "_codecs.encode",
-    "builtins.bool",
-    "builtins.complex",
-    "builtins.float",
-    "builtins.int",
-    "builtins.object",
-    "builtins.range",
-    "builtins.slice",
-    "builtins.str",
     # numpy's scalars and arrays of numbers, which training scripts keep beside the weights.
-    "numpy.ndarray",
     *(
         f"numpy.{core}.{name}"
         for core in ("core", "_core")
@@ -416,25 +569,35 @@ _NAMES_ONLY = (
     ),
 )
 
-_INERT_CONSTRUCTORS: dict[str, Constructor] = {
+_CLASSES_ONLY = (
+    "torch.device",
+    "torch.storage.TypedStorage",
+    "torch.storage.UntypedStorage",
+    *(f"builtins.{name}" for name in ("bool", "complex", "float", "int", "object", "range", "slice", "str")),
+    "numpy.ndarray",
+)
+
+_INERT_CONSTRUCTORS: dict[str, Constructor | Class] = {
     **{name: _inert(name) for name in _NAMES_ONLY},
-    **{name: _buffer(UnlistedTensor("a tensor in torch's oldest form")) for name in _OLD_TENSORS},
-    **{name: _buffer(Opaque(name)) for name in ("builtins.bytearray", "builtins.bytes")},
+    **{name: _either(_inert(name)) for name in _CLASSES_ONLY},
+    **{name: _either(_buffer(OldTensor("a tensor in torch's oldest form"))) for name in _OLD_TENSORS},
+    **{name: _either(_buffer(name)) for name in ("builtins.bytearray", "builtins.bytes")},
     # Its argument says what its state may be.
-    "numpy.dtype": lambda arguments: Opaque("numpy.dtype", arguments),
-    "builtins.dict": _dictionary,
-    "builtins.frozenset": _sequence,
-    "builtins.list": _sequence,
-    "builtins.set": _sequence,
-    "builtins.tuple": _sequence,
-    "collections.Counter": _dictionary,
-    "collections.OrderedDict": _dictionary,
-    "torch.OrderedDict": _dictionary,
-    "torch.Size": _sequence,
+    "numpy.dtype": _either(lambda arguments: Opaque("numpy.dtype", arguments)),
+    "_codecs.encode": _encode,
+    "builtins.dict": _empty(partial(_filled, dict), dict),
+    "builtins.frozenset": _either(partial(_sequence, Members)),
+    "builtins.list": _empty(partial(_sequence, list), list),
+    "builtins.set": _empty(partial(_sequence, Members), Members),
+    "builtins.tuple": _either(partial(_sequence, tuple)),
+    "collections.Counter": _empty(_counted, Counted),
+    "collections.OrderedDict": _empty(partial(_filled, Ordered), Ordered),
+    "torch.OrderedDict": _empty(partial(_filled, Ordered), Ordered),
+    "torch.Size": _either(partial(_sequence, tuple)),
     "torch.serialization._get_layout": _layout,
-    "torch.nn.parameter.Parameter": _first,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch.nn.parameter.Parameter": _either(_parameter),
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
     "torch._utils._rebuild_nested_tensor": _unlisted("a nested tensor"),
     "torch._utils._rebuild_meta_tensor_no_storage": _unlisted("a meta tensor, without values"),
     "torch._utils._rebuild_wrapper_subclass": _unlisted("a tensor that wraps others"),

@@ -6,7 +6,6 @@ torch itself does not check is checked here, so that a file which passes reads t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
@@ -18,7 +17,7 @@ from manifest.checkpoint.placing import candidates, check_tensors
 from manifest.checkpoint.sniffing import Sniffed, foreign_zip
 from manifest.checkpoint.state_dicts import find_states, short_texts
 from manifest.checkpoint.torch_archive import BOOKKEEPING, Archive, malformed, read_archive, storage_ranges
-from manifest.checkpoint.torch_objects import PickledStorage, TorchObjects
+from manifest.checkpoint.torch_objects import TorchObjects
 from manifest.checkpoint.zip_records import Bytes, Record, is_zip
 
 PICKLE = "data.pkl"
@@ -81,18 +80,9 @@ def read_saved(mapping: Bytes) -> Saved:
     for name in archive.records:
         if name.startswith(STORAGES) and name.removeprefix(STORAGES) not in ranges:
             raise malformed(f"record '{printable(name)}' is of no storage that the pickle refers to")
-    if archive.swapped:
-        _check_one_type(objects.storages())
+    objects.check_storages()
     check_tensors(objects.tensors, len(mapping))
     return Saved(interpreted.root, interpreted, ranges, archive.swapped, tuple(archive.records.values()))
-
-
-def _check_one_type(storages: Iterable[PickledStorage]) -> None:
-    """Refuse a big-endian storage of two types: torch turns its bytes around once, by the type that it meets first."""
-    types: dict[str, str | None] = {}
-    for storage in storages:
-        if types.setdefault(storage.key, storage.dtype) != storage.dtype:
-            raise malformed(f"the pickle gives the big-endian storage '{printable(storage.key)}' two types")
 
 
 def read_pickle(archive: Archive, name: str, objects: TorchObjects) -> Interpreted:

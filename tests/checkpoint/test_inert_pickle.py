@@ -49,19 +49,20 @@ plain = st.recursive(
 @settings(deadline=None, max_examples=200)
 @given(plain, st.integers(0, 5))
 def test_plain_value_when_pickled_by_any_protocol_then_comes_back(value, protocol):
-    # Below protocol 3, bytes are written as a call of _codecs.encode, which gives a stand-in.
-    assume(protocol >= 3 or not _holds_bytes(value))
+    assume(protocol >= 3 or not _holds_empty_bytes(value))  # these are a call of `bytes`, which gives a stand-in
     data = pickle.dumps(value, protocol)
     found = run(data)
-    assert (found.root, found.globals, found.end) == (value, (), len(data))
+    assert (found.root, found.end) == (value, len(data))
+    # Below protocol 3, bytes are written as a call.
+    assert set(found.globals) <= ({"_codecs.encode"} if protocol < 3 else set())
 
 
-def _holds_bytes(value: Any) -> bool:
+def _holds_empty_bytes(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(map(_holds_bytes, value.values()))
+        return any(map(_holds_empty_bytes, value.values()))
     if isinstance(value, list | tuple):
-        return any(map(_holds_bytes, value))
-    return isinstance(value, bytes)
+        return any(map(_holds_empty_bytes, value))
+    return value == b""
 
 
 @settings(deadline=None, max_examples=300)
@@ -207,8 +208,8 @@ def test_list_when_it_holds_itself_then_is_no_checkpoint(forge, refusal):
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     # Each tuple holds the one before twice, so that hashing or printing the last would take 2^200 steps.
-    "a key doubled in itself": (lambda: b"\x80\x02}" + b")" + b"2\x86" * 200 + b"Ns.", "F001"),
-    "keys doubled in themselves": (lambda: b"\x80\x02}(" + (b")" + b"2\x86" * 100 + b"N") * 20 + b"u.", "F001"),
+    "a key doubled in itself": (lambda: b"\x80\x02}" + b")" + b"2\x86" * 200 + b"Ns.", "F003"),
+    "keys doubled in themselves": (lambda: b"\x80\x02}(" + (b")" + b"2\x86" * 100 + b"N") * 20 + b"u.", "F003"),
     "a list nested without end": (lambda: b"\x80\x02" + b"(" * 200_000 + b".", "F003"),
     "lists in lists": (lambda: b"\x80\x02" + b"]" * 90_000 + b"a" * 89_999 + b".", "F001"),
     "tuples in tuples": (lambda: b"\x80\x02)" + b"\x85" * 1_000_000 + b".", "F001"),
@@ -217,7 +218,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a long list passed again and again": (
         lambda: (
             b"\x80\x02ccollections\nOrderedDict\nq\x00]("
-            + b"N" * 100_000
+            + b"K\x01N\x86" * 100_000
             + b"e\x85q\x010"
             + b"h\x00h\x01R0" * 100_000
             + b"N."
@@ -246,9 +247,9 @@ def test_pickle_when_it_would_cost_time_or_memory_without_end_then_ends_soon(cas
 
 
 def test_pickle_when_over_the_limit_then_is_not_read(forge, refusal):
-    error = refusal(forge.archive(b"\x80\x02" + b"N0" * (1 << 25) + b"N."))
+    error = refusal(forge.archive(b"\x80\x02" + b"N0" * (1 << 24) + b"N."))
     assert error.rule == "F003"
-    assert "over the limit of 67,108,864" in str(error)
+    assert "over the limit of 33,554,432" in str(error)
 
 
 def test_interpreting_when_globals_are_met_then_imports_nothing():
@@ -258,7 +259,7 @@ def test_interpreting_when_globals_are_met_then_imports_nothing():
     assert set(sys.modules) == before
 
 
-def test_dictionary_when_its_keys_are_large_numbers_then_keeps_them_apart_by_identity():
+def test_dictionary_when_its_keys_are_large_numbers_then_keeps_them_apart():
     # 2^61 - 1 is the modulus of Python's hash of numbers, so that these two, and any others a file holds, collide.
     found = run(
         b"\x80\x02}(" + pickle.dumps(2**61 - 1, 2)[2:-1] + b"N" + pickle.dumps(2 * (2**61 - 1), 2)[2:-1] + b"Nu."

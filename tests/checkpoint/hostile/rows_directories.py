@@ -202,8 +202,8 @@ DISTRIBUTED = [
             place("w", (0,), FILE, 0, len(saved_tensor(f))),
             saved_tensor(f),
         ),
-        "F002",
-        "name",
+        "F003",
+        "a key of more than",
     ),
     Row(
         "a tensor in a tensor",

@@ -258,7 +258,7 @@ CODE = [
     ),
     Row("a call that is dropped", first(call), "unsafe", "os.system"),
     Row("a call as the key of a dictionary", odd(lambda f: b"}" + call(f) + b"Ns"), "unsafe", "os.system"),
-    Row("a call among the attributes of a tensor", odd(within_a_tensor), "unsafe", "os.system"),
+    Row("a call among the attributes of a tensor", odd(within_a_tensor), "F004", "attributes of a tensor"),
     Row(
         "a call in the persistent id",
         whole(
@@ -270,14 +270,14 @@ CODE = [
     Row(
         "a call for the hooks of a tensor",
         whole(lambda f: f.state(w=f.tensor().replace(b"\x89}", b"\x89" + call(f), 1))),
-        "unsafe",
-        "os.system",
+        "F004",
+        "a tensor with hooks",
     ),
     Row(
         "a call as a parameter",
         whole(lambda f: f.state(w=f.tensor(), v=named("torch._utils._rebuild_parameter") + call(f) + b"\x88}\x87R")),
-        "unsafe",
-        "os.system",
+        "F002",
+        "a parameter of something else",
     ),
     Row(
         "torch.load itself",
@@ -333,15 +333,26 @@ ENDLESS = [
     Row("a tuple that laughs", odd(lambda _: LAUGHING_TUPLE), "safe"),
     Row("a list that laughs", odd(lambda _: LAUGHING_LIST), "safe"),
     Row("a dictionary that laughs", odd(lambda _: LAUGHING_DICT), "safe"),
-    Row("a laughing key", odd(lambda _: b"}" + LAUGHING_TUPLE + b"Ns"), "safe"),
+    Row("a laughing key", odd(lambda _: b"}" + LAUGHING_TUPLE + b"Ns"), "F003", "a key of more than"),
     Row(
         "a laughing key at the top",
         whole(lambda f: b"\x80\x02}(" + LAUGHING_TUPLE + b"N" + text("w") + f.tensor() + b"u."),
-        "safe",
+        "F003",
+        "a key of more than",
     ),
     Row("a laughing set", odd(lambda _: b"\x8f(" + LAUGHING_TUPLE + b"\x90"), "safe"),
-    Row("a laughing argument", odd(lambda _: named("collections.OrderedDict") + LAUGHING_LIST + b"\x85R"), "safe"),
-    Row("a laughing state", odd(lambda _: named("collections.OrderedDict") + b")R" + LAUGHING_DICT + b"b"), "safe"),
+    Row(
+        "a laughing argument",
+        odd(lambda _: named("collections.OrderedDict") + LAUGHING_LIST + b"\x85R"),
+        "F004",
+        "other things than pairs",
+    ),
+    Row(
+        "a laughing state",
+        odd(lambda _: named("collections.OrderedDict") + b")R" + LAUGHING_DICT + b"b"),
+        "F004",
+        "attributes of a OrderedDict",
+    ),
     Row(
         "a laughing size",
         whole(
@@ -387,7 +398,7 @@ ENDLESS = [
         "unsafe",
         "a.b",
     ),
-    Row("a key in a key, 300,000 times", odd(lambda _: b")" + b"q\x640}h\x64Ns" * 300_000), "safe"),
+    Row("a key in a key, 300,000 times", odd(lambda _: b")" + b"q\x640}h\x64Ns" * 300_000), "F002", "as a key"),
     Row(
         "a state in a state, 300,000 times",
         odd(lambda _: b"}" + (b"q\x640" + named("a.b") + b")R" + b"h\x64b") * 300_000),
@@ -457,7 +468,7 @@ ENDLESS = [
         whole(
             lambda _: (
                 b"\x80\x02ccollections\nOrderedDict\nq\x00]("
-                + b"N" * 100_000
+                + b"K\x01N\x86" * 100_000
                 + b"e\x85q\x010"
                 + b"h\x00h\x01R0" * 100_000
                 + b"N."
