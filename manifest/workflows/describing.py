@@ -45,6 +45,7 @@ from manifest.golden.floor import Built, Elsewhere, Thoroughness
 from manifest.golden.probe import Probe
 from manifest.golden.record import record
 from manifest.mapped_weights import assign, misfits
+from manifest.neutral_process import neutral_process
 from manifest.structure import ties
 from manifest.version import __version__
 from manifest.workflows.elsewhere import INSTRUCTION_SETS, outputs_of_checkpoint
@@ -134,6 +135,7 @@ class Description:
         )
 
     @cached_property
+    @neutral_process()
     def golden(self) -> list[Golden]:
         """What the model says, none where that is not asked."""
         if self.asking is None:
@@ -149,6 +151,7 @@ class Description:
         return self.rebuilt if self.rebuilt is not None else self.family.build(self.architecture)
 
     @cached_property
+    @neutral_process()
     def _roles(self) -> dict[str, str]:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
         self._call_as_the_model_does()

@@ -11,8 +11,10 @@ from manifest.families import Family
 from manifest.families.adapter import PRECISIONS
 from manifest.golden.floor import Built
 from manifest.mapped_weights import assign, twin
+from manifest.neutral_process import neutral_process
 
 
+@neutral_process()
 def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
     """The model of a checkpoint in float32 on the CPU, as golden outputs are taken from it."""
     module = family.build(architecture.model_copy(update={"precision": "fp32"}))
@@ -21,6 +23,7 @@ def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoin
     return module.eval()
 
 
+@neutral_process(arithmetic=False)
 def in_precision(built: Built, precision: str) -> Built:
     """The same model in another precision.
 

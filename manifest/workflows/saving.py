@@ -20,6 +20,7 @@ from manifest.families import unwrap
 from manifest.families.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
+from manifest.neutral_process import neutral_process
 from manifest.sidecars import staging, synchronise
 from manifest.signing import PrivateKey
 from manifest.workflows.hashed_file import HashedFile
@@ -110,7 +111,8 @@ def save(
             facts=facts_of(extras or {}, dataset=dataset),
         )
     )
-    state = together.exchanging(lambda: whole_state(module)) if sharded else module.state_dict()
+    with neutral_process():
+        state = together.exchanging(lambda: whole_state(module)) if sharded else module.state_dict()
     return together.on_first(lambda: _save(live, state, checkpoint, extras or {}))
 
 
@@ -137,6 +139,7 @@ def _save(live: LiveModel | None, state: Mapping[str, torch.Tensor], path: Path,
     return manifest
 
 
+@neutral_process()
 def _write_safetensors(state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]) -> None:
     if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
         raise InputError(
@@ -146,6 +149,7 @@ def _write_safetensors(state: Mapping[str, torch.Tensor], path: Path, extras: Ma
     save_file(_own_storages(state), path, metadata={"format": "pt", **extras})
 
 
+@neutral_process()
 def _write_hashed(
     state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]
 ) -> Future[list[tuple[str, str]]]:
