@@ -14,6 +14,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.utils import _device
 from torch.utils._python_dispatch import _disable_current_modes
 
 _lock = threading.RLock()
+_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _PRECISE = frozenset({"ieee", "none"})
 _PRODUCTS = ("matmul", "conv", "rnn")
 _HOOKS = (
@@ -81,7 +83,7 @@ def _settings(arithmetic: bool) -> list[_Setting]:
             future.get_overwrite_module_params_on_conversion, future.set_overwrite_module_params_on_conversion, False
         ),
         _Setting(future.get_swap_module_params_on_conversion, future.set_swap_module_params_on_conversion, False),
-        _Setting(torch.get_num_threads, torch.set_num_threads, torch.get_num_threads()),
+        _Setting(torch.get_num_threads, torch.set_num_threads, 1 if forked() else torch.get_num_threads()),
     ]
     if arithmetic:
         settings.append(_Setting(_deterministic, lambda value: _set_deterministic(*value), (False, False)))
@@ -192,7 +194,7 @@ def _without_hooks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_generators() -> Iterator[None]:
-    """Generators of Python, NumPy and torch on the CPU that begin from zero, and go on afterwards from where they were."""
+    """Generators of Python, NumPy and torch on the CPU that begin from zero, and are put back afterwards."""
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     random.seed(0)
     np.random.seed(0)
@@ -205,11 +207,29 @@ def _own_generators() -> Iterator[None]:
         torch.default_generator.set_state(before[2])
 
 
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
+def forked() -> bool:
+    """Whether this process was forked off another one and is still running its program.
+
+    It has none of the threads that computed there, and OpenMP would wait for them for ever: here torch must compute on
+    one thread alone.
+    """
+    return _forked
 
 
-# A child has none of the threads that may hold the lock.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+def _without_other_threads() -> None:
+    """In a child: none of the threads that may hold the lock is there."""
+    global _lock, _forked
+    _lock, _forked = threading.RLock(), True
+
+
+def _forked_before() -> bool:
+    """Whether the process was forked before this module was imported, by its flags in Linux's proc(5)."""
+    try:
+        flags = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _FORKED_WITHOUT_EXEC)
+
+
+_forked = _forked_before()
+os.register_at_fork(after_in_child=_without_other_threads)

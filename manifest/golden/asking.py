@@ -23,7 +23,7 @@ from manifest.families import Family
 from manifest.golden.layers import watched
 from manifest.golden.probe import VARIABLE, Inputs
 from manifest.golden.sketch import sketch
-from manifest.neutral_process import neutral_process
+from manifest.neutral_process import forked, neutral_process
 
 Outputs = dict[str, torch.Tensor]
 
@@ -173,8 +173,9 @@ def _uncompiled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_threads(count: int | None) -> Iterator[None]:
-    """So many threads inside, as many as now when None."""
+    """So many threads inside, as many as now when None; one alone in a process that was forked."""
     before = torch.get_num_threads()
+    count = 1 if forked() else count
     try:
         if count is not None and count != before:
             torch.set_num_threads(count)
