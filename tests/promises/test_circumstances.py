@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifest
 from manifest.digests import tensor_digest
+from manifest.errors import ManifestError
 from manifest.sidecars import read_manifest
 from tests.promises.attempts import Attempt
 
@@ -116,7 +117,8 @@ def _inside_vmap() -> Iterator[None]:
         functorch._vmap_decrement_nesting()
 
 
-_swap = torch.__future__.set_swap_module_params_on_conversion
+_future: Any = torch.__future__
+_swap = _future.set_swap_module_params_on_conversion
 _products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 _everywhere: Any = nn.modules.module
 _OTHER_WEIGHTS = "loaded, with other weights than were verified"
@@ -144,7 +146,7 @@ CIRCUMSTANCES = [
         lambda: _hooked(_everywhere.register_module_parameter_registration_hook, _in_bfloat16),
         0,
     ),
-    Attempt("hook of calls", lambda: _hooked(_everywhere.register_module_forward_hook, lambda m, i, o: None), 0),
+    Attempt("hook of calls", lambda: _hooked(_everywhere.register_module_forward_hook, lambda *_: None), 0),
     Attempt("vmap", _inside_vmap, 0),
     Attempt("swapped parameters", lambda: _set(_swap, True, False), 0),
     Attempt("one thread", lambda: _set(torch.set_num_threads, 1, torch.get_num_threads()), 0),
@@ -221,7 +223,7 @@ def test_verify_and_save_in_any_circumstances_say_the_same(
         report = manifest.verify(path)
         written = manifest.save(model, tmp_path / "again.pt")
     assert report.exit_code == attempt.exit
-    assert {each.rule for each in report.findings} <= {"T002", "C003", "E002"}
+    assert {each.rule for each in report.findings()} <= {"T002", "C003", "E002"}
     assert written is not None
     assert written.weights.digest == read_manifest(path).weights.digest
     assert written.architecture.precision == "fp32"
@@ -303,3 +305,87 @@ def test_checkpoint_is_verified_and_saved_the_same_without_assertions(
         encoding="utf-8",
     )
     assert done.stdout.split() == [read_manifest(path).weights.digest, "0"], done.stderr
+
+
+_ODD = """
+import torch
+from torch import nn
+
+def make(kind):
+    model = nn.Module()
+    model.layer = nn.Linear(2, 2)
+    if kind == "meta":
+        model.other = nn.Linear(2, 2, device="meta")
+    elif kind == "lazy":
+        model.other = nn.LazyLinear(3)
+    elif kind == "extra state":
+        model.__class__ = type("Keeping", (nn.Module,), {"get_extra_state": lambda self: {"step": 1}})
+    elif kind == "nested":
+        model.register_buffer("other", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+    elif kind == "sparse":
+        model.register_buffer("other", torch.eye(3).to_sparse())
+    elif kind == "compressed":
+        model.register_buffer("other", torch.eye(3).to_sparse_csr())
+    elif kind == "quantized":
+        model.register_buffer("other", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+    elif kind == "half complex":
+        model.register_buffer("other", torch.ones(3).to(torch.complex32))
+    elif kind == "zero":
+        model.register_buffer("other", torch.zeros(0, 3))
+    elif kind == "subclass":
+        model.register_buffer("other", torch.ones(3).as_subclass(type("Local", (torch.Tensor,), {})))
+    elif kind.startswith("name "):
+        model.register_parameter(kind[5:], nn.Parameter(torch.randn(3)))
+    return model
+"""
+
+
+def _odd(kind: str, file: str) -> Callable[[Path], Any]:
+    def make(folder: Path) -> Any:
+        model = manifest.create_model("promised_oddities:make", family="callable", kind=kind)
+        return manifest.save(model, folder / file, golden=False)
+
+    return make
+
+
+_PYDANTIC = "pydantic's own error"
+ODD = [
+    Attempt("file name with a newline", _odd("", "a\nb.pt"), 2, "file name 'a\\x0ab.pt'", _PYDANTIC),
+    Attempt("file name with a backslash", _odd("", "a\\b.pt"), 2, "file name 'a\\x5cb.pt'", _PYDANTIC),
+    Attempt("file name with a surrogate", _odd("", "a\udc80.pt"), 2, "file name 'a\\udc80.pt'", _PYDANTIC),
+    Attempt("name with a newline", _odd("name x\ny", "x.safetensors"), 0),
+    Attempt("name with a backslash", _odd("name x\\y", "x.pt"), 0),
+    Attempt("name with a surrogate", _odd("name x\udc80", "x.pt"), 2, "'x\\udc80' of the state dict"),
+    Attempt(
+        "the same to safetensors", _odd("name x\udc80", "x.safetensors"), 2, "not Unicode", before="UnicodeEncodeError"
+    ),
+    Attempt("name of metadata", _odd("name __metadata__", "x.safetensors"), 2, "metadata of safetensors"),
+    Attempt("meta", _odd("meta", "x.safetensors"), 2, "'other.weight' of the state dict is a meta", "NotImplemented"),
+    Attempt("meta to .pt", _odd("meta", "x.pt"), 2, "is a meta tensor"),
+    Attempt("lazy", _odd("lazy", "x.safetensors"), 2, "is not initialised", before="ValueError"),
+    Attempt("extra state", _odd("extra state", "x.pt"), 2, "is a dict, expected a tensor", before="AttributeError"),
+    Attempt("nested", _odd("nested", "x.safetensors"), 2, "nested tensor", before="RuntimeError"),
+    Attempt("sparse", _odd("sparse", "x.safetensors"), 2, "sparse_coo", before="RuntimeError"),
+    Attempt("compressed", _odd("compressed", "x.safetensors"), 2, "sparse_csr", before="RuntimeError"),
+    Attempt("quantized", _odd("quantized", "x.safetensors"), 2, "qint8", before="KeyError"),
+    Attempt("half complex", _odd("half complex", "x.safetensors"), 2, "complex32", before="KeyError"),
+    Attempt("zero size", _odd("zero", "x.safetensors"), 0),
+    Attempt("local subclass", _odd("subclass", "x.pt"), 2, "torch.save cannot write", before="AttributeError"),
+]
+
+
+@pytest.mark.parametrize("attempt", ODD, ids=str)
+def test_model_that_cannot_be_saved_is_refused_in_one_sentence(
+    attempt: Attempt, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    home = saved("callable").parent
+    (home / "promised_oddities.py").write_text(_ODD, encoding="utf-8")
+    if attempt.exit == 0:
+        assert attempt.make(tmp_path) is not None
+        return
+    with pytest.raises(ManifestError) as raised:
+        attempt.make(tmp_path)
+    assert raised.value.exit_code == attempt.exit
+    assert str(attempt.says) in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
