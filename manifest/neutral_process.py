@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import overrides
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.modules import module as modules
-from torch.overrides import _pop_mode, _push_mode
 from torch.utils import _device
 from torch.utils._python_dispatch import _disable_current_modes
 
+_modes: Any = overrides
 _lock = threading.RLock()
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _PRECISE = frozenset({"ieee", "none"})
@@ -115,7 +116,7 @@ def _without_modes() -> Iterator[None]:
     """No default device, and none of the modes that see or replace the calls of torch."""
     held: Any = torch._GLOBAL_DEVICE_CONTEXT
     default, current = getattr(held, "device_context", None), _device.CURRENT_DEVICE
-    functions = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    functions = [_modes._pop_mode() for _ in range(torch._C._len_torch_function_stack())]
     held.device_context, _device.CURRENT_DEVICE = None, None
     disabled = not torch._C._is_torch_function_enabled()
     try:
@@ -127,10 +128,10 @@ def _without_modes() -> Iterator[None]:
             yield
     finally:
         for _ in range(torch._C._len_torch_function_stack()):  # what code of the user's own left there
-            _pop_mode()
+            _modes._pop_mode()
         held.device_context, _device.CURRENT_DEVICE = default, current
         for mode in reversed(functions):
-            _push_mode(mode)
+            _modes._push_mode(mode)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.escaping import printable, writable
@@ -169,7 +169,7 @@ def _name_problem(name: str, safetensors: bool) -> str | None:
 def _value_problem(value: Any, safetensors: bool) -> str | None:
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}, expected a tensor; keep it as a buffer, or among the `extras`"
-    if isinstance(value, UninitializedTensorMixin):
+    if isinstance(value, UninitializedParameter | UninitializedBuffer):
         return "is not initialised, for a lazy module has seen no input yet; ask the model once before saving it"
     if value.is_meta:
         return "is a meta tensor, without values; load the weights, or `model.to_empty(…)` and initialise them, first"
