@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint, StoredTensor
+from manifest.checkpoint.escaping import printable
 from manifest.errors import ArchitectureError
 from manifest.fitting import fit
+from manifest.neutral_process import neutral_process
 from manifest.structure import ties
 
 
@@ -55,6 +57,7 @@ def misfits(
     return fit(expected, found, absent).sentences(roles)
 
 
+@neutral_process()
 def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] = frozenset()) -> None:
     """Give a module built without weights those of a checkpoint, in the types that the module has.
 
@@ -64,7 +67,7 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
         absent: Names that are missing by design; they become zeros, which is at least the same every time.
 
     Raises:
-        ArchitectureError: A name is missing or unexpected, or a shape differs.
+        ArchitectureError: A name is missing or unexpected, a shape differs, or the module has not taken the tensors.
     """
     tied = ties(module)
     checkpoint.tie(tied)
@@ -83,3 +86,16 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
     for name, first in tied.items():
         path, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(path), attribute, module.get_parameter(first))
+    _require_taken(module, values, tied)
+
+
+def _require_taken(module: nn.Module, values: Mapping[str, torch.Tensor], tied: Mapping[str, str]) -> None:
+    """Every tensor of a module must be the one that was given to it: a module may have ways of its own to load."""
+    for name, held in module.state_dict().items():
+        given = values[tied.get(name, name)]
+        if held.dtype != given.dtype or held.data_ptr() != given.data_ptr():
+            raise ArchitectureError(
+                f"The {type(module).__name__} has other values for {printable(name)} ({held.dtype}) than it was given "
+                f"({given.dtype}), so what is loaded would not be what was verified; leave out what changes tensors "
+                "while they are loaded."
+            )

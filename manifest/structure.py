@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from manifest.digests import text_digest
 from manifest.document import Operators
 from manifest.module_tree import Part
+from manifest.neutral_process import neutral_process
 
 _NOT_STRUCTURE = frozenset(
     {
@@ -123,9 +124,10 @@ def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
         forward: Called with the copy; makes its own inputs, on the meta device.
     """
     recorder = Recorder()
-    ghost = on_meta(module).eval()
-    with torch.no_grad(), recorder:
-        forward(ghost)
+    with neutral_process():
+        ghost = on_meta(module).eval()
+        with torch.no_grad(), recorder:
+            forward(ghost)
     return Trace(tuple(recorder.operators), frozenset(recorder.random))
 
 

@@ -78,6 +78,12 @@ class Stateless:
     __slots__ = ()
 
 
+class ByIdentity:
+    """A stand-in of what is equal to itself alone, as a tensor is where it is the key of a dictionary."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """A name that a real unpickler would import."""
@@ -166,7 +172,7 @@ def _key_part(value: Any) -> str:
         return f"{len(value or '')}{value!r},"
     if isinstance(value, Global):
         return f"g{len(value.name)}{value.name},"
-    if isinstance(value, Opaque) and not value.name.startswith(_COMPARED):
+    if isinstance(value, ByIdentity) or (isinstance(value, Opaque) and not value.name.startswith(_COMPARED)):
         return f"{id(value)}o,"
     if isinstance(value, list | dict):
         raise malformed(f"the pickle has a {type(value).__name__} as a key")

@@ -17,6 +17,7 @@ from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.gathering import can_conjugate, can_negate
 from manifest.checkpoint.inert_pickle import (
     MOST_PICKLE_BYTES,
+    ByIdentity,
     Class,
     Constructor,
     Counted,
@@ -59,7 +60,7 @@ class PickledStorage:
 
 
 @dataclass(frozen=True, slots=True)
-class PickledTensor:
+class PickledTensor(ByIdentity):
     """A view of a storage; shape, stride and offset (of its first element) are in elements."""
 
     storage: PickledStorage
@@ -72,7 +73,7 @@ class PickledTensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PickledComposite:
+class PickledComposite(ByIdentity):
     """A tensor that is stored as several: `layout`, `parts` and `facts` as in `tensors.CompositeTensor`."""
 
     layout: str
@@ -90,7 +91,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class UnlistedTensor:
+class UnlistedTensor(ByIdentity):
     """A tensor whose values are not plainly those of a storage.
 
     Attributes:

@@ -35,6 +35,7 @@ from manifest.fitting import Fit
 from manifest.golden.flatten import flatten
 from manifest.golden.probe import Inputs, Probe, tensors_given
 from manifest.module_tree import changes, grouped, outline, structure_digest, unfold
+from manifest.neutral_process import neutral_process
 from manifest.structure import structure, trace
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -138,6 +139,7 @@ class Adapter(ABC):
             f"{self.name} takes no model configs of one's own, so {model_config} is not read; leave it out."
         )
 
+    @neutral_process()
     def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
         departures = []
         for draft in self._drafts(module, creation):
@@ -156,6 +158,7 @@ class Adapter(ABC):
             "and every change as an argument."
         )
 
+    @neutral_process()
     def describe(self, creation: Creation) -> Architecture:
         try:
             draft = self.resolve(creation)
@@ -169,6 +172,7 @@ class Adapter(ABC):
                 "correct the name or the arguments."
             ) from error
 
+    @neutral_process()
     def build(self, architecture: Architecture) -> nn.Module:
         module = self._build(self.draft_of(architecture))
         if architecture.frozen is not None:

@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from manifest.neutral_process import neutral_process
+
 _RANDOM_FACTORIES = {torch.randn, torch.rand}
 _KNOWN_FACTORIES = {torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace, torch.eye, torch.tensor}
 _RANDOM_FILLS = {
@@ -35,7 +37,10 @@ _COPIES = {torch.Tensor.__deepcopy__}
 
 @contextlib.contextmanager
 def without_weights() -> Iterator[None]:
-    """Modules made inside, by this thread, have their parameters on the meta device and their buffers for real."""
+    """Modules made inside, by this thread, have their parameters on the meta device and their buffers for real.
+
+    Nothing that the caller has set makes a difference to them.
+    """
     owner = threading.get_ident()
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -45,12 +50,13 @@ def without_weights() -> Iterator[None]:
         return nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
 
     register: Any = register_module_parameter_registration_hook  # its annotation forgets that it may return one
-    hook = register(to_meta)
-    try:
-        with _WithoutRandomness():
-            yield
-    finally:
-        hook.remove()
+    with neutral_process():
+        hook = register(to_meta)
+        try:
+            with _WithoutRandomness():
+                yield
+        finally:
+            hook.remove()
 
 
 class _WithoutRandomness(TorchFunctionMode):

@@ -23,6 +23,7 @@ from manifest.families import Family
 from manifest.golden.layers import watched
 from manifest.golden.probe import VARIABLE, Inputs
 from manifest.golden.sketch import sketch
+from manifest.neutral_process import forked, neutral_process
 
 Outputs = dict[str, torch.Tensor]
 
@@ -79,12 +80,14 @@ def ask(
         ArchitectureError: The module fails on its own probe.
     """
     with contextlib.ExitStack() as stack:
+        if not as_it_is:
+            # A caller that varies the arithmetic does so around this.
+            stack.enter_context(neutral_process(arithmetic=False))
         stack.enter_context(undisturbed(module))
         stack.enter_context(on_threads(threads))
         stack.enter_context(_uncompiled())
         if not as_it_is:
             module.eval()
-            stack.enter_context(_plain_arithmetic())
         seen = stack.enter_context(watched(module)) if layers else {}
         try:
             outputs = family.outputs(module, inputs.like(module))
@@ -170,8 +173,9 @@ def _uncompiled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_threads(count: int | None) -> Iterator[None]:
-    """So many threads inside, as many as now when None."""
+    """So many threads inside, as many as now when None; one alone in a process that was forked."""
     before = torch.get_num_threads()
+    count = 1 if forked() else count
     try:
         if count is not None and count != before:
             torch.set_num_threads(count)
@@ -179,15 +183,3 @@ def on_threads(count: int | None) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _plain_arithmetic() -> Iterator[None]:
-    """Plain float32, whatever autocast or default type the caller's code has switched on."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.set_default_dtype(default)

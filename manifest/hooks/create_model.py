@@ -28,6 +28,7 @@ from manifest.families.open_clip import FAMILY
 from manifest.families.open_clip_inputs import registry_entry
 from manifest.fitting import fit
 from manifest.grants import granted
+from manifest.neutral_process import neutral_process
 from manifest.sidecars import has_manifest
 from manifest.workflows.described import own_manifest
 from manifest.workflows.lineage import parent_by, parent_of
@@ -47,6 +48,9 @@ def create_model(
     **kwargs: Any,
 ) -> nn.Module:
     """`open_clip.create_model`, or another library's builder, with a memory.
+
+    A model that starts from weights has them as they are: neither the default element type of the process nor its
+    default device changes them; the library's own arguments do, such as `precision` and `device`.
 
     Args:
         model_name: As the library takes it.
@@ -94,7 +98,7 @@ def create_model(
         if arguments.get(argument):
             _require_tower(creation, Path(arguments[argument]), role)
             creation = _with_parent(creation, Path(arguments[argument]))
-    model = FAMILY.create(creation)
+    model = _made(FAMILY, creation)
     if ":" in model_name:  # a directory or a hub, which need not be there when the model is saved
         creation = replace(creation, architecture=FAMILY.describe(creation))
     remember(model, creation)
@@ -164,11 +168,22 @@ def _create(
             asked = adapter.describe(creation)
             creation = replace(creation, conversions=_conversions(adapter, asked, weights, convert))
             creation = _with_parent(creation, weights)
-        model = adapter.create(creation)
+        model = _made(adapter, creation)
         if ":" in name and not creation.runs:  # a directory or a hub, which need not be there when the model is saved
             creation = replace(creation, architecture=adapter.describe(creation))
     remember(model, creation)
     return model
+
+
+def _made(adapter: Family, creation: Creation) -> nn.Module:
+    """What the library makes of a call: as the caller's defaults have it, but for weights that it starts from.
+
+    Those are what they are, whatever element type or device is the default.
+    """
+    if adapter.origin(creation)[0] is None:
+        return adapter.create(creation)
+    with neutral_process(arithmetic=False, generators=False):  # what they lack is drawn at random
+        return adapter.create(creation)
 
 
 def _against_manifest(asked: Architecture, manifest: Manifest, convert: Sequence[str]) -> list[Difference]:

@@ -6,6 +6,7 @@ hold no weights and no images.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from manifest.golden.plausible import implausibilities
 from manifest.golden.probe import Probe, inputs_digest, shipped
 from manifest.golden.record import prepared
 from manifest.grants import granted
+from manifest.neutral_process import neutral_process
 from manifest.small_files import read_small
 from manifest.workflows.climbing import Climbed
 from manifest.workflows.explaining import (
@@ -145,7 +147,9 @@ def _answer(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
     material = Probe(
         images=standard.images, prompts=standard.prompts, preprocess=material.preprocess, tokenizer=material.tokenizer
     )
-    inputs = adapter.inputs(architecture, record.probe, material)
+    # A preprocessing that was given is the caller's, defaults and all.
+    with neutral_process() if material.preprocess is None else contextlib.nullcontext():
+        inputs = adapter.inputs(architecture, record.probe, material)
     if inputs is None or inputs.probe != record.probe:
         raise ArchitectureError(f"The probe {record.probe} cannot be made here; pass the tokenizer, or fetch it once.")
     answers = ask(adapter, architecture, module, inputs, as_it_is=True)
@@ -223,6 +227,7 @@ def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
     return finding(UNDECIDED, message, where="golden", remedy=remedy, **measures(golden, worst))
 
 
+@neutral_process()
 def _precision_floor(original: Original, golden: Golden, precision: str) -> dict[str, float]:
     """How far a precision moves the model that is on record."""
     inputs = question_of(original, golden)(original.architecture)

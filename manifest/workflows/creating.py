@@ -18,7 +18,7 @@ from manifest.golden.probe import Probe
 from manifest.grants import granted
 from manifest.sidecars import require_checkpoint, sidecars_only
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Description, manifest_of
+from manifest.workflows.describing import Description, manifest_of, require_recordable
 from manifest.workflows.probes import asking_of
 from manifest.workflows.provenance import provenance_of
 from manifest.workflows.signing import publish_signed
@@ -65,6 +65,7 @@ def create(
         IncompleteModelError: A component is missing or untrained and not declared in `partial`.
     """
     checkpoint = require_checkpoint(path)
+    require_recordable(checkpoint.name)
     signer = None if key is None else private_key(key, passphrase)
     adapter = family_named(family)
     creation = Creation(model_name, dict(arguments or {}), pretrained, family=family)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from manifest.golden.asking import Answers
 from manifest.golden.layers import layer_distance
+from manifest.neutral_process import neutral_process
 from manifest.workflows.explaining import greatest_change, original_of
 from manifest.workflows.subject import Subject
 
@@ -29,6 +30,7 @@ class Departure:
         return sum(distance > 0 for distance in self.layers.values())
 
 
+@neutral_process()
 def departure(first: Subject, second: Subject) -> Departure | None:
     """Ask two checkpoints' models the probe of the first; None where its family has none.
 

@@ -7,6 +7,7 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -18,9 +19,11 @@ from torch import nn
 
 from manifest import environment
 from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.escaping import printable, writable
 from manifest.components import assess, component_findings
 from manifest.digests import weights_digest
 from manifest.document import (
+    FILE_NAME,
     Architecture,
     CheckpointRecord,
     Component,
@@ -45,6 +48,7 @@ from manifest.golden.floor import Built, Elsewhere, Thoroughness
 from manifest.golden.probe import Probe
 from manifest.golden.record import record
 from manifest.mapped_weights import assign, misfits
+from manifest.neutral_process import neutral_process
 from manifest.structure import ties
 from manifest.version import __version__
 from manifest.workflows.elsewhere import INSTRUCTION_SETS, outputs_of_checkpoint
@@ -134,6 +138,7 @@ class Description:
         )
 
     @cached_property
+    @neutral_process()
     def golden(self) -> list[Golden]:
         """What the model says, none where that is not asked."""
         if self.asking is None:
@@ -149,6 +154,7 @@ class Description:
         return self.rebuilt if self.rebuilt is not None else self.family.build(self.architecture)
 
     @cached_property
+    @neutral_process()
     def _roles(self) -> dict[str, str]:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
         self._call_as_the_model_does()
@@ -187,6 +193,7 @@ def manifest_of(
         provenance: Where the weights come from.
         signer: Hint of the key that will sign.
     """
+    require_recordable(file_name)
     main, *others = [each.record(file_name) for each in descriptions]
     checkpoint = descriptions[0].checkpoint
     return Manifest.model_validate(
@@ -209,6 +216,19 @@ def manifest_of(
             "provenance": provenance,
         }
     )
+
+
+def require_recordable(file_name: str) -> None:
+    """Refuse the name of a checkpoint that no manifest can hold.
+
+    Raises:
+        InputError: It is such a name.
+    """
+    if writable(file_name) != file_name or not re.fullmatch(FILE_NAME, file_name):
+        raise InputError(
+            f"The file name '{printable(file_name)}' has a backslash, a control character or what is not Unicode in "
+            "it, and a manifest that travels between systems cannot name it; choose another."
+        )
 
 
 def _require_listed(checkpoint: Checkpoint) -> None:

@@ -20,6 +20,7 @@ from manifest.findings import Finding, Kind, Report, finding
 from manifest.golden.asking import Outputs
 from manifest.golden.floor import Built
 from manifest.grants import granted
+from manifest.neutral_process import neutral_process
 from manifest.workflows.climbing import Climbed, ascend
 from manifest.workflows.elsewhere import outputs_of_checkpoint, outputs_of_creation
 from manifest.workflows.explaining import original_of
@@ -96,7 +97,7 @@ def _of_name(name: str, library: str, arguments: dict[str, Any]) -> _Patient:
     adapter: Family = family(library)
     creation = Creation(name, arguments, family=adapter.name)
     architecture = adapter.describe(creation)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), neutral_process(arithmetic=False, generators=False):
         torch.manual_seed(_SEED)
         module = adapter.create(creation)
     elsewhere = partial(outputs_of_creation, creation, _SEED, torch.get_num_threads(), _HASHING)
@@ -174,7 +175,8 @@ def _switches() -> Climbed:
 
 
 def _experiments(patient: _Patient) -> Iterator[tuple[str, Callable[[], Climbed]]]:
-    inputs = patient.built.family.inputs(patient.built.architecture)
+    with neutral_process(arithmetic=False):
+        inputs = patient.built.family.inputs(patient.built.architecture)
     if inputs is None:
         yield "experiments", lambda: Climbed("the family has no probe for this model", skipped=True)
         return

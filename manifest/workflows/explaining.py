@@ -24,6 +24,7 @@ from manifest.golden.layers import first_departure, layer_distance
 from manifest.golden.probe import Inputs, Probe
 from manifest.golden.record import prepared
 from manifest.mapped_weights import twin
+from manifest.neutral_process import neutral_process
 from manifest.workflows.precision import in_float32
 from manifest.workflows.subject import Subject
 
@@ -76,6 +77,7 @@ class Original:
             hypotheses(self.architecture, self.built.module, inputs),
         )
 
+    @neutral_process()
     def diagnose(self, target: Target, question: Question) -> Diagnosis:
         """Why the model's answers are not those of a target."""
         inputs = question(self.architecture)

@@ -19,6 +19,7 @@ from manifest.families.sharding import is_sharded, unsharded
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
 from manifest.grants import granted
+from manifest.neutral_process import neutral_process
 from manifest.signing import PrivateKey, private_key
 from manifest.workflows.describing import Asking, Description, manifest_of
 from manifest.workflows.probes import asking_of
@@ -50,6 +51,7 @@ class LiveModel:
     facts: TrainingFacts
 
     @cached_property
+    @neutral_process()
     def architecture(self) -> Architecture:
         """What it is made of.
 

@@ -14,6 +14,7 @@ from manifest.errors import ArchitectureError, VerificationError
 from manifest.families import Creation, family, remember
 from manifest.findings import Outcome, Report, Severity
 from manifest.grants import granted
+from manifest.neutral_process import neutral_process
 from manifest.sidecars import read_manifest, require_checkpoint
 from manifest.signing import Trusted
 from manifest.workflows.described import other_size
@@ -60,7 +61,8 @@ def load(
         InputError: The manifest describes no such model.
     """
     _, model = rebuilt(path, key=key, verify=verify, allow=allow, state=state)
-    return model.to(device)
+    with neutral_process():
+        return model.to(device)
 
 
 def rebuilt(

@@ -11,8 +11,10 @@ from manifest.families import Family
 from manifest.families.adapter import PRECISIONS
 from manifest.golden.floor import Built
 from manifest.mapped_weights import assign, twin
+from manifest.neutral_process import neutral_process
 
 
+@neutral_process()
 def build(adapter: Family, architecture: Architecture) -> nn.Module:
     """The module of an architecture out of a file, which may hold anything.
 
@@ -30,6 +32,7 @@ def build(adapter: Family, architecture: Architecture) -> nn.Module:
         ) from error
 
 
+@neutral_process()
 def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
     """The model of a checkpoint in float32 on the CPU, as golden outputs are taken from it."""
     module = build(family, architecture.model_copy(update={"precision": "fp32"}))
@@ -38,6 +41,7 @@ def in_float32(family: Family, architecture: Architecture, checkpoint: Checkpoin
     return module.eval()
 
 
+@neutral_process(arithmetic=False)
 def in_precision(built: Built, precision: str) -> Built:
     """The same model in another precision.
 

@@ -20,6 +20,7 @@ from manifest.golden.plausible import implausibilities
 from manifest.golden.probe import Inputs, Probe, inputs_digest, is_of_user
 from manifest.mapped_weights import assign, misfits
 from manifest.module_tree import changes, grouped, structure_digest, unfold
+from manifest.neutral_process import neutral_process
 from manifest.structure import structure
 from manifest.workflows.climbing import Climbed
 from manifest.workflows.describing import absent_by_design
@@ -54,6 +55,7 @@ class Rebuilder:
     def rungs(self) -> list[tuple[str, Check]]:
         return [("architecture", self.architecture), ("environment", environment_rung), ("golden", self.golden)]
 
+    @neutral_process()
     def model(self, subject: Subject) -> nn.Module:
         """The exact model with its weights, in eval mode.
 
@@ -69,6 +71,7 @@ class Rebuilder:
             self.weighted = True
         return module.eval()
 
+    @neutral_process()
     def architecture(self, subject: Subject) -> Climbed:
         """Does rebuilding give the recorded activations, structure, names, shapes and operators?"""
         recorded = subject.manifest.architecture
@@ -94,6 +97,7 @@ class Rebuilder:
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
         return Climbed("not rebuilt as recorded" if findings else reason, findings)
 
+    @neutral_process()
     def golden(self, subject: Subject) -> Climbed:
         """Does the rebuilt model say the same thing?"""
         records = subject.manifest.golden

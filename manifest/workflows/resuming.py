@@ -22,6 +22,7 @@ from manifest.checkpoint.escaping import printable, printable_list
 from manifest.checkpoint.named_globals import Effect, judge
 from manifest.document import Manifest, Mode
 from manifest.errors import CheckpointError, one_line
+from manifest.neutral_process import neutral_process
 from manifest.plain_arrays import READERS
 from manifest.signing import Trusted
 from manifest.workflows.loading import Verify, rebuilt
@@ -76,7 +77,8 @@ def load_checkpoint(
     """
     subject, model = rebuilt(path, key=key, verify=verify, allow=allow)
     content = _content(_stored(subject))
-    return Resumed(content, _in_mode(model, subject).to(device), subject.manifest)
+    with neutral_process():
+        return Resumed(content, _in_mode(model, subject).to(device), subject.manifest)
 
 
 class _Mapped(io.RawIOBase):
@@ -116,6 +118,7 @@ def _stored(subject: Subject) -> Checkpoint:
     return subject.stored
 
 
+@neutral_process()
 def _content(stored: Checkpoint) -> Mapping[Any, Any]:
     """Everything in a checkpoint as Python's own objects and tensors, as far as its container holds such."""
     if stored.container not in _PICKLED or len(stored.files) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,18 +13,23 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint.escaping import printable, writable
+from manifest.checkpoint.tensors import SAFETENSORS_CODES
 from manifest.digests import files_digests
 from manifest.document import Manifest
-from manifest.errors import InputError
+from manifest.errors import InputError, one_line
 from manifest.families import unwrap
 from manifest.families.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.golden.floor import Thoroughness
 from manifest.golden.probe import Probe
+from manifest.neutral_process import neutral_process
 from manifest.places import place_to_save, storage_errors, warn_of_special
 from manifest.sidecars import clear_sidecars, staging, synchronise
 from manifest.signing import PrivateKey
+from manifest.workflows.describing import require_recordable
 from manifest.workflows.hashed_file import HashedFile
 from manifest.workflows.live_models import LiveModel, live_model
 from manifest.workflows.provenance import facts_of
@@ -113,13 +119,15 @@ def save(
             facts=facts_of(extras or {}, dataset=dataset),
         )
     )
-    state = together.exchanging(lambda: whole_state(module)) if sharded else module.state_dict()
+    with neutral_process():
+        state = together.exchanging(lambda: whole_state(module)) if sharded else module.state_dict()
     return together.on_first(lambda: _save(live, state, checkpoint, extras or {}))
 
 
 def _require_name_of_file(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a directory, expected a file name; add one.")
+    require_recordable(path.name)
 
 
 def _save(
@@ -127,6 +135,7 @@ def _save(
 ) -> Manifest | None:
     assert live is not None
     path = place_to_save(named)
+    _require_values(state, safetensors=named.suffix == ".safetensors")
     if path is None:
         with storage_errors(named):
             _write_into(named, state, extras)
@@ -135,7 +144,8 @@ def _save(
     with staging(path) as staged:
         with ThreadPoolExecutor() as background:
             if path.suffix == ".safetensors":
-                save_file(_own_storages(state), staged, metadata=_metadata(extras))
+                with neutral_process():
+                    save_file(_own_storages(state), staged, metadata=_metadata(extras))
                 digests = background.submit(files_digests, [staged])
             else:
                 digests = _write_hashed(state, staged, extras)
@@ -159,6 +169,45 @@ def _write_into(special: Path, state: Mapping[str, torch.Tensor], extras: Mappin
         torch.save(_content(state, extras), special)
 
 
+@neutral_process()
+def _require_values(state: Mapping[str, Any], *, safetensors: bool) -> None:
+    """Refuse what a manifest or the container cannot hold, before anything is written.
+
+    Raises:
+        InputError: Of the first such entry of the state dict.
+    """
+    for name, value in state.items():
+        if problem := _name_problem(name, safetensors) or _value_problem(value, safetensors):
+            raise InputError(f"The entry '{printable(name)}' of the state dict {problem}.")
+
+
+def _name_problem(name: str, safetensors: bool) -> str | None:
+    if writable(name) != name:
+        return "has a name that is not Unicode, and a manifest is; rename it"
+    if safetensors and name == "__metadata__":
+        return "is called like the metadata of safetensors; rename it, or save as .pt instead"
+    return None
+
+
+def _value_problem(value: Any, safetensors: bool) -> str | None:
+    if not isinstance(value, torch.Tensor):
+        return f"is a {type(value).__name__}, expected a tensor; keep it as a buffer, or among the `extras`"
+    if isinstance(value, UninitializedParameter | UninitializedBuffer):
+        return "is not initialised, for a lazy module has seen no input yet; ask the model once before saving it"
+    if value.is_meta:
+        return "is a meta tensor, without values; load the weights, or `model.to_empty(…)` and initialise them, first"
+    if value.is_nested:
+        return "is a nested tensor, expected a plain one; save it padded, with its lengths"
+    if not safetensors:
+        return None
+    if value.layout is not torch.strided:
+        return f"is stored as {str(value.layout).removeprefix('torch.')}, which safetensors cannot hold; make it dense"
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in SAFETENSORS_CODES.values():
+        return f"is of {dtype}, which safetensors cannot hold; convert it, or save as .pt instead"
+    return None
+
+
 def _metadata(extras: Mapping[str, Any]) -> dict[str, str]:
     if wrong := [name for name, value in extras.items() if not isinstance(value, str)]:
         raise InputError(
@@ -168,12 +217,20 @@ def _metadata(extras: Mapping[str, Any]) -> dict[str, str]:
     return {"format": "pt", **extras}
 
 
+@neutral_process()
 def _write_hashed(
     state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]
 ) -> Future[list[tuple[str, str]]]:
     """Write a file by `torch.save`, and hash it meanwhile."""
-    with HashedFile(path) as file:
-        torch.save(_content(state, extras), cast(IO[bytes], file))
+    content = _content(state, extras)
+    try:
+        with HashedFile(path) as file:
+            torch.save(content, cast(IO[bytes], file))
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise InputError(
+            f"torch.save cannot write this model and its extras ({printable(one_line(error), 200)}); "
+            "save plain tensors, numbers and texts instead."
+        ) from error
     digests: Future[list[tuple[str, str]]] = Future()
     digests.set_result([file.digests])
     return digests
