@@ -69,7 +69,7 @@ def _facts(descent: Descent) -> Table:
     facts = {
         "model": generation.model,
         **training,
-        "bytes": generation.file or "not read; `manifest verify` reads them",
+        "bytes": "not those that are described" if _is_other(generation) else generation.file or "not read",
         **command,
         "signature": generation.signature,
     }

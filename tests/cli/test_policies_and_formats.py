@@ -57,9 +57,11 @@ def test_release_that_keeps_its_policy_passes(signed: Path, run: Run, policy: Ca
         "components: {require: [vision_tower, text_tower], trained: true}\n"
         "containers: {forbid: [torch-legacy]}\nsignature: {required: true}\ngolden: {required: true}"
     )
-    answer = run("verify", signed.name, "--fast", "--key", "release.pub", "--policy", "policy.yaml")
+    answer = run("verify", signed.name, "--key", "release.pub", "--policy", "policy.yaml")
     assert answer.code == 0, answer
     assert "✔  policy" in answer.out
+    fast = run("verify", signed.name, "--fast", "--key", "release.pub", "--policy", "policy.yaml")
+    assert (fast.code, "G003" in fast.out) == (1, True)
 
 
 @pytest.mark.parametrize(
