@@ -13,7 +13,7 @@ from manifest.golden.compare import BELIEVABLE, OBJECTS
 from manifest.golden.sketch import PROJECTIONS
 
 _LAYER_PROJECTIONS = 32
-_MEASURED = frozenset({"repeat", "threads", "batch", "attention"})
+_MEASURED = frozenset({"repeat", "threads", "batch"})
 """What every floor that was measured at all has."""
 _MOST_THREADS = 4096
 _LARGEST = 1e30

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from manifest.checkpoint.escaping import printable
-from manifest.document import Architecture, Component, prefixes, role_words
+from manifest.document import Architecture, Component, Training, prefixes, role_words
 from manifest.families import Family
 from manifest.families.adapter import Adapter, frozen
 from manifest.findings import ComponentVerdict, Finding, Severity, finding
@@ -35,9 +35,7 @@ def misdescriptions(subject: Subject, adapter: Family, module: nn.Module, moved:
         for where, text in _of_architecture(architecture, adapter, module)
     ]
     sentences += [(w, text, Severity.ERROR) for w, text in _of_components(subject.manifest.components, roles)]
-    sentences += [
-        (where, text, Severity.ERROR) for where, text in _of_training(subject.manifest.components, subject.components)
-    ]
+    sentences += _of_training(subject.manifest.components, subject.components)
     return [
         finding("A007", f"{printable(text[0].upper() + text[1:], 400)}.", where=where, severity=severity)
         for where, text, severity in sentences
@@ -89,12 +87,13 @@ def _of_components(recorded: Sequence[Component], roles: dict[str, str]) -> Iter
         yield role, f"the manifest lists a {role_words(role)}, and the architecture has none"
 
 
-def _of_training(recorded: Sequence[Component], found: Sequence[ComponentVerdict]) -> Iterator[tuple[str, str]]:
+def _of_training(
+    recorded: Sequence[Component], found: Sequence[ComponentVerdict]
+) -> Iterator[tuple[str, str, Severity]]:
+    """What numbers show, another version may read more or less of; a record that says nothing claims nothing."""
     verdicts = {part.role: part.training for part in found}
     for part in recorded:
-        if part.role in verdicts and verdicts[part.role] is not part.training:
-            yield (
-                part.role,
-                f"the manifest calls the {role_words(part.role)} {part.training}, "
-                f"and its numbers show it as {verdicts[part.role]}",
-            )
+        now = verdicts.get(part.role, part.training)
+        if now is not part.training and part.training is not Training.UNKNOWN:
+            text = f"the manifest calls the {role_words(part.role)} {part.training}, and its numbers show it as {now}"
+            yield part.role, text, Severity.WARNING if now is Training.UNKNOWN else Severity.ERROR

@@ -60,7 +60,7 @@ def record_findings(
         *_brief(golden, built, first, allowed),
         *_layers(golden, first, allowed),
         *_prepared(golden, answers),
-        *_contrast(original, golden, first),
+        *_contrast(original, golden, answers, first),
         *_floor(built, golden, answers, first),
         *_readings(golden.reading, answers.readings, max(item.distance for item in comparisons)),
     ]
@@ -152,7 +152,7 @@ def _prepared(golden: Golden, answers: Answers) -> Iterator[str]:
             yield f"the probe's {then.module} are other ones than the record's, whose digest is theirs"
 
 
-def _contrast(original: Original, golden: Golden, first: Answers) -> Iterator[str]:
+def _contrast(original: Original, golden: Golden, answers: Answers, first: Answers) -> Iterator[str]:
     """What a wrong architecture gives, of float32 alone."""
     variants = {
         f"{variant.name} {variant.there}": variant
@@ -161,6 +161,9 @@ def _contrast(original: Original, golden: Golden, first: Answers) -> Iterator[st
     }
     if golden.precision != "fp32":
         variants = {}
+    if variants and golden.contrast.keys() == {variant.name for variant in variants.values()}:
+        yield from _contrast_of_first_version(original, golden, answers)
+        return
     if golden.contrast.keys() != variants.keys():
         known = ", ".join(variants) or "nothing"
         yield f"the record has the contrast of {', '.join(golden.contrast) or 'nothing'}, expected that of {known}"
@@ -169,6 +172,15 @@ def _contrast(original: Original, golden: Golden, first: Answers) -> Iterator[st
         now, then = contrasted(first, original.build(variant)), golden.contrast[name]
         if abs(now - then) > 0.25 * now + MULTIPLE * FLOAT32_EPSILON:
             yield f"the contrast {name!r} is {then:.1e} on record and {now:.1e} here"
+
+
+def _contrast_of_first_version(original: Original, golden: Golden, answers: Answers) -> Iterator[str]:
+    """It was of the whole probe, and did not say what the wrong architecture has."""
+    now = contrast_here(original, golden, answers.inputs)
+    for name, then in golden.contrast.items():
+        if not any(abs(then - far) <= 0.25 * far for key, far in now.items() if key.startswith(name)):
+            found = ", ".join(f"{far:.1e}" for far in now.values())
+            yield f"the contrast {name!r} is {then:.1e} on record and {found} here"
 
 
 def _floor(built: Built, golden: Golden, answers: Answers, first: Answers) -> Iterator[str]:

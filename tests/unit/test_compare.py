@@ -65,8 +65,8 @@ def test_distance_is_held_against_the_floor(floor: float, relative: float, expec
 
 
 def test_tolerance_is_a_multiple_of_the_floor_and_never_below_float32() -> None:
-    assert tolerance(golden(1e-6)) == pytest.approx(MULTIPLE * 1e-6)
-    assert tolerance(golden(0.0)) == MULTIPLE * FLOAT32_EPSILON
+    assert tolerance(golden(1e-6)).equivalent == pytest.approx(MULTIPLE * 1e-6)
+    assert tolerance(golden(0.0)).equivalent == MULTIPLE * FLOAT32_EPSILON
 
 
 def test_missing_output_and_other_shape_are_different() -> None:
