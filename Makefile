@@ -20,7 +20,7 @@ test: $(READY)
 # Every model of every library, and the largest at full size; an ordinary `make test` does a sample.
 sweep: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --whole tests/sweep tests/faults tests/acceptance/test_round_trips.py \
-		tests/training/test_kills.py tests/training/test_open_clip_train.py
+		tests/training/test_kills.py tests/training/test_open_clip_train.py tests/promises
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
