@@ -12,12 +12,15 @@ from collections.abc import Iterator
 
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
-from manifest.document import Component, Manifest, Status, TensorRecord, component_tensors, role_words
+from manifest.document import Component, Manifest, Preprocess, Status, TensorRecord, component_tensors, role_words
 from manifest.dotted_names import shortened
 
 _VERSION = re.compile(r"\d[\w.+!-]{0,63}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LONGEST = 200
+_RESIZE_MODES = ("shortest", "longest", "squash")
+_LARGEST_SIDE = 1 << 20
+_WORD = re.compile(r"[A-Za-z][\w, -]{0,40}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -34,7 +37,7 @@ def contradictions(manifest: Manifest) -> list[str]:
         found.append("the manifest lists a file twice")
     models = [manifest, *(manifest.meaning(other) for other in manifest.others)]
     for model in models:
-        found += [*_tensors(model), *_components(model)]
+        found += [*_tensors(model), *_components(model), *_preprocess(model.architecture.preprocess)]
         asked = [(record.probe, record.precision) for record in model.golden]
         if len(set(asked)) != len(asked):
             found.append("the manifest has two records of the same answers")
@@ -74,6 +77,18 @@ def _surroundings(manifest: Manifest) -> Iterator[str]:
     commit = manifest.provenance.git_commit
     if commit is not None and not _COMMIT.fullmatch(commit):
         yield f"the commit is {commit!r}, expected 40 or 64 hexadecimal digits"
+
+
+def _preprocess(record: Preprocess | None) -> Iterator[str]:
+    if record is None:
+        return
+    if len(record.size) != 2 or not all(0 < side <= _LARGEST_SIDE for side in record.size):
+        yield f"images are prepared to the size {record.size}, expected a height and a width"
+    if record.resize_mode not in _RESIZE_MODES:
+        yield f"images are resized by {record.resize_mode!r}, expected one of {', '.join(_RESIZE_MODES)}"
+    for what in (record.mode, record.interpolation, record.crop_mode or "center"):
+        if not _WORD.fullmatch(what):
+            yield f"images are prepared by {what!r}, which is no way to"
 
 
 def _tensors(manifest: Manifest) -> Iterator[str]:

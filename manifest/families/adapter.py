@@ -260,10 +260,6 @@ class Adapter(ABC):
         del architecture, misfit
         return []
 
-    def class_of(self, draft: Draft, built: nn.Module) -> str:
-        """The class that goes on record: that of the draft, where it names one, for it may be a wrapper's."""
-        return draft.class_name or type(built).__name__
-
     def _drafts(self, module: nn.Module, creation: Creation | None) -> Iterator[Draft]:
         if creation is not None:
             yield self.draft_of(creation.architecture) if creation.architecture else self.resolve(creation)
@@ -281,7 +277,7 @@ class Adapter(ABC):
             {
                 "family": self.name,
                 "name": draft.name,
-                "class": self.class_of(draft, built),
+                "class": draft.class_name or type(built).__name__,
                 "builder": self.builder,
                 "arguments": draft.arguments,
                 "config": draft.config,

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from manifest.document import Architecture
 from manifest.errors import ArchitectureError, InputError, NotGrantedError, UnknownModelError, one_line
 from manifest.families import Creation
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
@@ -62,9 +63,10 @@ class Factory(Adapter):
             if draft.precision == AS_BUILT:
                 yield replace(draft, precision=precision_of(module))
 
-    def class_of(self, draft: Draft, built: nn.Module) -> str:
-        del draft  # the factory decides
-        return type(built).__name__
+    def _architecture(
+        self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None
+    ) -> Architecture:
+        return super()._architecture(replace(draft, class_name=type(built).__name__), built, live, creation)
 
 
 FAMILY = Factory()

@@ -53,8 +53,8 @@ def _of_architecture(recorded: Architecture, adapter: Family, module: nn.Module)
     draft = adapter.draft_of(recorded)
     if recorded.builder != adapter.builder:
         yield "architecture.builder", f"the builder is {recorded.builder!r}, expected {adapter.builder!r}"
-    if recorded.class_name != adapter.class_of(draft, module):
-        yield "architecture.class", f"the model is a {adapter.class_of(draft, module)}, not a {recorded.class_name}"
+    if recorded.class_name != type(module).__name__:
+        yield "architecture.class", f"the model is a {type(module).__name__}, not a {recorded.class_name}"
     tokenizer = adapter.tokenizer_of(draft, module)
     then, now = recorded.tokenizer, tokenizer
     if then is not None and now is not None and None in (then.digest, now.digest):  # one had no vocabulary at hand

@@ -254,8 +254,11 @@ def _operator_findings(
     recorded: Architecture, adapter: Family, module: nn.Module, moved: Sequence[str]
 ) -> list[Finding]:
     found = adapter.operators(module)
-    if recorded.operators is None or found is None:
+    if found is None:
         return []
+    if recorded.operators is None:
+        message = "The manifest does not say which operators the forward pass runs, which a save writes down."
+        return [finding("A007", message, where="architecture.operators", severity=Severity.WARNING)]
     if found.digest == recorded.operators.digest:
         if found == recorded.operators:
             return []
