@@ -331,8 +331,8 @@ RULES: dict[str, Rule] = {
             "F011",
             "refused-by-torch",
             _N,
-            "torch.load(weights_only=True) refuses the file on account of these, although they run nobody's code: each is"
-            " on a list of names that were looked at one by one, and is used as libraries use it.",
+            "torch.load(weights_only=True) refuses the file on account of these, although they run nobody's code:"
+            " each is on a list of names that were looked at one by one, and is used as libraries use it.",
             "Load it by `manifest.load`, or `manifest convert CKPT OUT.safetensors`.",
         ),
         Rule(
