@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from math import prod
 from typing import Any
 
+from manifest.checkpoint import named_globals
 from manifest.checkpoint.inert_pickle import Global, OddKey, Opaque
-from manifest.checkpoint.named_globals import (
-    ODDLY,
-    Effect,
-    Judgement,
-    class_kind,
-    in_python_3,
-    is_enumeration,
-    judge,
-)
+from manifest.checkpoint.named_globals import ODDLY, Effect, Judgement, in_python_3
+
+# A pickle may use one name a million times.
+judge = lru_cache(10_000)(named_globals.judge)
+class_kind = lru_cache(10_000)(named_globals.class_kind)
+is_enumeration = lru_cache(10_000)(named_globals.is_enumeration)
 
 _MOST_LOOKED_AT = 4_000_000
 """Values in arguments and states, over the whole pickle."""

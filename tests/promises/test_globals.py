@@ -106,7 +106,7 @@ REACHED = [
     unsafe(f"{module}: {dotted}", lambda module=module, dotted=dotted: name(f"{module}.{dotted}", module))
     for module, dotted in (
         ("torch.quantization.fx.graph_module", "ObservedGraphModule"),
-        ("torch.ao.quantization.fx.graph_module", "ObservedStandaloneGraphModule"),
+        ("torch.quantization.fx.graph_module", "ObservedStandaloneGraphModule"),
         ("torchvision.models.feature_extraction", "DualGraphModule"),
         ("torchvision.models.feature_extraction", "fx.Graph"),
         ("torchvision.models.feature_extraction", "NodePathTracer"),
@@ -172,6 +172,7 @@ CALLED = [
             ),
             b"]",
         ),
+        None,
     ),
     unsafe("an enumeration that is made anew", lambda: call("signal.Signals", text("X"), mapping(a=b"K\x01"))),
     unsafe(
