@@ -344,8 +344,8 @@ ENDLESS = [
     Row(
         "a laughing argument",
         odd(lambda _: named("collections.OrderedDict") + LAUGHING_LIST + b"\x85R"),
-        "F004",
-        "other things than pairs",
+        "F002",
+        "as a key",
     ),
     Row(
         "a laughing state",
