@@ -82,11 +82,36 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
             values[name] = mapped_tensor(checkpoint, checkpoint.tensors[name]).to(slot.dtype)
         else:
             values[name] = torch.zeros(slot.shape, dtype=slot.dtype)
-    module.load_state_dict(values, strict=True, assign=True)
+    _give(module, values)
     for name, first in tied.items():
         path, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(path), attribute, module.get_parameter(first))
     _require_taken(module, values, tied)
+
+
+def _give(module: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """What `load_state_dict(values, assign=True)` does, in time that is linear in the number of tensors.
+
+    torch looks through all names once for each module. Here each module is given its own alone; where some name is of
+    no module, or hooks look at all of them, torch does it.
+    """
+    modules = dict(module.named_modules(remove_duplicate=False))
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in values.items():
+        parts.setdefault(name.rpartition(".")[0], {})[name] = value
+    if not parts.keys() <= modules.keys() or any(
+        child._load_state_dict_post_hooks or child._load_state_dict_pre_hooks for child in modules.values()
+    ):
+        module.load_state_dict(values, strict=True, assign=True)
+        return
+    for path, part in parts.items():
+        problems: list[str] = []
+        prefix, settings = f"{path}." if path else "", {"assign_to_params_buffers": True}
+        modules[path]._load_from_state_dict(part, prefix, settings, False, [], [], problems)
+        if problems:
+            raise ArchitectureError(
+                f"The module {printable(path)} does not take its weights ({printable(problems[0])})."
+            )
 
 
 def _require_taken(module: nn.Module, values: Mapping[str, torch.Tensor], tied: Mapping[str, str]) -> None:
