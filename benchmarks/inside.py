@@ -8,6 +8,7 @@ python benchmarks/inside.py load CKPT full|fast|none LIBRARY
 python benchmarks/inside.py open_clip|timm NAME CKPT
 python benchmarks/inside.py golden NAME RUNS DIRECTORY
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
+python benchmarks/inside.py count TENSORS RUNS DIRECTORY
 python benchmarks/inside.py record NAME every|none RUNS DIRECTORY
 """
 
@@ -148,6 +149,25 @@ def record(name: str, when: str, runs: str, directory: str) -> str:
     return json.dumps(seconds)
 
 
+def count(tensors: str, runs: str, directory: str) -> str:
+    """Seconds to save and to verify a model of so many tensors, without golden outputs."""
+    import manifest
+
+    layers = import_module("layers")
+    model, path = layers.stack(int(tensors)), Path(directory) / "many.pt"
+    made_by = {"family": "callable", "model_name": "layers:stack", "arguments": {"tensors": int(tensors)}}
+
+    def save() -> None:
+        manifest.save(model, path, golden=False, **made_by)
+
+    def verify() -> None:
+        assert manifest.verify(path, allow=["layers"]).exit_code == 0
+
+    seconds = {"save": sorted(_timed(save) for _ in range(int(runs)))}
+    seconds["verify"] = sorted(_timed(verify) for _ in range(int(runs)))
+    return json.dumps({what: each[len(each) // 2] for what, each in seconds.items()})
+
+
 def golden(name: str, runs: str, directory: str) -> str:
     """Medians of seconds to ask, record, compare and diagnose a model's golden outputs, and the record's size; JSON."""
     import manifest
@@ -220,6 +240,7 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "timm": timm,
     "save": save,
     "record": record,
+    "count": count,
     "golden": golden,
 }
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import auditing
+import counting
 import golden
 import loading
 import reading
@@ -30,6 +31,7 @@ GROUPS = {
     "golden": golden.rows,
     "reading": reading.rows,
     "auditing": auditing.rows,
+    "counting": counting.rows,
 }
 
 
