@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from manifest.neutral_process import neutral_process
 
@@ -85,5 +85,15 @@ class _WithoutRandomness(TorchFunctionMode):
 
 def _mixed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call has tensors both on the meta device and off it."""
-    devices = {leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.ndim}
-    return len(devices) == 2
+    return len({tensor.is_meta for tensor in _tensors((args, kwargs)) if tensor.ndim}) == 2
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments; torch's own walk is slow."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
