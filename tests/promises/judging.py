@@ -79,6 +79,8 @@ def judge(
     if sign is not None:
         try:
             sign(content)
+        except ManifestError:
+            return "refused"
         except (AttributeError, KeyError, LookupError, TypeError, UnicodeError):  # it lists no files to sign
             Sidecars(path).signature.unlink(missing_ok=True)
     try:
