@@ -54,6 +54,10 @@ def departures(manifest: Manifest, stored: Checkpoint) -> list[str]:
         found.append(f"the manifest describes weights under {'.'.join(state.path)!r}, and the file holds none there")
     elif state.prefix != stored.prefix:
         found.append(f"stored names begin with {stored.prefix!r}, and the manifest says {state.prefix!r}")
+    listed, held = [file.path for file in manifest.checkpoint.files], [file.name for file in stored.files]
+    if stored.path.is_dir() and sorted(listed) != sorted(held):
+        other = shortened(sorted({*listed} ^ {*held}))
+        found.append(f"the checkpoint consists of other files than the manifest lists, {other} of one alone")
     if sorted(stored.extras) != manifest.checkpoint.extras:
         found.append("the file holds other things beside the weights than the manifest says")
     if stored.aliases() != manifest.weights.tied:

@@ -24,6 +24,7 @@ HARMLESS: dict[str, str] = {
     r"tool\..*": "which tool and version wrote a manifest decides nothing",
     r"created.*": "no bytes show when they were written",
     r"checkpoint\.files\.0\.path .*": "a file by itself may be renamed",
+    r"checkpoint\.files\.\d+ swapped": "files are known by their names",
     r"environment.*": "where a checkpoint was saved cannot be seen here; what differs is noted, and excuses no output",
     r"provenance.*": "what a person or script noted down; no byte of the checkpoint shows it",
     r"architecture\.(name|arguments)(\..*)? .*": "words for a person: the config builds the model",
@@ -79,6 +80,8 @@ def judge(
     if sign is not None:
         try:
             sign(content)
+        except ManifestError:
+            return "refused"
         except (AttributeError, KeyError, LookupError, TypeError, UnicodeError):  # it lists no files to sign
             Sidecars(path).signature.unlink(missing_ok=True)
     try:

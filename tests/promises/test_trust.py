@@ -334,6 +334,16 @@ def test_floor_of_objects_that_nothing_shows_is_a_finding(floor: float, detector
         Sidecars(detector).manifest.write_text(before)
 
 
+def test_file_of_a_directory_that_the_manifest_does_not_list_is_a_finding(digits: Any, tmp_path: Path) -> None:
+    path = SIX["sharded"](digits, tmp_path)
+    content = json.loads(Sidecars(path).manifest.read_text())
+    del content["checkpoint"]["files"][1]
+    Sidecars(path).manifest.write_text(json.dumps(content))
+    report = manifest.verify(path, fast=True)  # passed before, and the bytes of that file were compared with nothing
+    assert report.exit_code == 1
+    assert "consists of other files than the manifest lists" in said(report)
+
+
 def _record(path: Path, **update: Any) -> Golden:
     return read_manifest(path).golden[0].model_copy(update=update)
 
