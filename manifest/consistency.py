@@ -47,8 +47,14 @@ def contradictions(manifest: Manifest) -> list[str]:
     return found
 
 
-def departures(manifest: Manifest, stored: Checkpoint) -> list[str]:
-    """Sentences on where a file that is intact is not what its manifest says, without their full stops."""
+def departures(manifest: Manifest, stored: Checkpoint, *, first: bool = True) -> list[str]:
+    """Sentences on where a file that is intact is not what its manifest says, without their full stops.
+
+    Args:
+        manifest: Of the weights that are meant.
+        stored: The file, with these weights chosen.
+        first: Whether the manifest describes them first: what it lists beside the weights is beside these.
+    """
     state, found = manifest.checkpoint.state, []
     if tuple(state.path) != stored.state_path:
         found.append(f"the manifest describes weights under {'.'.join(state.path)!r}, and the file holds none there")
@@ -58,7 +64,7 @@ def departures(manifest: Manifest, stored: Checkpoint) -> list[str]:
     if stored.path.is_dir() and sorted(listed) != sorted(held):
         other = shortened(sorted({*listed} ^ {*held}))
         found.append(f"the checkpoint consists of other files than the manifest lists, {other} of one alone")
-    if sorted(stored.extras) != manifest.checkpoint.extras:
+    if first and sorted(stored.extras) != manifest.checkpoint.extras:
         found.append("the file holds other things beside the weights than the manifest says")
     if stored.aliases() != manifest.weights.tied:
         found.append("other weights are tied in the file than the manifest says")

@@ -77,7 +77,7 @@ class Original:
             hypotheses(self.architecture, self.built.module, inputs),
         )
 
-    @neutral_process()
+    @neutral_process(generators=False)  # dropout draws what it drew when the answers were given
     def diagnose(self, target: Target, question: Question) -> Diagnosis:
         """Why the model's answers are not those of a target."""
         inputs = question(self.architecture)

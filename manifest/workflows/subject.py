@@ -30,6 +30,7 @@ class Subject:
         self.path = checkpoint
         self.contents = contents
         self.manifest = manifest
+        self.first = True  # whether these are the weights that the manifest describes first
         self.intact = False
         self.components: list[ComponentVerdict] = []
         if stored is not None:
@@ -70,7 +71,9 @@ class Subject:
         return described[state]
 
     def _with(self, model: Model) -> Subject:
-        return Subject(self.path, self.contents, self.manifest.meaning(model))
+        other = Subject(self.path, self.contents, self.manifest.meaning(model))
+        other.first = False
+        return other
 
     def close(self) -> None:
         if isinstance(self.stored, Checkpoint):

@@ -209,7 +209,7 @@ def _format(subject: Subject, code: Severity, thorough: bool) -> Climbed:
         findings.append(finding("F005", message, where=subject.path.name))
     if subject.intact:
         findings += _mislisted(subject.manifest, stored)
-        findings += [_inconsistent(problem) for problem in departures(subject.manifest, stored)]
+        findings += [_inconsistent(problem) for problem in departures(subject.manifest, stored, first=subject.first)]
         if thorough:
             findings += [_inconsistent(problem) for problem in _other_digests(subject, stored)]
     findings += safety_findings(stored, known=code, unknown=Severity.WARNING)

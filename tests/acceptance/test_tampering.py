@@ -72,12 +72,10 @@ def no_signature(path: Path) -> None:
 
 
 def broken_signature(path: Path) -> None:
-    content = json.loads(beside(path, "sig").read_bytes())
-    signature = content["dsseEnvelope"]["signatures"][0]["sig"]
-    content["dsseEnvelope"]["signatures"][0]["sig"] = (
-        signature[:20] + ("A" if signature[20] != "A" else "B") + signature[21:]
-    )
-    beside(path, "sig").write_text(json.dumps(content))
+    text = beside(path, "sig").read_text()
+    signature = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
+    other = signature[:20] + ("A" if signature[20] != "A" else "B") + signature[21:]
+    beside(path, "sig").write_text(text.replace(signature, other))
 
 
 def garbled_signature(path: Path) -> None:

@@ -130,7 +130,7 @@ def test_changed_manifest_has_its_checkpoint_checked(change: str, repository: An
     base = repository.git("rev-parse", "HEAD")
     sidecar = repository.place / "models" / "clip.safetensors.manifest.json"
     if change == "rewritten":
-        sidecar.write_text(json.dumps(json.loads(sidecar.read_bytes()) | {"components": []}))
+        sidecar.write_text(json.dumps(json.loads(sidecar.read_bytes()) | {"created": "2026-01-01T00:00:00Z"}))
     else:
         sidecar.unlink()
     repository.commit()

@@ -87,7 +87,7 @@ def saved(
 
 
 def measured(report: Report) -> tuple[Outcome, dict[str, Any], str]:
-    (rung,) = report.rungs
+    rung = next(rung for rung in report.rungs if rung.name == "golden")
     return (
         rung.outcome,
         rung.findings[0].evidence if rung.findings else {},

@@ -391,7 +391,9 @@ ENDLESS = [
         "safe",
     ),
     Row("a tuple in a tuple, a million times", odd(lambda _: b")" + b"\x85" * 1_000_000), "safe"),
-    Row("a call of a call, a million times", odd(lambda _: named("a.b") + b")R" * 1_000_000), "unsafe", "a.b"),
+    Row(
+        "a call of a call, a million times", odd(lambda _: named("a.b") + b")R" * 1_000_000), "F003", "makes objects of"
+    ),
     Row(
         "a call of the result of a call, nested",
         odd(lambda _: b")" + (b"\x85q\x640" + named("a.b") + b"h\x64R") * 300_000),
@@ -475,7 +477,7 @@ ENDLESS = [
             )
         ),
         "F003",
-        "makes more than",
+        "makes objects of more than",
     ),
     Row("text that only Python 2 escapes", odd(lambda _: b"S'\\q'\n"), "safe"),
 ]
