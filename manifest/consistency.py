@@ -94,6 +94,8 @@ def _preprocess(record: Preprocess | None) -> Iterator[str]:
         return
     if len(record.size) != 2 or not all(0 < side <= _LARGEST_SIDE for side in record.size):
         yield f"images are prepared to the size {record.size}, expected a height and a width"
+    if not len(record.mean) == len(record.std) > 0 or not all(share > 0 for share in record.std):
+        yield f"images are shifted by {record.mean} and scaled by {record.std}, expected a number for each channel"
     if record.resize_mode not in _RESIZE_MODES:
         yield f"images are resized by {record.resize_mode!r}, expected one of {', '.join(_RESIZE_MODES)}"
     for what in (record.mode, record.interpolation, record.crop_mode or "center"):

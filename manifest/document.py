@@ -27,7 +27,7 @@ LARGEST = 64 << 20
 Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
 Hex256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FILE_NAME = r"^[^/\\\x00-\x1f\x7f]+$"
-FileName = Annotated[str, Field(min_length=1, pattern=FILE_NAME)]
+FileName = Annotated[str, Field(min_length=1, max_length=255, pattern=FILE_NAME)]
 
 
 def _is_none(value: object) -> bool:

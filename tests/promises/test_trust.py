@@ -33,7 +33,7 @@ from tests.promises.six import MODULE, PROBE, SIX
 from tests.promises.six import detector as save_detector
 from tests.promises.six import open_clip as save_open_clip
 
-SAMPLE = 12
+SAMPLE = 6
 """Changes of each manifest in an ordinary run."""
 
 
@@ -164,6 +164,10 @@ MADE_UP = [
     Attempt("other extras", lambda r: r["checkpoint"].update(extras=["optimizer"]), 1, "F006", PASSED),
     Attempt("weights under other keys", lambda r: r["checkpoint"]["state"].update(path=["a"]), 1, "F006", PASSED),
     Attempt("another prefix", lambda r: r["checkpoint"]["state"].update(prefix="module."), 1, "F006", PASSED),
+    Attempt("file of a name of 200,000 letters",
+             lambda r: r["checkpoint"]["files"][0].update(path="x" * 200_000), 2,
+            "checkpoint.files.0.path", "OSError, in a directory"),
+    Attempt("no mean of pixels", lambda r: r["architecture"]["preprocess"].update(mean=[]), 1, "F006", PASSED),
     Attempt("no torch", lambda r: r["environment"].update(libraries={}), 1, "F006", PASSED),
     Attempt("half a character",
              lambda r: r["components"][0].update(role="\ud800"),
@@ -322,11 +326,10 @@ def test_answers_that_arithmetic_could_explain(attempt: Attempt, saved: Path, mo
         assert "could not be checked to its end: golden" in said(report)
 
 
-@pytest.mark.parametrize("floor", [1e300, 2.0])
-def test_floor_of_objects_that_nothing_shows_is_a_finding(floor: float, detector: Path) -> None:
+def test_floor_of_objects_that_nothing_shows_is_a_finding(detector: Path) -> None:
     before = Sidecars(detector).manifest.read_text()
     content = json.loads(before)
-    content["golden"][0]["floor"]["objects"] = floor
+    content["golden"][0]["floor"]["objects"] = 2.0
     Sidecars(detector).manifest.write_text(json.dumps(content))
     try:
         assert "G008" in {item.rule for item in manifest.verify(detector).findings()}
@@ -372,13 +375,13 @@ def test_no_field_of_a_manifest_can_be_changed_unseen(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = request.config.getoption("--whole", default=False)
-    path = SIX[name](digits, tmp_path)
+    path = request.getfixturevalue("detector") if name == "detection" else SIX[name](digits, tmp_path)
     content = json.loads(Sidecars(path).manifest.read_text())
     plain = {item.message for item in manifest.verify(path, allow=[MODULE], probes=[PROBE]).findings()}
     cases = list(changes(content, places(content)))
     assert len(cases) > 1000
     if not whole:  # a detector takes ten times as long as the others
-        cases = random.Random(f"trust {name}").sample(cases, SAMPLE if name != "detection" else SAMPLE // 3)
+        cases = random.Random(f"trust {name}").sample(cases, SAMPLE if name != "detection" else 1)
     unsigned = tally(path, cases, plain)
     again = tally(path, cases, plain, sign=lambda new: sign_as_it_is(path, new, key[0]), key=key[1])
     sign_as_it_is(path, content, key[0])
