@@ -63,23 +63,26 @@ def _floor(golden: Golden) -> Iterator[str]:
 def _output(what: str, output: Output) -> Iterator[str]:
     if any(length < 0 for length in output.shape):
         yield f"the {what} has the shape {output.shape}"
-    elif len(output.sketch) != PROJECTIONS:
-        yield f"the {what} has a sketch of {len(output.sketch)} numbers, expected {PROJECTIONS}"
-    elif not _sound(output.norm, output.sketch):
-        yield f"the {what} has numbers that are too great"
-    elif not fits(output.norm, output.sketch, 0.4, 1.7):
-        yield f"the {what} has a norm of {output.norm:.3g}, and its sketch is of another"
+    elif problem := _numbers(output.norm, output.sketch, PROJECTIONS, 0.4, 1.7):
+        yield f"the {what} has {problem}"
 
 
 def _layer(what: str, layer: Layer, most: float) -> Iterator[str]:
-    if len(layer.sketch) != _LAYER_PROJECTIONS:
-        yield f"the {what} has a sketch of {len(layer.sketch)} numbers, expected {_LAYER_PROJECTIONS}"
-    elif not _sound(layer.norm, layer.sketch):
-        yield f"the {what} has numbers that are too great"
-    elif not fits(layer.norm, layer.sketch, 0.05, 5.0):
-        yield f"the {what} has a norm of {layer.norm:.3g}, and its sketch is of another"
+    if problem := _numbers(layer.norm, layer.sketch, _LAYER_PROJECTIONS, 0.05, 5.0):
+        yield f"the {what} has {problem}"
     elif layer.floor > max(most, 0.5):
         yield f"the {what} has a floor of {layer.floor:.3g}"
+
+
+def _numbers(norm: float, sketch: Sequence[float], count: int, least: float, most: float) -> str | None:
+    """What is wrong with a norm and its sketch of so many numbers; `least` and `most` are those of `fits`."""
+    if len(sketch) != count:
+        return f"a sketch of {len(sketch)} numbers, expected {count}"
+    if not _finite([norm, *sketch]):
+        return "numbers that are too great"
+    if not fits(norm, sketch, least, most):
+        return f"a norm of {norm:.3g}, and its sketch is of another"
+    return None
 
 
 def _reading(reading: Reading) -> Iterator[str]:
@@ -90,10 +93,6 @@ def _reading(reading: Reading) -> Iterator[str]:
         left, top, right, bottom = found.box
         if not (_finite(found.box) and left <= right and top <= bottom):
             yield f"the reading of {reading.image!r} has a box of {found.box}"
-
-
-def _sound(norm: float, sketch: Sequence[float]) -> bool:
-    return _finite([norm, *sketch])
 
 
 def _finite(numbers: Iterable[float]) -> bool:

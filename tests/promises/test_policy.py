@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,23 +22,12 @@ from manifest.policy import FIRM, read_policy
 from manifest.rendering import junit, sarif
 from manifest.workflows.auditing import audit
 from tests.promises.attempts import Attempt
-from tests.promises.policy_files import FACTORY, Place, command, file, half_a_file, made_in, said, without_components
+from tests.promises.policy_files import FACTORY, Place, command, file, half_a_file, said, without_components
 
 MODULE = FACTORY.partition(":")[0]
 NEVER = "9999-12-31"
 QUOTED = '"{}"'
 TODAY = datetime.now(UTC).date()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_in(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def place(made: Path, tmp_path: Path) -> Place:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return Place(tmp_path)
 
 
 @dataclass(frozen=True)

@@ -27,22 +27,10 @@ from tests.promises.policy_files import (
     command,
     file,
     half_a_file,
-    made_in,
     said,
     trained,
     without_components,
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_in(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def place(made: Path, tmp_path: Path) -> Place:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return Place(tmp_path)
 
 
 def verified(name: str, **arguments: Any) -> Callable[[Place], tuple[int, str]]:
