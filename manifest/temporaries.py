@@ -2,6 +2,8 @@
 
 A directory is named for what it becomes, the process that made it and the boot of its machine. A file in it is locked
 while its maker lives, so a lock that can be taken proves that the maker is gone, whatever process has its number now.
+It is the first file in its directory and the last one removed: a directory without it is empty, and may be removed at
+any time, since a maker that finds its directory gone makes another.
 On a file system of several machines a lock may not be seen from all of them; there, age decides as well.
 """
 
@@ -64,8 +66,7 @@ def temporary_directory(target: Path, folder: Path | None = None) -> Iterator[Pa
     try:
         yield made
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-        os.close(lock)
+        _remove_directory(made, lock)
 
 
 def remove_leftovers(folder: Path, target: str | None = None) -> Leftovers:
@@ -131,23 +132,36 @@ def _remove(place: Path, token: str) -> bool:
     try:
         descriptor = os.open(place / _LOCK if is_directory else place, os.O_RDWR | _NEITHER_WAIT_NOR_FOLLOW)
     except OSError:
-        # Made and not locked yet, or left by a writer that was killed just then; only age can tell.
-        return is_directory and _is_old(place) and _removed(place)
-    try:
-        if not _take(descriptor, unsupported=False):
-            return False
-        return (ours or _is_old(place)) and _removed(place)
-    finally:
+        if is_directory:
+            with contextlib.suppress(OSError):
+                place.rmdir()  # only if it is empty
+            if _is_old(place):  # of an earlier version, which removed the lock before the rest
+                shutil.rmtree(place, ignore_errors=True)
+        return not os.path.lexists(place)
+    if not (_take(descriptor, unsupported=False) and (ours or _is_old(place))):
         os.close(descriptor)
-
-
-def _removed(place: Path) -> bool:
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
+        return False
+    if is_directory:
+        _remove_directory(place, descriptor)
     else:
         with contextlib.suppress(OSError):
             place.unlink()
+        os.close(descriptor)
     return not os.path.lexists(place)
+
+
+def _remove_directory(made: Path, lock: int) -> None:
+    """Remove a directory whose lock is held: the lock after the rest. What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(made)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != _LOCK:
+                os.unlink(entry.path)
+        os.unlink(made / _LOCK)
+    os.close(lock)  # before the directory goes: some network file systems keep an open file in it by another name
+    with contextlib.suppress(OSError):
+        made.rmdir()
 
 
 def _is_old(place: Path) -> bool:

@@ -27,7 +27,7 @@ from manifest.errors import ManifestError, NoManifestWarning, SignatureError
 from manifest.hooks.recording import recording
 from manifest.sidecars import Sidecars
 from manifest.signing import generate_keys, load_public_key, verify_bundle
-from manifest.temporaries import temporary_directory
+from manifest.temporaries import remove_leftovers, temporary_directory
 from tests.promises.attempts import Attempt
 
 NAME = "ckpt.pt"
@@ -578,6 +578,27 @@ def test_what_a_killed_save_left_is_removed_and_nothing_that_lives(
         os.utime(path, (0, 0))
     attempt.make(place, digits_model)
     assert not elsewhere.exists()
+
+
+def test_a_directory_that_a_process_left_between_making_it_and_locking_it_is_removed(tmp_path: Path) -> None:
+    left = killed_while_writing(tmp_path / NAME)
+    (left / ".staged").unlink()
+    (left / ".lock").unlink()
+    assert remove_leftovers(tmp_path).removed == (left,)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_stays_as_long_as_anything_beside_it(tmp_path: Path) -> None:
+    left = killed_while_writing(tmp_path / NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", _refuse)
+        assert remove_leftovers(tmp_path).kept == (left,)
+    assert sorted(path.name for path in left.iterdir()) == [".lock", ".staged"]
+    assert remove_leftovers(tmp_path).removed == (left,)
+
+
+def _refuse(path: object, **_: object) -> None:
+    raise PermissionError(path)
 
 
 def test_a_distributed_save_removes_what_a_killed_one_left_beside_it_and_inside(
