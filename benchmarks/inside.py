@@ -60,7 +60,7 @@ def load(checkpoint: str, verify: Any, library: str) -> float:
     """Seconds of `manifest.load`."""
     import manifest
 
-    import_module(f"manifest.families.{library}")  # as an application has imported it before it loads anything
+    import_module(f"manifest.families.{library}.adapter")  # as an application has imported it before it loads anything
     call = manifest.load
     return _timed(lambda: call(checkpoint, verify=verify))
 
@@ -119,7 +119,7 @@ def record(name: str, when: str, runs: str, directory: str) -> str:
     import torch
 
     import manifest
-    from manifest.hooks.recording import recording
+    from manifest.training.interception import recording
 
     model = manifest.create_model(name)
     path = Path(directory)
@@ -204,7 +204,7 @@ def golden(name: str, runs: str, directory: str) -> str:
 
 def read_golden(path: Path) -> str:
     """The golden record of a checkpoint as JSON."""
-    from manifest.sidecars import read_manifest
+    from manifest.storage.transaction import read_manifest
 
     return read_manifest(path).golden[0].model_dump_json()
 

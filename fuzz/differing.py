@@ -22,8 +22,9 @@ import torch
 from mutating import pickled
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, StridedTensor, open_checkpoint
-from manifest.checkpoint.inert_pickle import Global, Members, OddKey, Opaque, interpret
-from manifest.checkpoint.torch_objects import (
+from manifest.checkpoint.pickles.pickle_vm import interpret
+from manifest.checkpoint.pickles.stand_ins import Global, Members, OddKey, Opaque
+from manifest.checkpoint.pickles.torch_objects import (
     Layout,
     PickledComposite,
     PickledStorage,

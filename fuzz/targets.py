@@ -14,12 +14,12 @@ import mutating
 from bundling import unpack
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, open_checkpoint
-from manifest.checkpoint.inert_pickle import interpret
-from manifest.checkpoint.placing import check_tensors
+from manifest.checkpoint.pickles.pickle_vm import interpret
+from manifest.checkpoint.pickles.torch_objects import TorchObjects
 from manifest.checkpoint.state_dicts import find_states
-from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.checkpoint.storage_layout import check_tensors
 from manifest.errors import CheckpointError, InputError, ManifestError
-from manifest.findings import RULES
+from manifest.schema.rules import RULES
 
 _MOST_DIGESTED = 64 << 20
 _MOST_MESSAGE = 3_000

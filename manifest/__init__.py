@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 from manifest.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from manifest.builders.create_model import create_model as create_model
+    from manifest.builders.create_model import create_model_and_transforms as create_model_and_transforms
     from manifest.determinism.switches import dataloader_generator as dataloader_generator
     from manifest.determinism.switches import deterministic as deterministic
     from manifest.determinism.switches import seed_worker as seed_worker
-    from manifest.golden.probe import Probe as Probe
-    from manifest.hooks.create_model import create_model as create_model
-    from manifest.hooks.create_model import create_model_and_transforms as create_model_and_transforms
-    from manifest.hooks.distributed import describe_distributed as describe_distributed
-    from manifest.hooks.distributed import save_distributed as save_distributed
-    from manifest.hooks.recording import recording as recording
-    from manifest.hooks.torch_save import torch_save as torch_save
+    from manifest.probes.inputs import Probe as Probe
+    from manifest.training.interception import recording as recording
+    from manifest.training.torch_save import torch_save as torch_save
     from manifest.workflows.auditing import audit as audit
     from manifest.workflows.comparing import answer as answer
     from manifest.workflows.comparing import compare as compare
@@ -33,18 +31,20 @@ if TYPE_CHECKING:
     from manifest.workflows.loading import load_transforms as load_transforms
     from manifest.workflows.resuming import load_checkpoint as load_checkpoint
     from manifest.workflows.saving import save as save
+    from manifest.workflows.saving_distributed import describe_distributed as describe_distributed
+    from manifest.workflows.saving_distributed import save_distributed as save_distributed
     from manifest.workflows.verifying import verify as verify
 
 _HOMES = {
-    "Probe": "manifest.golden.probe",
+    "Probe": "manifest.probes.inputs",
     "answer": "manifest.workflows.comparing",
     "audit": "manifest.workflows.auditing",
     "compare": "manifest.workflows.comparing",
-    "create_model": "manifest.hooks.create_model",
-    "create_model_and_transforms": "manifest.hooks.create_model",
+    "create_model": "manifest.builders.create_model",
+    "create_model_and_transforms": "manifest.builders.create_model",
     "create": "manifest.workflows.creating",
     "dataloader_generator": "manifest.determinism.switches",
-    "describe_distributed": "manifest.hooks.distributed",
+    "describe_distributed": "manifest.workflows.saving_distributed",
     "deterministic": "manifest.determinism.switches",
     "diagnose": "manifest.workflows.diagnosing",
     "diff": "manifest.workflows.differing",
@@ -52,19 +52,19 @@ _HOMES = {
     "load": "manifest.workflows.loading",
     "load_checkpoint": "manifest.workflows.resuming",
     "load_transforms": "manifest.workflows.loading",
-    "recording": "manifest.hooks.recording",
+    "recording": "manifest.training.interception",
     "save": "manifest.workflows.saving",
-    "save_distributed": "manifest.hooks.distributed",
+    "save_distributed": "manifest.workflows.saving_distributed",
     "seed_worker": "manifest.determinism.switches",
-    "torch_save": "manifest.hooks.torch_save",
+    "torch_save": "manifest.training.torch_save",
     "verify": "manifest.workflows.verifying",
 }
 
 _LIBRARIES = {
-    "lightning": "manifest.hooks.lightning",
-    "timm": "manifest.hooks.timm",
-    "torchvision": "manifest.hooks.torchvision",
-    "transformers": "manifest.hooks.transformers",
+    "lightning": "manifest.training.lightning",
+    "timm": "manifest.builders.timm",
+    "torchvision": "manifest.builders.torchvision",
+    "transformers": "manifest.training.transformers",
 }
 """Modules, by the names of the libraries whose calls are in them."""
 

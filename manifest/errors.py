@@ -6,10 +6,7 @@ ends with the exception's `exit_code`: 2 for "could not check", 1 for "checked, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from manifest.findings import Report
+from typing import ClassVar
 
 
 class ManifestError(Exception):
@@ -31,7 +28,7 @@ class CheckpointError(ManifestError):
     """A checkpoint that cannot be read: not one, malformed, truncated, or unsupported.
 
     Attributes:
-        rule: Code of the rule in `manifest.findings` that the file breaks, for example `F002`.
+        rule: Code of the rule in `manifest.schema.rules` that the file breaks, for example `F002`.
     """
 
     def __init__(self, message: str, *, rule: str) -> None:
@@ -91,20 +88,6 @@ class IncompleteModelError(ManifestError):
     """A model that would be saved as complete although some of it was never trained."""
 
     exit_code = 1
-
-
-class VerificationError(ManifestError):
-    """A checkpoint that does not keep its manifest's promise.
-
-    Attributes:
-        report: Every rung that was climbed, with its findings.
-    """
-
-    exit_code = 1
-
-    def __init__(self, message: str, report: Report) -> None:
-        super().__init__(message)
-        self.report = report
 
 
 class StorageError(ManifestError):

@@ -157,8 +157,8 @@ def _remove_directory(made: Path, lock: int) -> None:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             elif entry.name != _LOCK:
-                os.unlink(entry.path)
-        os.unlink(made / _LOCK)
+                Path(entry.path).unlink()
+        (made / _LOCK).unlink()
     os.close(lock)  # before the directory goes: some network file systems keep an open file in it by another name
     with contextlib.suppress(OSError):
         made.rmdir()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 
+from manifest.checkpoint.containers.zip_records import Record
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.tensors import StoredTensor
-from manifest.checkpoint.zip_records import Record
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from manifest.checkpoint.escaping import printable, printable_list
 from manifest.errors import CheckpointError, InputError
+from manifest.escaping import printable, printable_list
 
 DISTRIBUTED = ".metadata"
 INDEX = ".index.json"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 
-from manifest.checkpoint.escaping import printable, writable
 from manifest.errors import CheckpointError, InputError
+from manifest.escaping import printable, writable
 
 MOST_FILES = 10_000
 _MOST_DESCRIPTORS = 200  # a process has about a thousand, and each mapping takes one too

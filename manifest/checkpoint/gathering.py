@@ -15,9 +15,9 @@ from itertools import chain, product
 from mmap import mmap
 from typing import TYPE_CHECKING
 
-from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.tensors import ChunkedTensor, CompositeTensor, StoredTensor, StridedTensor
 from manifest.errors import CheckpointError
+from manifest.escaping import printable
 
 if TYPE_CHECKING:
     import numpy

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from manifest.checkpoint.inert_pickle import Opaque, over_limit
-from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
+from manifest.checkpoint.pickles.stand_ins import Opaque, over_limit
+from manifest.checkpoint.pickles.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 
 _SCRIPTED = "__torch__."
 _DEEPEST = 100

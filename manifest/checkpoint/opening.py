@@ -14,34 +14,26 @@ from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 
-from manifest.checkpoint import (
+from manifest.checkpoint import directories, gathering, sniffing
+from manifest.checkpoint.containers import (
     dcp,
-    directories,
-    gathering,
     npz,
     safetensors_file,
     sharded,
-    sniffing,
     torch_export,
     torch_legacy,
     torch_package,
     torch_zip,
     torchscript,
 )
+from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Candidate, Container, Contents
-from manifest.checkpoint.escaping import printable, printable_list
 from manifest.checkpoint.files import Files, OpenFile, stays_home
 from manifest.checkpoint.state_dicts import first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
-from manifest.checkpoint.zip_records import wrong_checksum
-from manifest.digests import (
-    bytes_digest,
-    composite_digest,
-    descriptor_blake3,
-    read_blocks,
-    streamed_tensor_digest,
-)
+from manifest.digests import bytes_digest, composite_digest, descriptor_blake3, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
+from manifest.escaping import printable, printable_list
 
 CONTAINERS: tuple[Container, ...] = (
     npz.CONTAINER,

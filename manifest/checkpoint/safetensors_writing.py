@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from manifest.checkpoint.escaping import printable
 from manifest.checkpoint.opening import Checkpoint
 from manifest.checkpoint.tensors import SAFETENSORS_CODES, CompositeTensor
 from manifest.errors import CheckpointError
+from manifest.escaping import printable
 
 _CODES = {dtype: code for code, dtype in SAFETENSORS_CODES.items()}
 _ALIGNMENT = 8

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
 
-from manifest.checkpoint.zip_records import is_zip, list_names
+from manifest.checkpoint.containers.zip_records import is_zip, list_names
 from manifest.errors import CheckpointError
 
 _HEAD = 4096

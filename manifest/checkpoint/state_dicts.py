@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from manifest.checkpoint import modules
-from manifest.checkpoint.escaping import printable, printable_list, writable
-from manifest.checkpoint.inert_pickle import Members, OddKey, Opaque, over_limit
+from manifest.checkpoint.pickles.stand_ins import Members, OddKey, Opaque, over_limit
+from manifest.checkpoint.pickles.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.checkpoint.tensors import MOST_TENSORS
-from manifest.checkpoint.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.errors import CheckpointError
+from manifest.escaping import printable, printable_list, writable
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module")
 """Keys under which training scripts put the weights, the most usual first."""

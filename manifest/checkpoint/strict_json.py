@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from manifest.checkpoint.escaping import printable
 from manifest.errors import CheckpointError
+from manifest.escaping import printable
 
 _MOST_STRUCTURE = 16_000_000  # lists of nothing would take thirty times their bytes in memory
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

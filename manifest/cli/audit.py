@@ -22,7 +22,7 @@ from manifest.cli.options import (
 from manifest.cli.printing import each_checked, finish, finish_all
 
 if TYPE_CHECKING:
-    from manifest.policy import Policy
+    from manifest.checks.policy import Policy
 
 Claimed = Annotated[
     str | None,
@@ -52,7 +52,7 @@ def run(
     """
     from manifest.checkpoint.discovering import discover
     from manifest.cli.options import roles
-    from manifest.findings import Kind
+    from manifest.schema.report import Kind
     from manifest.workflows.auditing import audit
 
     demanded = None if policy is None else _read(policy)
@@ -70,6 +70,6 @@ def run(
 
 
 def _read(policy: Path) -> Policy:
-    from manifest.policy import read_policy
+    from manifest.checks.policy import read_policy
 
     return read_policy(policy)

@@ -21,7 +21,7 @@ class Example(StrEnum):
 @app.command()
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy.", show_default=False)]) -> None:
     """Say in one line what a policy demands; end with 2 and the reason if it is none."""
-    from manifest.policy import demands, read_policy
+    from manifest.checks.policy import demands, read_policy
 
     print(f"{file.name} {demands(read_policy(file))}")
 

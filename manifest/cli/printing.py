@@ -17,7 +17,7 @@ from manifest.errors import ManifestError, StorageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from manifest.findings import Kind, Report
+    from manifest.schema.report import Kind, Report
 
 _WIDTH_OF_FILES = 120
 
@@ -50,7 +50,7 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
 
 def complain(sentence: str) -> None:
     """One sentence on stderr, escaped."""
-    from manifest.checkpoint.escaping import printable
+    from manifest.escaping import printable
 
     print(f"manifest: {printable(sentence, 4000)}", file=sys.stderr)
 
@@ -107,7 +107,7 @@ def finish_all(
 
 def exit_code(report: Report, fail_on: FailOn) -> int:
     """What a command ends with: 2 when it could not check, whatever should fail it."""
-    from manifest.findings import Outcome
+    from manifest.schema.report import Outcome
 
     if report.error is not None or fail_on is FailOn.ERROR:
         return report.exit_code
@@ -130,7 +130,7 @@ def each_checked(
     Raises:
         ManifestError: The only checkpoint could not be checked, and the format is not one for CI, which wants to know.
     """
-    from manifest.findings import Report
+    from manifest.schema.report import Report
 
     alone = len(paths) == 1 and format in (Format.TEXT, Format.JSON)
     shown = format is Format.TEXT and output is None

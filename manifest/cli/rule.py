@@ -15,7 +15,7 @@ def run(
     ] = None,
 ) -> None:
     """Explain a rule: what it finds, why it matters, how to fix it; or list all rules."""
-    from manifest.findings import LETTERS, RULES, nearest_rules
+    from manifest.schema.rules import LETTERS, RULES, nearest_rules
 
     if code is None:
         width = max(len(rule.name) for rule in RULES.values())

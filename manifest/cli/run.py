@@ -13,7 +13,7 @@ from manifest.cli.options import SigningKey, roles
 from manifest.errors import InputError
 
 if TYPE_CHECKING:
-    from manifest.hooks.scribe import Scribe
+    from manifest.training.recorder import Scribe
 
 Command = Annotated[
     list[str],
@@ -41,11 +41,11 @@ def run(
 
     Exit codes: those of the script; 2 when it could not be started.
     """
-    from manifest.hooks.run import is_launcher, launch, python_arguments, run_python
+    from manifest.training.script import is_launcher, launch, python_arguments, run_python
 
     if is_launcher(command):
         launch(command, _options(key, golden, floor, partial, dataset, strict=strict, verbose=verbose))
-    from manifest.hooks.recording import recording
+    from manifest.training.interception import recording
 
     chosen = roles(partial)
     with recording(key=key, golden=golden, floor=floor, partial=chosen, dataset=dataset, strict=strict) as scribe:
@@ -84,7 +84,7 @@ def _options(
 
 def _tell(scribe: Scribe, *, verbose: bool) -> None:
     """On stderr, in a line or two, what became of what was saved."""
-    from manifest.checkpoint.escaping import printable
+    from manifest.escaping import printable
 
     names = ", ".join(path.name for path in scribe.described[-3:]) or "nothing"
     more = f" and {len(scribe.described) - 3} before" if len(scribe.described) > 3 else ""

@@ -27,9 +27,9 @@ def run(
 
 def json_schema(which: Which) -> dict[str, Any]:
     """JSON Schema (2020-12) of a format, as `schemas/` holds it."""
-    from manifest.document import Manifest
-    from manifest.findings import Report
-    from manifest.policy import Policy
+    from manifest.checks.policy import Policy
+    from manifest.schema.document import Manifest
+    from manifest.schema.report import Report
 
     models: dict[Which, type[BaseModel]] = {Which.MANIFEST: Manifest, Which.REPORT: Report, Which.POLICY: Policy}
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

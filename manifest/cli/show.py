@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Print what is on record about a checkpoint, or what is in it when there is no record; of its bytes only the size
     is checked."""
-    from manifest.sidecars import has_manifest, require_checkpoint
+    from manifest.storage.sidecars import has_manifest, require_checkpoint
 
     path = require_checkpoint(checkpoint)
     if has_manifest(path) and not tensors and state is None:
@@ -40,8 +40,9 @@ def run(
 
 
 def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:
-    from manifest.document import parse, serialize
-    from manifest.sidecars import Sidecars, pending_words, read_sidecars
+    from manifest.schema.document import parse, serialize
+    from manifest.storage.sidecars import Sidecars, pending_words
+    from manifest.storage.transaction import read_sidecars
 
     contents = read_sidecars(path)
     if contents.pending is not None:
@@ -51,6 +52,6 @@ def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, colo
         emit(serialize(manifest).decode(), output)
         return
     from manifest.rendering import text
-    from manifest.workflows.described import other_size
+    from manifest.storage.described import other_size
 
     emit(text.show(manifest, path.name or path.resolve().name, other_size(path, manifest)), output, color=color)

@@ -26,7 +26,7 @@ from manifest.errors import ManifestError
 
 if TYPE_CHECKING:
     from manifest.checkpoint import Checkpoint as OpenCheckpoint
-    from manifest.findings import Report
+    from manifest.schema.report import Report
 
 
 def run(
@@ -47,8 +47,8 @@ def run(
     Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked. Of several checkpoints, the worst.
     """
     first = _opened(checkpoints[0])
-    from manifest.findings import Kind
-    from manifest.policy import read_policy
+    from manifest.checks.policy import read_policy
+    from manifest.schema.report import Kind
     from manifest.signing import public_keys
     from manifest.workflows.verifying import verify
 

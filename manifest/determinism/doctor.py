@@ -20,11 +20,11 @@ from torch import nn
 
 from manifest.determinism.operators import when_not_deterministic
 from manifest.determinism.switches import seeded
-from manifest.golden.asking import Answers, Outputs, relative_distance
+from manifest.fingerprints.structure import Recorder, on_meta
 from manifest.golden.floor import Built, without_fused_attention, without_onednn
 from manifest.golden.hypotheses import OTHER_IN_TRAINING, activation_name, is_activation
-from manifest.golden.probe import VARIABLE, Inputs
-from manifest.structure import Recorder, on_meta
+from manifest.golden.run import Answers, Outputs, relative_distance
+from manifest.probes.inputs import VARIABLE, Inputs
 
 _ARITHMETIC = 1e-4
 """Relative distance up to which float32 is taken to be added up in another order; beyond it something else moved."""

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from manifest import environment
 from manifest.errors import InputError
+from manifest.fingerprints import environment
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _GREATEST_SEED = 2**32 - 1  # NumPy's legacy generator takes no greater one

@@ -16,27 +16,18 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from manifest.document import (
-    Architecture,
-    Mode,
-    Operators,
-    Preprocess,
-    Reading,
-    Tokenizer,
-    activation_words,
-    component_tensors,
-    prefixes,
-)
 from manifest.errors import ArchitectureError, InputError, ManifestError, one_line
-from manifest.families import Conversion, Creation, Difference, Variant
-from manifest.families.empty_build import without_weights
-from manifest.families.proving import first_departure
-from manifest.fitting import Fit
-from manifest.golden.flatten import flatten
-from manifest.golden.probe import Inputs, Probe, tensors_given
-from manifest.module_tree import changes, grouped, outline, structure_digest, unfold
+from manifest.families.equivalence import first_departure
+from manifest.families.meta_build import without_weights
+from manifest.families.protocol import Conversion, Creation, Difference, Variant
+from manifest.fingerprints.module_tree import changes, grouped, outline, structure_digest, unfold
+from manifest.fingerprints.structure import structure, trace
 from manifest.neutral_process import neutral_process
-from manifest.structure import structure, trace
+from manifest.probes.flatten import flatten
+from manifest.probes.inputs import Inputs, Probe, tensors_given
+from manifest.schema.document import Architecture, Operators, Preprocess, Reading, Tokenizer
+from manifest.schema.vocabulary import Mode, activation_words, component_tensors, prefixes
+from manifest.weights.shape_diff import Fit
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from manifest.document import Reading
-from manifest.golden.probe import Inputs
+from manifest.probes.inputs import Inputs
+from manifest.schema.document import Reading
 
 _MOST = 5
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from manifest.document import Golden, Output, Reading
-from manifest.golden.objects import RESOLUTION, match
+from manifest.golden.detections import RESOLUTION, match
 from manifest.golden.sketch import distance
+from manifest.schema.document import Golden, Output, Reading
 
 MULTIPLE = 4.0
 """How many floors apart two outputs may be: another machine adds up in another order than this one tried."""

@@ -15,13 +15,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from manifest.document import Architecture, Output, Reading
 from manifest.errors import one_line
-from manifest.families import Variant
-from manifest.golden.asking import Answers, recorded
+from manifest.families.protocol import Variant
 from manifest.golden.floor import Built
-from manifest.golden.probe import Inputs
+from manifest.golden.run import Answers, recorded
 from manifest.golden.sketch import distance
+from manifest.probes.inputs import Inputs
+from manifest.schema.document import Architecture, Output, Reading
 
 _MOST_LEFT = 2 / 3
 _DRAWS = 3

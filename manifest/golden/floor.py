@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from manifest.document import Architecture, Layer
 from manifest.errors import InputError
-from manifest.families import Family
-from manifest.golden.asking import Answers, Outputs, ask, relative_distance
+from manifest.families.protocol import Family
+from manifest.golden.detections import match
 from manifest.golden.layers import layer_distance
-from manifest.golden.objects import match
-from manifest.golden.probe import VARIABLE, Inputs
+from manifest.golden.run import Answers, Outputs, ask, relative_distance
+from manifest.probes.inputs import VARIABLE, Inputs
+from manifest.schema.document import Architecture, Layer
 
 
 class Thoroughness(StrEnum):

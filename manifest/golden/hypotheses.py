@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manifest.document import Architecture, Preprocess, Tokenizer
-from manifest.families import Variant
-from manifest.golden.probe import Inputs
+from manifest.families.protocol import Variant
+from manifest.probes.inputs import Inputs
+from manifest.schema.document import Architecture, Preprocess, Tokenizer
 
 _NORMALISATIONS = {
     "OpenAI's": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),

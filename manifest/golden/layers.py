@@ -21,7 +21,7 @@ import torch
 from blake3 import blake3
 from torch import nn
 
-from manifest.document import Layer
+from manifest.schema.document import Layer
 
 PROJECTIONS = 32
 MOST_LAYERS = 256

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from manifest.document import Golden, Layer, Output, Reading
 from manifest.golden.compare import BELIEVABLE, OBJECTS
 from manifest.golden.sketch import PROJECTIONS
+from manifest.schema.document import Golden, Layer, Output, Reading
 
 _LAYER_PROJECTIONS = 32
 _MEASURED = frozenset({"repeat", "threads", "batch"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from manifest.document import Golden, Layer
-from manifest.golden.asking import Answers, relative_distance
 from manifest.golden.floor import Built, Elsewhere, Thoroughness, layer_floors, measure
 from manifest.golden.layers import sketched
-from manifest.golden.probe import Inputs, inputs_digest
+from manifest.golden.run import Answers, relative_distance
+from manifest.probes.inputs import Inputs, inputs_digest
+from manifest.schema.document import Golden, Layer
 
 
 def record(

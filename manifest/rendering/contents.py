@@ -15,8 +15,8 @@ from rich.text import Text
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 from manifest.checkpoint.contents import Candidate
-from manifest.checkpoint.escaping import printable
-from manifest.safety import Safety, is_only_unknown, safety_of
+from manifest.checks.safety import Safety, is_only_unknown, safety_of
+from manifest.escaping import printable
 
 _SAFETY = {
     Safety.SAFE: "safe: nothing in it would run",

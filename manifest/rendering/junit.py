@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
-from manifest.checkpoint.escaping import printable
-from manifest.findings import Finding, Outcome, Report, Rung, Severity
+from manifest.escaping import printable
+from manifest.schema.report import Finding, Outcome, Report, Rung, Severity
 
 _LONGEST = 1000
 

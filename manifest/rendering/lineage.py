@@ -12,9 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from manifest.ancestry import Ancestor, Descent, Generation, History
-from manifest.checkpoint.escaping import printable
-from manifest.document import Provenance
+from manifest.escaping import printable
+from manifest.schema.document import Provenance
+from manifest.schema.lineage import Ancestor, Descent, Generation, History
 
 _MOST_SHOWN = 400
 _MOST_ANCESTORS = 20

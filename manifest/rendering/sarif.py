@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from manifest.checkpoint.escaping import printable
-from manifest.findings import LETTERS, RULES, Finding, Report, Rule
+from manifest.escaping import printable
+from manifest.schema.report import Finding, Report
+from manifest.schema.rules import LETTERS, RULES, Rule
 from manifest.version import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -12,19 +12,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from manifest.checkpoint.escaping import printable
-from manifest.document import (
-    Manifest,
-    Preprocess,
-    Status,
-    Tokenizer,
-    Training,
-    activation_words,
-    role_words,
-    training_words,
-)
-from manifest.findings import Finding, Kind, Outcome, Report, Rung, Severity
+from manifest.escaping import printable
 from manifest.rendering.lineage import training_facts
+from manifest.schema.document import Manifest, Preprocess, Tokenizer
+from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, Severity
+from manifest.schema.vocabulary import Status, Training, activation_words, role_words, training_words
 
 _OUTCOMES = {
     Outcome.PASS: ("✔", "green"),

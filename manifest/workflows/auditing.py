@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
-from manifest.checkpoint.escaping import printable
-from manifest.claims import Claim, claims, contradictions, declared, of_published_file
-from manifest.document import Status, Training, role_words
-from manifest.dotted_names import shortened
+from manifest.checks.ladder import Climbed, ascend
+from manifest.checks.safety import Safety, safety_findings, safety_of
 from manifest.errors import CheckpointError, InputError
-from manifest.findings import ComponentVerdict, Finding, Kind, Report, Severity, finding
-from manifest.fitting import Fit, Shape
-from manifest.identify import Candidate, Identification, held_to, identify
-from manifest.initialisation import Evidence, Oddity, evidence, oddities
-from manifest.safety import Safety, safety_findings, safety_of
-from manifest.workflows.climbing import Climbed, ascend
+from manifest.escaping import printable
+from manifest.identification.claims import Claim, claims, contradictions, declared, of_published_file
+from manifest.identification.identify import Candidate, Identification, held_to, identify
+from manifest.initialisation.verdict import Evidence, Oddity, evidence, oddities
+from manifest.schema.name_ranges import shortened
+from manifest.schema.report import ComponentVerdict, Finding, Kind, Report, Severity
+from manifest.schema.rules import finding
+from manifest.schema.vocabulary import Status, Training, role_words
+from manifest.weights.shape_diff import Fit, Shape
 
 if TYPE_CHECKING:
-    from manifest.policy import Policy
+    from manifest.checks.policy import Policy
 
 _NEAR = 0.5
 """Share of a file's tensors that an architecture must have for the file to be held to it without being told."""
@@ -90,7 +91,7 @@ def audit(
 
 def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path], Report]:
     """What holds a report to a policy; most audits are held to none, and need not know what one is."""
-    from manifest.policy import Policy, hold, read_policy
+    from manifest.checks.policy import Policy, hold, read_policy
 
     read = policy if isinstance(policy, Policy) else read_policy(policy)
     return lambda report, path: hold(report, read, path)

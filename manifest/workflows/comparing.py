@@ -16,24 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from manifest.checkpoint.escaping import printable
-from manifest.document import LARGEST, Golden, Manifest, parse_answers
-from manifest.errors import ArchitectureError, InputError
-from manifest.families import family, unwrap
-from manifest.findings import UNDECIDED, Finding, Kind, Report, Severity, finding
-from manifest.golden.asking import Answers, ask, finite
-from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
-from manifest.golden.compare import compare as compare_outputs
-from manifest.golden.diagnose import OutputsTarget
-from manifest.golden.layers import first_departure
-from manifest.golden.plausible import implausibilities
-from manifest.golden.probe import Probe, inputs_digest, shipped
-from manifest.golden.record import prepared
-from manifest.grants import granted
-from manifest.neutral_process import neutral_process
-from manifest.small_files import read_small
-from manifest.workflows.climbing import Climbed
-from manifest.workflows.explaining import (
+from manifest.checks.explanation import (
     Original,
     cause_words,
     diagnosis_evidence,
@@ -46,10 +29,29 @@ from manifest.workflows.explaining import (
     question_of,
     unexplained_words,
 )
-from manifest.workflows.precision import in_precision
-from manifest.workflows.records import contrast_here
-from manifest.workflows.subject import Check, Subject, climb, open_subject
-from manifest.workflows.verifying import integrity
+from manifest.checks.integrity import integrity
+from manifest.checks.ladder import Climbed
+from manifest.checks.records import contrast_here
+from manifest.checks.subject import Check, Subject, climb, open_subject
+from manifest.errors import ArchitectureError, InputError
+from manifest.escaping import printable
+from manifest.families import family
+from manifest.families.wrappers import unwrap
+from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
+from manifest.golden.compare import compare as compare_outputs
+from manifest.golden.diagnose import OutputsTarget
+from manifest.golden.layers import first_departure
+from manifest.golden.plausible import implausibilities
+from manifest.golden.precision import in_precision
+from manifest.golden.record import prepared
+from manifest.golden.run import Answers, ask, finite
+from manifest.grants import granted
+from manifest.neutral_process import neutral_process
+from manifest.probes.inputs import Probe, inputs_digest, shipped
+from manifest.schema.document import LARGEST, Golden, Manifest, parse_answers
+from manifest.schema.report import UNDECIDED, Finding, Kind, Report, Severity
+from manifest.schema.rules import finding
+from manifest.storage.bounded_read import read_small
 
 _PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

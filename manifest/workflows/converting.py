@@ -7,14 +7,16 @@ from pathlib import Path
 
 from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
+from manifest.checks.subject import show_recorded
 from manifest.digests import file_digests, weights_digest
-from manifest.document import CheckpointRecord, File, Manifest
 from manifest.errors import CheckpointError, InputError, StorageError
-from manifest.places import kind_of, place_to_save
-from manifest.sidecars import has_manifest, read_manifest, replace_file, require_checkpoint, staging, synchronise
+from manifest.schema.document import CheckpointRecord, File, Manifest
 from manifest.signing import PrivateKey, private_key
+from manifest.storage.files import synchronise
+from manifest.storage.places import kind_of, place_to_save
+from manifest.storage.sidecars import has_manifest, require_checkpoint
+from manifest.storage.transaction import read_manifest, replace_file, staging
 from manifest.workflows.signing import publish_signed
-from manifest.workflows.subject import show_recorded
 
 
 def convert(

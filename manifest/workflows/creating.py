@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from manifest.capture.description import Description, asking_of, manifest_of, require_recordable
+from manifest.capture.provenance import provenance_of
 from manifest.checkpoint import open_checkpoint, require_undamaged
 from manifest.digests import files_digests
-from manifest.document import Manifest
-from manifest.families import Creation
 from manifest.families import family as family_named
+from manifest.families.protocol import Creation
 from manifest.golden.floor import Thoroughness
-from manifest.golden.probe import Probe
 from manifest.grants import granted
-from manifest.sidecars import require_checkpoint, sidecars_only
+from manifest.probes.inputs import Probe
+from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey, private_key
-from manifest.workflows.describing import Description, manifest_of, require_recordable
-from manifest.workflows.probes import asking_of
-from manifest.workflows.provenance import provenance_of
+from manifest.storage.sidecars import require_checkpoint
+from manifest.storage.transaction import sidecars_only
 from manifest.workflows.signing import publish_signed
 
 

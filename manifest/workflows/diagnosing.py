@@ -12,17 +12,18 @@ from typing import Any
 
 from PIL import Image
 
-from manifest.document import Architecture, Reading
+from manifest.checks.explanation import cause_words, diagnosis_evidence, original_of, unexplained_words
+from manifest.checks.ladder import Climbed
+from manifest.checks.subject import Subject, climb, open_subject
 from manifest.errors import ArchitectureError, InputError
-from manifest.findings import Kind, Report, Severity, finding
 from manifest.golden.diagnose import ReadingsTarget
-from manifest.golden.probe import Inputs, Probe, photographs
 from manifest.grants import granted
-from manifest.small_files import read_small
-from manifest.workflows.climbing import Climbed
-from manifest.workflows.explaining import cause_words, diagnosis_evidence, original_of, unexplained_words
-from manifest.workflows.probes import read_image
-from manifest.workflows.subject import Subject, climb, open_subject
+from manifest.probes.directory import read_image
+from manifest.probes.inputs import Inputs, Probe, photographs
+from manifest.schema.document import Architecture, Reading
+from manifest.schema.report import Kind, Report, Severity
+from manifest.schema.rules import finding
+from manifest.storage.bounded_read import read_small
 
 _FORM = '[{"image": "cat.png", "prompts": {"a photo of a cat": 0.93}}]'
 

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifest.checkpoint import Checkpoint
-from manifest.checkpoint.escaping import printable
-from manifest.document import Component, component_tensors, role_words
-from manifest.dotted_names import listed
-from manifest.findings import Finding, Kind, Report, Severity, finding
+from manifest.checks.ladder import Climbed, ascend
+from manifest.checks.subject import Subject, open_subject
+from manifest.escaping import printable
+from manifest.fingerprints.module_tree import changes, grouped, unfold
 from manifest.grants import granted
-from manifest.module_tree import changes, grouped, unfold
-from manifest.workflows.climbing import Climbed, ascend
-from manifest.workflows.subject import Subject, open_subject
+from manifest.schema.document import Component
+from manifest.schema.name_ranges import listed
+from manifest.schema.report import Finding, Kind, Report, Severity
+from manifest.schema.rules import finding
+from manifest.schema.vocabulary import component_tensors, role_words
 
 
 def diff(
@@ -192,7 +194,7 @@ def _settings(before: Any, after: Any) -> str:
 
 def _outputs(first: Subject, second: Subject) -> Climbed:
     """Both models on the reference's own inputs, layer by layer."""
-    from manifest.workflows.departing import departure
+    from manifest.workflows.first_divergence import departure
 
     found = departure(first, second)
     if found is None:

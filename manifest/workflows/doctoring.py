@@ -12,19 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from manifest import environment
+from manifest.checks.explanation import original_of
+from manifest.checks.ladder import Climbed, ascend
+from manifest.checks.subject import open_subject
 from manifest.determinism.doctor import Effect, Trial, modes, ran
-from manifest.dotted_names import listed
-from manifest.families import Creation, Family, creation_of, family, family_of, unwrap
-from manifest.findings import Finding, Kind, Report, finding
-from manifest.golden.asking import Outputs
+from manifest.families import creation_of, family, family_of
+from manifest.families.protocol import Creation, Family
+from manifest.families.wrappers import unwrap
+from manifest.fingerprints import environment
 from manifest.golden.floor import Built
+from manifest.golden.run import Outputs
+from manifest.golden.subprocess_run import outputs_of_checkpoint, outputs_of_creation
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
-from manifest.workflows.climbing import Climbed, ascend
-from manifest.workflows.elsewhere import outputs_of_checkpoint, outputs_of_creation
-from manifest.workflows.explaining import original_of
-from manifest.workflows.subject import open_subject
+from manifest.schema.name_ranges import listed
+from manifest.schema.report import Finding, Kind, Report
+from manifest.schema.rules import finding
 
 _SEED = 0
 _HASHING = {"PYTHONHASHSEED": "12345"}

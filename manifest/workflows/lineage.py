@@ -10,16 +10,17 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from manifest.ancestry import Generation, History, Unread, trace
 from manifest.checkpoint.discovering import discover
-from manifest.document import Manifest, Parent, parse
+from manifest.checks.subject import Subject
+from manifest.checks.trust import trust
 from manifest.errors import ManifestError
-from manifest.findings import Outcome, outcome_of
-from manifest.sidecars import Sidecars, has_manifest, read_sidecars, require_checkpoint
+from manifest.schema.document import parse
+from manifest.schema.lineage import Generation, History, Unread, trace
+from manifest.schema.report import Outcome, outcome_of
 from manifest.signing import PublicKey, Trusted, public_keys
-from manifest.workflows.described import other_bytes, other_size, own_manifest
-from manifest.workflows.subject import Subject
-from manifest.workflows.trusting import trust
+from manifest.storage.described import other_bytes, other_size
+from manifest.storage.sidecars import Sidecars, has_manifest, require_checkpoint
+from manifest.storage.transaction import read_sidecars
 
 
 def history(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
@@ -51,22 +52,6 @@ def history(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
         except OSError as error:
             unread.append(Unread(str(path), f"It cannot be read ({error.strerror}); check its permissions."))
     return History(trace(generations), tuple(unread), tuple(unrecorded))
-
-
-def parent_of(path: str | os.PathLike[str]) -> Parent | None:
-    """A checkpoint as the parent of what starts from it: its name and its weights digest.
-
-    Returns:
-        None when there is no manifest beside it; also, with a warning, when the manifest cannot be read or its bytes
-        are not those that it describes, for then nobody knows what its weights are.
-    """
-    manifest = own_manifest(path, "it goes on record as nobody's parent")
-    return None if manifest is None else parent_by(path, manifest)
-
-
-def parent_by(path: str | os.PathLike[str], manifest: Manifest) -> Parent:
-    """A checkpoint as a parent, by a manifest that is known to describe it."""
-    return Parent(name=Path(path).resolve().name, weights=manifest.weights.digest)
 
 
 def _of_directory(path: Path) -> Path:

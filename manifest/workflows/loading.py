@@ -9,17 +9,19 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from manifest.document import Status, role_words
-from manifest.errors import ArchitectureError, VerificationError
-from manifest.families import Creation, family, remember
-from manifest.findings import Outcome, Report, Severity
+from manifest.checks.rebuild import Rebuilder
+from manifest.checks.subject import Subject, climb, open_subject
+from manifest.errors import ArchitectureError
+from manifest.families import family, remember
+from manifest.families.protocol import Creation
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
-from manifest.sidecars import read_manifest, require_checkpoint
+from manifest.schema.report import Outcome, Report, Severity, VerificationError
+from manifest.schema.vocabulary import Status, role_words
 from manifest.signing import Trusted
-from manifest.workflows.described import other_size
-from manifest.workflows.rebuilding import Rebuilder
-from manifest.workflows.subject import Subject, climb, open_subject
+from manifest.storage.described import other_size
+from manifest.storage.sidecars import require_checkpoint
+from manifest.storage.transaction import read_manifest
 from manifest.workflows.verifying import static_rungs
 
 Verify = Literal["full", "fast", "none"]

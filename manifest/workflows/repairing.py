@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifest.checkpoint.directories import DISTRIBUTED
-from manifest.checkpoint.escaping import printable
 from manifest.errors import DocumentError, InputError
-from manifest.places import is_special, place_to_save
-from manifest.sidecars import Sidecars, finish_pending, require_checkpoint, sidecars_only, stale_pending, unfinished
+from manifest.escaping import printable
 from manifest.signing import PrivateKey, private_key
+from manifest.storage.places import is_special, place_to_save
+from manifest.storage.sidecars import Sidecars, require_checkpoint
+from manifest.storage.transaction import finish_pending, sidecars_only, stale_pending, unfinished
 from manifest.temporaries import Leftovers, is_temporary, remove_leftovers
 from manifest.workflows.signing import publish_signed
 

@@ -18,15 +18,16 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint
-from manifest.checkpoint.escaping import printable, printable_list
-from manifest.checkpoint.named_globals import Effect, judge
-from manifest.document import Manifest, Mode
+from manifest.checkpoint.pickles.named_globals import Effect, judge
+from manifest.checkpoint.pickles.numpy_pickles import READERS
+from manifest.checks.subject import Subject
 from manifest.errors import CheckpointError, one_line
+from manifest.escaping import printable, printable_list
 from manifest.neutral_process import neutral_process
-from manifest.plain_arrays import READERS
+from manifest.schema.document import Manifest
+from manifest.schema.vocabulary import Mode
 from manifest.signing import Trusted
 from manifest.workflows.loading import Verify, rebuilt
-from manifest.workflows.subject import Subject
 
 _PICKLED = frozenset({"torch-zip", "torch-legacy"})
 

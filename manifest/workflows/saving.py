@@ -15,26 +15,27 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from manifest.capture.description import require_recordable
+from manifest.capture.live_model import LiveModel, live_model
+from manifest.capture.provenance import facts_of
 from manifest.checkpoint import open_checkpoint
-from manifest.checkpoint.escaping import printable, writable
 from manifest.checkpoint.tensors import SAFETENSORS_CODES
 from manifest.digests import files_digests
-from manifest.document import Manifest
+from manifest.distributed.process_group import Together
+from manifest.distributed.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.errors import InputError, one_line
-from manifest.families import unwrap
-from manifest.families.sharding import is_copy, is_sharded, reshard, whole_state
+from manifest.escaping import printable, writable
+from manifest.families.wrappers import unwrap
 from manifest.golden.floor import Thoroughness
-from manifest.golden.probe import Probe
 from manifest.neutral_process import neutral_process
-from manifest.places import place_to_save, storage_errors, warn_of_special
-from manifest.sidecars import clear_sidecars, staging, synchronise
+from manifest.probes.inputs import Probe
+from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey
-from manifest.workflows.describing import require_recordable
-from manifest.workflows.hashed_file import HashedFile
-from manifest.workflows.live_models import LiveModel, live_model
-from manifest.workflows.provenance import facts_of
+from manifest.storage.files import synchronise
+from manifest.storage.hashing_writer import HashedFile
+from manifest.storage.places import place_to_save, storage_errors, warn_of_special
+from manifest.storage.transaction import clear_sidecars, staging
 from manifest.workflows.signing import publish_signed
-from manifest.workflows.together import Together
 
 
 def save(

@@ -8,18 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from manifest.digests import file_digests
-from manifest.document import Manifest, serialize
 from manifest.errors import StorageError
-from manifest.sidecars import (
-    Sidecars,
-    publish,
-    publish_directory,
-    read_manifest,
-    recorded_files,
-    require_checkpoint,
-    sidecars_only,
-)
+from manifest.schema.document import Manifest, serialize
 from manifest.signing import PrivateKey, private_key, sign_resources
+from manifest.storage.sidecars import Sidecars, recorded_files, require_checkpoint
+from manifest.storage.transaction import publish, publish_directory, read_manifest, sidecars_only
 
 
 def sign(

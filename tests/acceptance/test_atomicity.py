@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import manifest
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 from manifest.workflows.repairing import repair
 
 CHILD = """

@@ -20,7 +20,7 @@ import manifest
 from manifest.checkpoint import open_checkpoint
 from manifest.digests import weights_digest
 from manifest.errors import CheckpointError, InputError, StorageError
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 from manifest.workflows.converting import convert
 
 Run = Callable[..., Any]

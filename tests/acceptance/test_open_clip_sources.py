@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 import manifest
 from manifest.errors import CheckpointError, CreationMismatchError, InputError
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 
 CONFIG = {
     "embed_dim": 32,

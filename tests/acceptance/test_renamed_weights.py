@@ -7,7 +7,7 @@ import torch
 
 import manifest
 from manifest.checkpoint import open_checkpoint
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 from manifest.workflows.converting import convert
 
 

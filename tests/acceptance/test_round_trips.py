@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import manifest
-from manifest.document import Manifest
-from manifest.sidecars import read_manifest
+from manifest.schema.document import Manifest
+from manifest.storage.transaction import read_manifest
 
 MODELS = ("ViT-B-32-quickgelu", "RN50", "coca_ViT-B-32")
 SLOW = ("ViT-B-32", "ViT-B-16-SigLIP", "convnext_base", "MobileCLIP-S1", "EVA02-B-16")

@@ -16,8 +16,9 @@ from torch import nn
 
 import manifest
 from manifest.errors import ArchitectureError, InputError
-from manifest.findings import Severity
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.schema.report import Severity
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 
 
 def test_save_leaves_modes_generators_threads_and_flags_as_they_were(digits_model: Any, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 import manifest
-from manifest.document import Training
-from manifest.findings import Report
+from manifest.schema.report import Report
+from manifest.schema.vocabulary import Training
 
 Run = Callable[..., Any]
 TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
-from manifest.checkpoint.escaping import printable
-from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.checkpoint.pickles.torch_objects import TorchObjects
 from manifest.digests import tensor_digest
 from manifest.errors import CheckpointError
+from manifest.escaping import printable
 
 
 def live_values(tensor: torch.Tensor) -> bytes:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 sys.path.append(str(Path(__file__).parents[2] / "fuzz"))
 import differing
 
-from manifest.checkpoint.torch_objects import SETTABLE
+from manifest.checkpoint.pickles.torch_objects import SETTABLE
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))

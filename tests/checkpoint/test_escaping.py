@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifest.checkpoint.escaping import printable, printable_list, writable
+from manifest.escaping import printable, printable_list, writable
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ import torch._weights_only_unpickler as weights_only
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from manifest.checkpoint import inert_pickle, open_checkpoint
-from manifest.checkpoint.inert_pickle import Global, Interpreted, Opaque, interpret
-from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint.pickles import pickle_vm as inert_pickle
+from manifest.checkpoint.pickles.pickle_vm import Interpreted, interpret
+from manifest.checkpoint.pickles.stand_ins import Global, Opaque
+from manifest.checkpoint.pickles.torch_objects import TorchObjects
 from manifest.errors import CheckpointError
 
 VALUES = bytes(range(16))

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import _weights_only_unpickler
 
-from manifest.checkpoint import named_globals
-from manifest.checkpoint.inert_pickle import interpret
-from manifest.checkpoint.named_globals import Effect, Judgement, judge
-from manifest.checkpoint.torch_objects import TorchObjects
+from manifest.checkpoint.pickles import named_globals
+from manifest.checkpoint.pickles.named_globals import Effect, Judgement, judge
+from manifest.checkpoint.pickles.pickle_vm import interpret
+from manifest.checkpoint.pickles.torch_objects import TorchObjects
 
 KNOWN = {
     "runs a shell command": """

@@ -232,7 +232,7 @@ def test_weight_when_it_cannot_be_listed_then_is_named_beside_the_others(changes
 def test_scalar_types_when_compared_with_torch_then_are_the_same():
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE, _TORCH_TO_SERIALIZE_LAYOUT
 
-    from manifest.checkpoint import torch_export
+    from manifest.checkpoint.containers import torch_export
 
     assert {number: f"torch.{name}" for number, name in torch_export._SCALAR_TYPES.items()} == {
         int(number): str(dtype) for number, dtype in _SERIALIZE_TO_TORCH_DTYPE.items()

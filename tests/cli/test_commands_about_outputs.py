@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 import manifest
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 
 Run = Callable[..., Any]
 

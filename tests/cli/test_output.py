@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import manifest
 from manifest.checkpoint import open_checkpoint
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 
 Run = Callable[..., Any]
 

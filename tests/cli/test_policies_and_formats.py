@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import manifest
-from manifest.findings import LETTERS, RULES
+from manifest.schema.rules import LETTERS, RULES
 
 Run = Callable[..., Any]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import manifest
-from manifest.errors import ArchitectureError, VerificationError
+from manifest.errors import ArchitectureError
 from manifest.families import family
+from manifest.schema.report import VerificationError
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE / "example_package"

@@ -18,8 +18,8 @@ import torch
 from answering import IMAGE_FAULTS, MODEL_FAULTS, TOKEN_FAULTS
 
 import manifest
-from manifest.document import Golden
-from manifest.findings import Outcome, Report
+from manifest.schema.document import Golden
+from manifest.schema.report import Outcome, Report
 
 ANSWERING = Path(__file__).with_name("answering.py")
 EXPECTED = {

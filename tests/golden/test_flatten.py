@@ -10,7 +10,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from manifest.errors import ArchitectureError
-from manifest.golden.flatten import MOST_OUTPUTS, flatten
+from manifest.probes.flatten import MOST_OUTPUTS, flatten
 
 T = torch.ones(2)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifest.document import Found, Reading
-from manifest.golden.objects import intersection_over_union, match
+from manifest.golden.detections import intersection_over_union, match
+from manifest.schema.document import Found, Reading
 
 sides = st.floats(0, 200, allow_nan=False)
 boxes = st.tuples(sides, sides, st.floats(1, 50), st.floats(1, 50)).map(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifest import index
-from manifest.dotted_names import fold
-from manifest.identify import identify
+from manifest.identification import index
+from manifest.identification.identify import identify
+from manifest.schema.name_ranges import fold
 
 MANY = 12_000
 HOSTILE = {

@@ -13,9 +13,9 @@ from types import ModuleType
 import open_clip
 import pytest
 
-from manifest import index
-from manifest.index.layout import PRETRAINED, TEMPLATES
-from manifest.index.writing import Model, pack
+from manifest.identification import index
+from manifest.identification.index.layout import PRETRAINED, TEMPLATES
+from manifest.identification.index.writing import Model, pack
 
 SAMPLE = [
     ("open_clip", "ViT-B-32-quickgelu"),
@@ -82,7 +82,7 @@ def test_index_when_packed_twice_then_its_bytes_are_the_same() -> None:
 
 
 def test_index_is_small() -> None:
-    assert len(files("manifest.index").joinpath("index.zip").read_bytes()) < 800_000
+    assert len(files("manifest.identification.index").joinpath("index.zip").read_bytes()) < 800_000
 
 
 def test_architectures_that_a_hub_describes_are_told_to_be_left_out() -> None:
@@ -91,7 +91,7 @@ def test_architectures_that_a_hub_describes_are_told_to_be_left_out() -> None:
 
 def test_identification_imports_neither_torch_nor_any_library_of_models() -> None:
     script = (
-        "import sys; from manifest.identify import identify; "
+        "import sys; from manifest.identification.identify import identify; "
         "identify({f'layer{n}.0.conv1.weight': (64, 64, 3, 3) for n in range(9)}); "
         "print({'torch', 'open_clip', 'timm', 'torchvision', 'transformers', 'numpy'} & sys.modules.keys())"
     )

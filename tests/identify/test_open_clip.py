@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from manifest import index
-from manifest.identify import identify
+from manifest.identification import index
+from manifest.identification.identify import identify
 
 NAMES = [known.name for known in index.architectures() if known.library == "open_clip"]
 QUICK = [

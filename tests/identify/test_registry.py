@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manifest.registry import KnownFile, known_file, of_library, pretrained, quick_gelu_tags
+from manifest.identification.pretrained import KnownFile, known_file, of_library, pretrained, quick_gelu_tags
 
 OPENAI = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 """In the address of OpenAI's ViT-B-32."""

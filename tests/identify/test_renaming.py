@@ -15,8 +15,8 @@ from open_clip.convert import convert_mobile_clip_state_dict, load_big_vision_we
 from open_clip.transformer import TextTransformer
 from torch import nn
 
-from manifest.foreign_names import by_open_clip
-from manifest.identify import identify
+from manifest.identification.identify import identify
+from manifest.identification.third_party_keys import by_open_clip
 
 Of = Callable[[str, str], dict[str, tuple[int, ...]]]
 _BACK = [

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from manifest.checkpoint import open_checkpoint
-from manifest.identify import identify
-from manifest.index.templates import templates
+from manifest.identification.identify import identify
+from manifest.identification.index.templates import templates
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from manifest.identify import identify
+from manifest.identification.identify import identify
 
 MODELS = [
     ("open_clip", "ViT-B-16"),

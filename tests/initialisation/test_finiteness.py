@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
-from manifest.initialisation import Oddity, oddities
-from manifest.stored_numbers import NotFinite, not_finite
+from manifest.initialisation.values import NotFinite, not_finite
+from manifest.initialisation.verdict import Oddity, oddities
 
 WITH_INFINITY = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64]
 WITHOUT = [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]

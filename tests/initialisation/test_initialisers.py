@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch import nn
 
-from manifest.initialisers import (
+from manifest.initialisation.distributions import (
     SIGNIFICANCE,
     Initialiser,
     Shape,
@@ -19,10 +19,10 @@ from manifest.initialisers import (
     initialisers,
     values_on_lattice,
 )
-from manifest.initialisers import _kolmogorov as kolmogorov
-from manifest.initialisers import _prepared as prepared
-from manifest.initialisers import _variance_chance as variance_chance
-from manifest.stored_numbers import Sample
+from manifest.initialisation.distributions import _kolmogorov as kolmogorov
+from manifest.initialisation.distributions import _prepared as prepared
+from manifest.initialisation.distributions import _variance_chance as variance_chance
+from manifest.initialisation.values import Sample
 
 DRAWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "torch linear": lambda weight: nn.init.kaiming_uniform_(weight, a=5**0.5),

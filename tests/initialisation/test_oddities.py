@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifest.checkpoint import open_checkpoint
-from manifest.initialisation import Oddity, evidence, oddities
+from manifest.initialisation.verdict import Oddity, evidence, oddities
 
 
 def odd(state: dict[str, torch.Tensor]) -> list[Oddity]:

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifest.checkpoint import open_checkpoint
-from manifest.document import Training
-from manifest.initialisation import Evidence, evidence
+from manifest.initialisation.verdict import Evidence, evidence
+from manifest.schema.vocabulary import Training
 
 State = dict[str, torch.Tensor]
 Loss = Callable[[nn.Module], torch.Tensor]

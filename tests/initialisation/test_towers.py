@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from manifest.checkpoint import open_checkpoint
-from manifest.document import Training
-from manifest.families.open_clip import FAMILY
-from manifest.initialisation import Evidence, Oddity, evidence, oddities
+from manifest.families.open_clip.adapter import FAMILY
+from manifest.initialisation.verdict import Evidence, Oddity, evidence, oddities
+from manifest.schema.vocabulary import Training
 
 State = Mapping[str, torch.Tensor]
 Told = Callable[..., tuple[dict[str, Evidence], list[Oddity]]]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from manifest.document import Status, Training
-from manifest.findings import ComponentVerdict, Finding, Kind, Outcome, Report, Rung, finding, outcome_of
-from manifest.policy import Policy, apply
+from manifest.checks.policy import Policy, apply
+from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report, Rung, outcome_of
+from manifest.schema.rules import finding
+from manifest.schema.vocabulary import Status, Training
 
 TODAY = date(2027, 1, 31)
 PATH = PurePosixPath("/models/heads/ckpt.pt")

@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifest.checks.policy import CONTAINER_NAMES, demands, read_policy
 from manifest.cli.policy import EXAMPLES, Example
 from manifest.cli.schema import Which, json_schema
 from manifest.errors import InputError
-from manifest.policy import CONTAINER_NAMES, demands, read_policy
 
 ROOT = Path(__file__).parents[2]
 WAIVER = "schema: policy/v1\nwaivers: [{rule: C003, reason: r, expires: 2027-01-31, %s}]"

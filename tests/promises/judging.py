@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import BaseModel
 
 import manifest
-from manifest.document import Manifest, parse
 from manifest.errors import ManifestError
-from manifest.findings import Report
-from manifest.sidecars import Sidecars
+from manifest.schema.document import Manifest, parse
+from manifest.schema.report import Report
+from manifest.storage.sidecars import Sidecars
 from tests.promises.mutating import MUTATIONS, Place, mutated
 from tests.promises.six import MODULE, PROBE
 

@@ -19,12 +19,12 @@ from torch import nn
 
 import manifest
 from manifest.cli import main
-from manifest.document import serialize
 from manifest.errors import ManifestError
-from manifest.findings import Report
 from manifest.rendering import text
-from manifest.sidecars import read_manifest
+from manifest.schema.document import serialize
+from manifest.schema.report import Report
 from manifest.signing import generate_keys
+from manifest.storage.transaction import read_manifest
 
 NAME = "test_vit"
 FACTORY = f"{__name__}:Layers"

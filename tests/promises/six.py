@@ -13,7 +13,7 @@ from torch.distributed import checkpoint as dcp
 from torchvision.models import detection
 
 import manifest
-from manifest.golden.probe import Probe
+from manifest.probes.inputs import Probe
 
 MODULE = "tests.workflows.ownmodels"
 

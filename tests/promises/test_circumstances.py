@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import manifest
 from manifest.digests import tensor_digest
 from manifest.errors import ManifestError
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 from tests.promises.attempts import Attempt
 
 _MODULE = """

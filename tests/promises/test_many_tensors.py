@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import open_checkpoint
-from manifest.families.empty_build import without_weights
-from manifest.mapped_weights import assign
+from manifest.families.meta_build import without_weights
+from manifest.weights.assign import assign
 
 
 class _Counting(nn.Linear):

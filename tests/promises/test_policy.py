@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import manifest
-from manifest.policy import FIRM, read_policy
+from manifest.checks.policy import FIRM, read_policy
 from manifest.rendering import junit, sarif
 from manifest.workflows.auditing import audit
 from tests.promises.attempts import Attempt

@@ -16,8 +16,8 @@ import timm
 import torch
 
 import manifest
-from manifest.hooks.recording import recording
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
+from manifest.training.interception import recording
 from manifest.workflows.auditing import audit
 from tests.promises.attempts import Attempt
 from tests.promises.policy_files import (

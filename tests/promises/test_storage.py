@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 import manifest
 from manifest.checkpoint.discovering import discover
 from manifest.cli import app
-from manifest.document import parse, serialize
 from manifest.errors import ManifestError, NoManifestWarning, SignatureError
-from manifest.hooks.recording import recording
-from manifest.sidecars import Sidecars
+from manifest.schema.document import parse, serialize
 from manifest.signing import generate_keys, load_public_key, verify_bundle
+from manifest.storage.sidecars import Sidecars
 from manifest.temporaries import remove_leftovers, temporary_directory
+from manifest.training.interception import recording
 from tests.promises.attempts import Attempt
 
 NAME = "ckpt.pt"
@@ -591,7 +591,7 @@ def test_a_directory_that_a_process_left_between_making_it_and_locking_it_is_rem
 def test_a_lock_stays_as_long_as_anything_beside_it(tmp_path: Path) -> None:
     left = killed_while_writing(tmp_path / NAME)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "unlink", _refuse)
+        patch.setattr(Path, "unlink", _refuse)
         assert remove_leftovers(tmp_path).kept == (left,)
     assert sorted(path.name for path in left.iterdir()) == [".lock", ".staged"]
     assert remove_leftovers(tmp_path).removed == (left,)

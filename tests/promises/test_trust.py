@@ -19,13 +19,14 @@ from rich.console import Console
 from torch import nn
 
 import manifest
-from manifest.document import Golden
 from manifest.errors import ManifestError
-from manifest.findings import Report
 from manifest.golden.compare import MULTIPLE, WIDEST, Grade, tolerance
 from manifest.rendering import text
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.schema.document import Golden
+from manifest.schema.report import Report
 from manifest.signing import PrivateKey, generate_keys, load_private_key, sign_resources
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 from tests.promises.attempts import Attempt
 from tests.promises.judging import changes, tally
 from tests.promises.mutating import places

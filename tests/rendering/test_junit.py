@@ -10,8 +10,9 @@ import xmlschema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifest.findings import Finding, Outcome, Report, Rung, finding
 from manifest.rendering import junit
+from manifest.schema.report import Finding, Outcome, Report, Rung
+from manifest.schema.rules import finding
 
 SCHEMA = xmlschema.XMLSchema(Path(__file__).parent / "data" / "junit-10.xsd")
 

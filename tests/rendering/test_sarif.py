@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifest.findings import RULES, Kind, Outcome, Report, Rung, finding
 from manifest.rendering import sarif
+from manifest.schema.report import Kind, Outcome, Report, Rung
+from manifest.schema.rules import RULES, finding
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "sarif-schema-2.1.0.json").read_text())
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA, format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER)

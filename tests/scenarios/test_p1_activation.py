@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import manifest
-from manifest.document import parse, serialize
 from manifest.errors import CreationMismatchError
-from manifest.families import Creation, family
-from manifest.golden.probe import photographs
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.families import family
+from manifest.families.protocol import Creation
+from manifest.probes.inputs import photographs
+from manifest.schema.document import parse, serialize
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import manifest
-from manifest.document import Status, Training
 from manifest.errors import ArchitectureError, IncompleteModelError
-from manifest.sidecars import read_manifest
+from manifest.schema.vocabulary import Status, Training
+from manifest.storage.transaction import read_manifest
 
 TEXT = ["text_tower", "text_projection"]
 

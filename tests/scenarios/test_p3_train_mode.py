@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import manifest
-from manifest.findings import Outcome, Report, Rung
-from manifest.golden.probe import photographs
+from manifest.probes.inputs import photographs
+from manifest.schema.report import Outcome, Report, Rung
 
 NAME = "small-convnext-p3"
 CONFIG = {

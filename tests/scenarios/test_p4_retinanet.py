@@ -23,10 +23,11 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import manifest
 from manifest.errors import IncompleteModelError
-from manifest.families import Creation
-from manifest.families.proving import first_departure
-from manifest.families.torchvision import FAMILY
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.families.equivalence import first_departure
+from manifest.families.protocol import Creation
+from manifest.families.torchvision.adapter import FAMILY
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 
 NAME = "retinanet_resnet50_fpn"
 SMALL = {"min_size": 64, "max_size": 64, "score_thresh": 0.0, "detections_per_img": 5}

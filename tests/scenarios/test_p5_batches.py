@@ -9,7 +9,7 @@ import timm
 import torch
 
 import manifest
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 
 NAME = "resnet34"
 

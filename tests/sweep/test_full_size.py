@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from manifest.findings import Report
+from manifest.schema.report import Report
 
 MODELS = ["convnext_xxlarge", "ViT-H-14-378-quickgelu", "ViT-bigG-14"]
 _MOST_MEMORY = 24 << 30  # bytes

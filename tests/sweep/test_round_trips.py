@@ -22,10 +22,11 @@ import torchvision
 import yaml
 from torch import nn
 
-from manifest.document import Architecture
-from manifest.families import Creation, family
-from manifest.families.empty_build import without_weights
-from manifest.families.proving import first_departure
+from manifest.families import family
+from manifest.families.equivalence import first_departure
+from manifest.families.meta_build import without_weights
+from manifest.families.protocol import Creation
+from manifest.schema.document import Architecture
 
 FAILURES: dict[str, dict[str, dict[str, str]]] = yaml.safe_load(Path(__file__).with_name("failures.yaml").read_text())
 

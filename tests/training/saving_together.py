@@ -32,9 +32,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import manifest
+from manifest.distributed.sharding import whole_state
 from manifest.errors import ManifestError
-from manifest.families.sharding import whole_state
-from manifest.hooks import distributed
+from manifest.workflows import saving_distributed as distributed
 
 DIGITS = Path(__file__).parents[2] / "fixtures" / "digits_clip"
 PATIENCE = 60.0

@@ -19,13 +19,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import manifest
 from manifest.checkpoint import open_checkpoint
-from manifest.errors import InputError, NoManifestError, VerificationError
-from manifest.families.sharding import is_sharded
-from manifest.findings import Report
-from manifest.hooks.distributed import _dealt, _state
-from manifest.sidecars import read_manifest
+from manifest.distributed.process_group import Together
+from manifest.distributed.sharding import is_sharded
+from manifest.errors import InputError, NoManifestError
+from manifest.schema.report import Report, VerificationError
 from manifest.signing import generate_keys
-from manifest.workflows.together import Together
+from manifest.storage.transaction import read_manifest
+from manifest.workflows.saving_distributed import _dealt, _state
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.filterwarnings("ignore::UserWarning")]
 

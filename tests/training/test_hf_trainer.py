@@ -27,8 +27,8 @@ from transformers import (
 
 import manifest
 from manifest.errors import NoManifestWarning
-from manifest.hooks.scribe import Scribe
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
+from manifest.training.recorder import Scribe
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT = {**SIZES, "vocab_size": 99, "max_position_embeddings": 16}
@@ -202,7 +202,7 @@ def test_train_when_it_raises_then_what_was_saved_is_described(tmp_path):
     assert passes(tmp_path / "checkpoint-4" / "model.safetensors")
 
 
-@pytest.mark.filterwarnings("error::manifest.hooks.scribe.NoManifestWarning")
+@pytest.mark.filterwarnings("error::manifest.errors.NoManifestWarning")
 def test_recording_when_a_script_uses_the_trainer_without_the_callback_then_it_describes_all_the_same(tmp_path):
     with manifest.recording(golden="none") as scribe:
         train(vit, tmp_path, steps=6, save_total_limit=1)

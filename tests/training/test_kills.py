@@ -22,8 +22,8 @@ from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.discovering import discover
 from manifest.digests import weights_digest
 from manifest.errors import NoManifestError, NoManifestWarning
-from manifest.hooks.recording import recording
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
+from manifest.training.interception import recording
 from manifest.workflows.repairing import repair
 
 KILLS = 50
@@ -33,7 +33,7 @@ SAVING = """
     from pathlib import Path
     import timm, torch
     import manifest
-    from manifest.hooks.recording import recording
+    from manifest.training.interception import recording
 
     place, kills = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
@@ -110,7 +110,7 @@ SERVING = """
     from pathlib import Path
     import timm, torch
     import manifest
-    from manifest.hooks.recording import recording
+    from manifest.training.interception import recording
 
     how, width = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
@@ -270,7 +270,7 @@ TOGETHER = """
     import sys
     import timm, torch
     import manifest
-    from manifest.hooks.recording import recording
+    from manifest.training.interception import recording
 
     place, number = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)

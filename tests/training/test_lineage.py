@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import manifest
-from manifest.document import Provenance
+from manifest.capture.provenance import facts_of, git_facts, parent_of
 from manifest.errors import InputError
 from manifest.families import creation_of
-from manifest.hooks.recording import recording
-from manifest.sidecars import Sidecars, read_manifest
-from manifest.workflows.lineage import parent_of
-from manifest.workflows.provenance import facts_of, git_facts
+from manifest.schema.document import Provenance
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
+from manifest.training.interception import recording
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_manifest_of_a_file_that_exists_has_no_command(digits: Any, tmp_path: Pa
 
 
 SHOW = """
-from manifest.workflows.provenance import command_line, git_facts
+from manifest.capture.provenance import command_line, git_facts
 
 print(command_line(), git_facts(), sep="\\n")
 """

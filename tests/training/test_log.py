@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import manifest
-from manifest.ancestry import Generation, trace
-from manifest.document import Manifest, Parent, Provenance, serialize
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.schema.document import Manifest, Parent, Provenance, serialize
+from manifest.schema.lineage import Generation, trace
 from manifest.signing import generate_keys
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 from manifest.workflows.lineage import history
 from tests.conftest import Answer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import manifest
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 
 SCRIPTS = Path(__file__).parent / "scripts"
 MODULE = ("-m", "open_clip_train.main")

@@ -19,10 +19,10 @@ from safetensors.torch import save_file, save_model
 from torch import nn, save
 
 import manifest
-from manifest.document import Manifest, serialize
 from manifest.errors import NoManifestWarning
-from manifest.hooks.recording import recording
-from manifest.sidecars import read_manifest
+from manifest.schema.document import Manifest, serialize
+from manifest.storage.transaction import read_manifest
+from manifest.training.interception import recording
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import manifest
-from manifest.errors import CheckpointError, NoManifestError, VerificationError
-from manifest.plain_arrays import READERS
-from manifest.sidecars import read_manifest
+from manifest.checkpoint.pickles.numpy_pickles import READERS
+from manifest.errors import CheckpointError, NoManifestError
+from manifest.schema.report import VerificationError
+from manifest.storage.transaction import read_manifest
 
 TRAIN = """
 import random

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import manifest
-from manifest.sidecars import read_manifest
 from manifest.signing import generate_keys
+from manifest.storage.transaction import read_manifest
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifest.scrubbing import MOST_CHARACTERS, MOST_WORDS, own_names, scrubbed_command, scrubbed_text
+from manifest.capture.scrubbing import MOST_CHARACTERS, MOST_WORDS, own_names, scrubbed_command, scrubbed_text
 
 NAMES = ("alice", "node7.lab.example", "node7")
 SECRET = "hunter2hunter2"

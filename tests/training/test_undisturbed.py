@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from manifest.hooks.recording import recording
+from manifest.training.interception import recording
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 import manifest
-from manifest.errors import ArchitectureError, InputError, UnknownModelError, VerificationError
-from manifest.families import Creation, family, remember
-from manifest.families.callable import module_of
+from manifest.errors import ArchitectureError, InputError, UnknownModelError
+from manifest.families import family, remember
+from manifest.families.callable.adapter import module_of
+from manifest.families.protocol import Creation
 from manifest.grants import granted, is_granted
+from manifest.schema.report import VerificationError
 
 SOURCE = """
 from functools import partial

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from manifest.document import Golden, Output
 from manifest.golden.compare import FLOAT32_EPSILON, MULTIPLE, Grade, compare, tolerance
 from manifest.golden.sketch import sketch
+from manifest.schema.document import Golden, Output
 
 PROBE = "photos-and-prompts/1"
 ONE = np.random.default_rng(0).standard_normal(2048)

@@ -13,11 +13,12 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
-from manifest.components import assess, component_findings, initialised_throughout, reassess
-from manifest.document import Component, Status, Training, component_tensors, prefixes
-from manifest.families import Creation
-from manifest.families.open_clip import FAMILY
-from manifest.findings import Severity
+from manifest.checks.components import assess, component_findings, initialised_throughout, reassess
+from manifest.families.open_clip.adapter import FAMILY
+from manifest.families.protocol import Creation
+from manifest.schema.document import Component
+from manifest.schema.report import Severity
+from manifest.schema.vocabulary import Status, Training, component_tensors, prefixes
 
 State = dict[str, torch.Tensor]
 Assess = Callable[..., dict[str, Component]]

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 import manifest
-from manifest import environment
 from manifest.determinism.switches import deterministic
 from manifest.errors import InputError
+from manifest.fingerprints import environment
 
 pytestmark = pytest.mark.filterwarnings("ignore:PYTHONHASHSEED")
 

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 
 from manifest.cli.schema import Which, json_schema
-from manifest.document import now, parse, serialize
 from manifest.errors import DocumentError, NewerSchemaError
-from manifest.sidecars import Sidecars
+from manifest.schema.document import now, parse, serialize
+from manifest.storage.sidecars import Sidecars
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from manifest.families.empty_build import without_weights
+from manifest.families.meta_build import without_weights
 
 
 class Tied(nn.Module):

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from manifest.document import Architecture, Tokenizer
 from manifest.errors import ArchitectureError, UnknownModelError
-from manifest.families import Creation
-from manifest.families.open_clip import FAMILY
-from manifest.families.open_clip_inputs import load_tokenizer
-from manifest.families.values import from_data
-from manifest.structure import structure
+from manifest.families.json_arguments import from_data
+from manifest.families.open_clip.adapter import FAMILY
+from manifest.families.open_clip.inputs import load_tokenizer
+from manifest.families.protocol import Creation
+from manifest.fingerprints.structure import structure
+from manifest.schema.document import Architecture, Tokenizer
 
 NAMES = [
     "ViT-B-32",

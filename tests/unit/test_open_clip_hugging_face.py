@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import manifest
-from manifest.document import Architecture
 from manifest.errors import ArchitectureError
-from manifest.families import Creation
-from manifest.families.open_clip import FAMILY
-from manifest.families.proving import first_departure
+from manifest.families.equivalence import first_departure
+from manifest.families.open_clip.adapter import FAMILY
+from manifest.families.protocol import Creation
+from manifest.schema.document import Architecture
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
 

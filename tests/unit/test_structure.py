@@ -16,13 +16,13 @@ from torch import nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from manifest.document import ModuleRecord
 from manifest.errors import ArchitectureError
-from manifest.families import Creation
-from manifest.families.empty_build import without_weights
-from manifest.families.open_clip import FAMILY
-from manifest.module_tree import Part, changes, grouped, outline, structure_digest, unfold
-from manifest.structure import Trace, structure, trace
+from manifest.families.meta_build import without_weights
+from manifest.families.open_clip.adapter import FAMILY
+from manifest.families.protocol import Creation
+from manifest.fingerprints.module_tree import Part, changes, grouped, outline, structure_digest, unfold
+from manifest.fingerprints.structure import Trace, structure, trace
+from manifest.schema.document import ModuleRecord
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,

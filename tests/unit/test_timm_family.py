@@ -15,12 +15,13 @@ from timm.layers.activations import QuickGELU
 from torch import nn
 
 import manifest
-from manifest.document import Architecture, Manifest
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
-from manifest.families import Creation, family_of
-from manifest.families.proving import first_departure
-from manifest.families.timm import FAMILY
-from manifest.golden.probe import photographs
+from manifest.families import family_of
+from manifest.families.equivalence import first_departure
+from manifest.families.protocol import Creation
+from manifest.families.timm.adapter import FAMILY
+from manifest.probes.inputs import photographs
+from manifest.schema.document import Architecture, Manifest
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("vit_tiny_patch16_224", {}),

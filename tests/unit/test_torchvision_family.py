@@ -16,14 +16,15 @@ from torchvision.models import WeightsEnum
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 import manifest
-from manifest.document import Architecture
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
-from manifest.families import Creation, family_of
-from manifest.families.empty_build import without_weights
-from manifest.families.proving import first_departure
-from manifest.families.torchvision import FAMILY
-from manifest.families.torchvision_building import build
-from manifest.golden.probe import photographs
+from manifest.families import family_of
+from manifest.families.equivalence import first_departure
+from manifest.families.meta_build import without_weights
+from manifest.families.protocol import Creation
+from manifest.families.torchvision.adapter import FAMILY
+from manifest.families.torchvision.building import build
+from manifest.probes.inputs import photographs
+from manifest.schema.document import Architecture
 
 Arguments = dict[str, Any]
 CALLS: list[tuple[str, Arguments]] = [

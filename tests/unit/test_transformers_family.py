@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import manifest
-from manifest.document import Architecture
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
-from manifest.families import Creation, family, family_of
-from manifest.families.proving import first_departure
-from manifest.structure import ties
+from manifest.families import family, family_of
+from manifest.families.equivalence import first_departure
+from manifest.families.protocol import Creation
+from manifest.fingerprints.structure import ties
+from manifest.schema.document import Architecture
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
 

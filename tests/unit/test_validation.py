@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from manifest.document import Manifest, parse
+from manifest.checks.policy import Policy
 from manifest.errors import DocumentError
-from manifest.policy import Policy
+from manifest.schema.document import Manifest, parse
 from manifest.validation import Fault, first_fault, nearest_names
 
 WRITTEN = Path(__file__).parents[2] / "fixtures" / "digits_clip" / "digits_clip.safetensors.manifest.json"

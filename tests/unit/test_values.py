@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from manifest.errors import ArchitectureError, InputError
-from manifest.families.values import as_data, from_data
+from manifest.families.json_arguments import as_data, from_data
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

@@ -12,7 +12,7 @@ from torch import nn
 
 import manifest
 from manifest.errors import ArchitectureError, DocumentError, InputError
-from manifest.sidecars import read_manifest
+from manifest.storage.transaction import read_manifest
 
 
 @pytest.fixture(scope="module")

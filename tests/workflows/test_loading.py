@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import manifest
-from manifest.document import serialize
-from manifest.errors import VerificationError
-from manifest.families.open_clip import OpenClip
-from manifest.sidecars import Sidecars, read_manifest
+from manifest.families.open_clip.adapter import OpenClip
+from manifest.schema.document import serialize
+from manifest.schema.report import VerificationError
+from manifest.storage.sidecars import Sidecars
+from manifest.storage.transaction import read_manifest
 
 
 @pytest.fixture

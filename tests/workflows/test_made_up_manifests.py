@@ -11,7 +11,7 @@ import pytest
 
 import manifest
 from manifest.errors import ArchitectureError, ManifestError
-from manifest.sidecars import Sidecars
+from manifest.storage.sidecars import Sidecars
 
 ODD: tuple[Any, ...] = (None, -1, 2**70, 1.5, "", "x\x1b[31m\n", [], {}, [None], {"a": 1})
 FIELDS = (

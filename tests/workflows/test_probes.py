@@ -14,8 +14,8 @@ from transformers import BertConfig, BertModel
 
 import manifest
 from manifest.errors import ArchitectureError, InputError
-from manifest.golden.probe import photographs
-from manifest.sidecars import read_manifest
+from manifest.probes.inputs import photographs
+from manifest.storage.transaction import read_manifest
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from manifest.checkpoint.named_globals import Effect, judge
+from manifest.checkpoint.pickles.named_globals import Effect, judge
 
 HERE = Path(__file__).parent
 TABLES = ("archives", "pickles", "containers", "headers", "directories")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from manifest.checkpoint.escaping import printable
+from manifest.escaping import printable
 
 pytestmark = pytest.mark.xdist_group("hostile")  # each table is opened once, not once a worker
 

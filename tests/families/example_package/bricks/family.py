@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from bricks import WALLS, Wall, build
-from manifest.document import Architecture
 from manifest.errors import UnknownModelError
-from manifest.families import Creation
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
+from manifest.families.protocol import Creation
+from manifest.schema.document import Architecture
 
 
 class Bricks(Adapter):

@@ -1,0 +1,1 @@
+"""Drop-ins for the libraries' own builders, which read the manifest beside the weights."""

@@ -1,0 +1,417 @@
+"""From a checkpoint file and an architecture to its manifest.
+
+The manifest describes the file, not the memory it was written from: names, digests and the verdict on each component
+are read back from the bytes, and golden outputs must come out of those bytes too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from manifest.checkpoint import Checkpoint
+from manifest.checks.components import assess, component_findings
+from manifest.digests import weights_digest
+from manifest.errors import ArchitectureError, IncompleteModelError, InputError
+from manifest.escaping import printable, writable
+from manifest.families.adapter import PRECISIONS
+from manifest.families.protocol import Family
+from manifest.fingerprints import environment
+from manifest.fingerprints.structure import ties
+from manifest.golden.compare import Grade, compare, worst_of
+from manifest.golden.floor import Built, Elsewhere, Thoroughness, as_thoroughness
+from manifest.golden.precision import in_float32, in_precision
+from manifest.golden.record import record
+from manifest.golden.run import Answers, Outputs, ask, finite
+from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.neutral_process import neutral_process
+from manifest.probes.directory import as_probe
+from manifest.probes.inputs import Probe
+from manifest.schema.document import (
+    FILE_NAME,
+    Architecture,
+    CheckpointRecord,
+    Component,
+    Environment,
+    File,
+    Golden,
+    Manifest,
+    Model,
+    Provenance,
+    State,
+    TensorRecord,
+    Tool,
+    Weights,
+    now,
+)
+from manifest.schema.report import Severity
+from manifest.version import __version__
+from manifest.weights.assign import assign, misfits
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is recorded of a model's answers.
+
+    Attributes:
+        floor: How much time the numerics floor may take.
+        probes: What else the model is asked, besides its family's probe.
+        precisions: In what else it answers, besides float32.
+    """
+
+    floor: Thoroughness = Thoroughness.QUICK
+    probes: Sequence[Probe] = ()
+    precisions: Sequence[str] = ()
+
+
+class Description:
+    """One set of weights of an open checkpoint on its way to a manifest; each part is found out when it is asked for.
+
+    What takes torch (`look`) can so be found out at once, while the model is as it was saved, and what takes the bytes
+    alone later, on another thread.
+
+    Args:
+        checkpoint: The file, which may still have a temporary name, with the weights chosen that are meant.
+        family: Of the model in it.
+        architecture: What it is the weights of.
+        rebuilt: What building that gives, where it is at hand already; it stays without weights.
+        live: The model in memory that was saved, when there is one: its word is what goes on record.
+        asking: What is recorded of its answers; None for no golden outputs.
+        partial: Roles that are absent or untrained by design.
+
+    Raises:
+        ArchitectureError: A tensor among the weights has no values.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: Family,
+        architecture: Architecture,
+        *,
+        rebuilt: nn.Module | None = None,
+        live: nn.Module | None = None,
+        asking: Asking | None = None,
+        partial: Sequence[str] = (),
+    ) -> None:
+        _require_listed(checkpoint)
+        self.checkpoint = checkpoint
+        self.family = family
+        self.architecture = architecture
+        self.rebuilt = rebuilt
+        self.live = live
+        self.asking = asking
+        self.partial = partial
+
+    def look(self) -> None:
+        """Find out all that takes torch, and let go of the live model.
+
+        Raises:
+            ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
+        """
+        self._roles, self.golden  # noqa: B018
+        self.live = None
+
+    def record(self, file_name: str) -> Model:
+        """All of it as it is written down.
+
+        Raises:
+            IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
+            ArchitectureError: As in `look`.
+        """
+        components = assess(
+            self._roles, self.checkpoint, {each.name: each.digest for each in self._tensors}, self.partial
+        )
+        _require_whole(components, file_name)
+        return Model(
+            state=State(path=list(self.checkpoint.state_path), prefix=self.checkpoint.prefix),
+            weights=_weights(self.checkpoint, self._tensors),
+            architecture=self.architecture,
+            components=components,
+            golden=self.golden,
+        )
+
+    @cached_property
+    @neutral_process()
+    def golden(self) -> list[Golden]:
+        """What the model says, none where that is not asked."""
+        if self.asking is None:
+            return []
+        declared = frozenset(name for name, role in self._roles.items() if role in self.partial)
+        module = self.family.build(self.architecture) if self.rebuilt is not None else self._module
+        assign(module, self.checkpoint, absent=declared)
+        return _golden(self.checkpoint, self.family, self.architecture, module, self.live, self.asking)
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        """The architecture rebuilt, without weights."""
+        return self.rebuilt if self.rebuilt is not None else self.family.build(self.architecture)
+
+    @cached_property
+    @neutral_process()
+    def _roles(self) -> dict[str, str]:
+        """The role of each tensor of the architecture, which those of the checkpoint fit."""
+        self._call_as_the_model_does()
+        self.checkpoint.tie(ties(self._module))
+        roles = self.family.roles(self.architecture, self._module.state_dict())
+        _require_known(self.partial, roles)
+        _require_fitting(self._module, self.checkpoint, self.architecture, roles)
+        return roles
+
+    def _call_as_the_model_does(self) -> None:
+        there = self.checkpoint.tensors
+        names = self.family.stored_names(self._module if self.live is None else self.live)
+        others = {stored: name for stored, name in names.items() if stored in there and name not in there}
+        if others:
+            self.checkpoint.show(replace(self.checkpoint.view, names=others))
+
+    @cached_property
+    def _tensors(self) -> list[TensorRecord]:
+        return _tensor_records(self.checkpoint)
+
+
+def manifest_of(
+    descriptions: Sequence[Description],
+    *,
+    file_name: str,
+    digests: Future[list[tuple[str, str]]],
+    provenance: Provenance,
+    signer: str | None = None,
+) -> Manifest:
+    """The manifest of a checkpoint out of the descriptions of the models in it, the one that is meant first.
+
+    Args:
+        descriptions: One or more, each of its own opening of the checkpoint.
+        file_name: The name that the checkpoint will have.
+        digests: BLAKE3 and SHA-256 of each file, on their way while everything else is found out.
+        provenance: Where the weights come from.
+        signer: Hint of the key that will sign.
+    """
+    require_recordable(file_name)
+    main, *others = [each.record(file_name) for each in descriptions]
+    checkpoint = descriptions[0].checkpoint
+    return Manifest.model_validate(
+        {
+            "created": now(),
+            "tool": Tool(version=__version__),
+            "signer": signer,
+            "checkpoint": CheckpointRecord(
+                container=checkpoint.container,
+                files=_files(checkpoint, file_name, digests),
+                state=main.state,
+                extras=sorted(checkpoint.extras),
+            ),
+            "weights": main.weights,
+            "architecture": main.architecture,
+            "components": main.components,
+            "environment": surroundings(),
+            "golden": main.golden,
+            "others": others,
+            "provenance": provenance,
+        }
+    )
+
+
+def require_recordable(file_name: str) -> None:
+    """Refuse the name of a checkpoint that no manifest can hold.
+
+    Raises:
+        InputError: It is such a name.
+    """
+    if writable(file_name) != file_name or not re.fullmatch(FILE_NAME, file_name):
+        raise InputError(
+            f"The file name '{printable(file_name)}' has a backslash, a control character or what is not Unicode in "
+            "it, and a manifest that travels between systems cannot name it; choose another."
+        )
+
+
+def _require_listed(checkpoint: Checkpoint) -> None:
+    """A manifest vouches for all weights, so all of them must have values."""
+    if checkpoint.unlisted:
+        name, kind = next(iter(checkpoint.unlisted.items()))
+        raise ArchitectureError(f"Tensor {name!r} is {kind}, expected one with values; save it as a plain tensor.")
+
+
+def _require_known(partial: Sequence[str], roles: Mapping[str, str]) -> None:
+    known = dict.fromkeys(roles.values())
+    if unknown := [role for role in partial if role not in known]:
+        raise InputError(
+            f"There is no component {unknown[0]!r} to declare partial, expected among {', '.join(known)}; correct it."
+        )
+
+
+def surroundings() -> Environment:
+    """The environment of this process."""
+    return Environment(
+        python=environment.python_version(),
+        platform=environment.platform_name(),
+        libraries=environment.library_versions(),
+        hardware=environment.hardware(torch),
+        flags=environment.flags(torch),
+    )
+
+
+def _files(checkpoint: Checkpoint, name: str, digests: Future[list[tuple[str, str]]]) -> list[File]:
+    """The checkpoint's files; one by itself gets the name that it will have."""
+    alone = len(checkpoint.files) == 1 and not checkpoint.path.is_dir()
+    return [
+        File(path=name if alone else file.name, size=len(file.mapping), blake3=blake3, sha256=sha256)
+        for file, (blake3, sha256) in zip(checkpoint.files, digests.result(), strict=True)
+    ]
+
+
+def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
+    aliases = checkpoint.aliases()
+    stored_names = {name: stored for stored, name in checkpoint.view.names.items()}
+    return [
+        TensorRecord(
+            name=name,
+            shape=list(stored.shape),
+            dtype=stored.dtype,
+            digest=checkpoint.digest(stored),
+            alias=aliases.get(name),
+            stored=stored_names.get(name),
+        )
+        for name, stored in checkpoint.tensors.items()
+    ]
+
+
+def _weights(checkpoint: Checkpoint, tensors: Sequence[TensorRecord]) -> Weights:
+    stored = checkpoint.tensors
+    return Weights(
+        digest=weights_digest((tensor.name, tensor.digest) for tensor in tensors),
+        parameters=sum(stored[tensor.name].numel for tensor in tensors if tensor.alias is None),
+        dtypes=dict(sorted(Counter(tensor.dtype for tensor in tensors).items())),
+        tensors=list(tensors),
+    )
+
+
+def _require_fitting(
+    module: nn.Module, checkpoint: Checkpoint, architecture: Architecture, roles: Mapping[str, str]
+) -> None:
+    """Whatever a checkpoint holds must be of the architecture; what it lacks is a matter of completeness."""
+    if problems := misfits(module, checkpoint, roles=roles, absent=frozenset(module.state_dict())):
+        raise ArchitectureError(
+            f"The weights are not those of a {architecture.name or architecture.class_name} ({'; '.join(problems)}); "
+            "name the architecture that they were trained in."
+        )
+
+
+def _require_whole(components: Sequence[Component], file_name: str) -> None:
+    problems = [item for item in component_findings(components, file_name) if item.severity is Severity.ERROR]
+    if problems:
+        roles = [item.where for item in problems]
+        raise IncompleteModelError(
+            f"{' '.join(item.message for item in problems)} Nothing was written; if it is meant so, "
+            f"declare it with partial={roles!r} (`--partial {','.join(map(str, roles))}`)."
+        )
+
+
+def _golden(
+    checkpoint: Checkpoint,
+    family: Family,
+    architecture: Architecture,
+    module: nn.Module,
+    live: nn.Module | None,
+    asking: Asking,
+) -> list[Golden]:
+    as_it_is = architecture.precision in family.float32
+    if not as_it_is:
+        module = in_float32(family, architecture, checkpoint)
+    built = Built(family, architecture, module)
+    witness = live if live is not None and as_it_is and _on_cpu(live) else None
+    found = []
+    for probe in (None, *asking.probes):
+        inputs = family.inputs(architecture, None, probe)
+        if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
+            raise InputError(
+                f"The probe {probe.name!r} has nothing that a {architecture.class_name} takes; give it "
+                "`tensors={argument: values}`, or leave it out."
+            )
+        if inputs is None:
+            continue
+        rebuilt = built.ask(inputs)
+        answers = rebuilt if witness is None else ask(family, architecture, witness, inputs)
+        if not finite(answers.outputs):
+            raise ArchitectureError(
+                "The model answers its probe with NaN or infinity, so it has no golden outputs; "
+                "find the diverged weights, or save it with `golden=False`."
+            )
+        golden = record(
+            built,
+            answers,
+            rebuilt,
+            _wrong_ones(family, architecture, checkpoint),
+            thoroughness=asking.floor,
+            elsewhere=_elsewhere(checkpoint, architecture, answers.threads) if probe is None else None,
+        )
+        _require_same(golden, rebuilt)
+        found.append(golden)
+        for precision in asking.precisions:
+            lower = in_precision(built, precision)
+            said = lower.ask(inputs)
+            found.append(record(lower, said, said, {}, precision=precision, thoroughness=asking.floor))
+    return found
+
+
+def _wrong_ones(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> dict[str, Callable[[], Built]]:
+    """Models of other architectures over the same weights, by what is wrong with them."""
+    return {
+        f"{variant.name} {variant.there}": functools.partial(_wrong, family, variant.architecture, checkpoint)
+        for variant in family.variants(architecture)
+        if variant.architecture is not None
+    }
+
+
+def _elsewhere(checkpoint: Checkpoint, architecture: Architecture, threads: int) -> Elsewhere:
+    """The model in fresh processes that compute with other instructions."""
+
+    def ask_elsewhere() -> dict[str, Outputs]:
+        return {
+            name: outputs_of_checkpoint(checkpoint.path, checkpoint.view, architecture, threads, variables)
+            for name, variables in INSTRUCTION_SETS.items()
+        }
+
+    return ask_elsewhere
+
+
+def _wrong(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> Built:
+    return Built(family, architecture, in_float32(family, architecture, checkpoint))
+
+
+def _require_same(golden: Golden, rebuilt: Answers) -> None:
+    """The model rebuilt from file and architecture must say what the live one said, or the manifest would be a lie."""
+    worst = worst_of(compare(golden, rebuilt.record(), rebuilt.readings))
+    if worst.grade is Grade.DIFFERENT:
+        raise ArchitectureError(
+            f"The rebuilt model gives other {worst.output} than the model that was saved "
+            f"(relative distance {worst.distance:.1e}, arithmetic explains {worst.tolerance:.1e}): "
+            "its code was changed in a way that its modules do not show; save it with `golden=False`, "
+            "or make it with `manifest.create_model`."
+        )
+
+
+def _on_cpu(module: nn.Module) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
+
+
+def asking_of(
+    floor: Thoroughness | str, probes: Sequence[Probe | str | os.PathLike[str]], precisions: Sequence[str]
+) -> Asking:
+    """What is to be recorded of a model's answers, as a caller gives it.
+
+    Raises:
+        InputError: One of these cannot be used.
+    """
+    if unknown := [name for name in precisions if name not in PRECISIONS or name == "fp32"]:
+        raise InputError(f"The precision is {unknown[0]!r}, expected fp64, fp16 or bf16; float32 is always recorded.")
+    return Asking(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))

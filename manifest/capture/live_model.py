@@ -1,0 +1,117 @@
+"""A model in memory and what is to be recorded of it, found out before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from manifest.capture.description import Asking, Description, asking_of, manifest_of
+from manifest.capture.provenance import TrainingFacts, provenance_of
+from manifest.checkpoint import Checkpoint
+from manifest.distributed.sharding import is_sharded, unsharded
+from manifest.families import creation_of, family_of
+from manifest.families import family as family_named
+from manifest.families.protocol import Creation, Family
+from manifest.families.wrappers import unwrap
+from manifest.golden.floor import Thoroughness
+from manifest.grants import granted
+from manifest.neutral_process import neutral_process
+from manifest.probes.inputs import Probe
+from manifest.schema.document import Architecture, Manifest
+from manifest.signing import PrivateKey, private_key
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """A model in memory and what is to be recorded of it.
+
+    Attributes:
+        module: The model without wrappers; of a sharded one, its twin without values.
+        witness: The model that golden outputs are asked of; None where no process has the whole of it.
+        family: The library that made it.
+        creation: How it was made, if known.
+        signer: Who signs.
+        asking: What is recorded of its answers; None for no golden outputs.
+        partial: Roles of components that are untrained by design.
+        facts: Of the training that it is saved in.
+    """
+
+    module: nn.Module
+    witness: nn.Module | None
+    family: Family
+    creation: Creation | None
+    signer: PrivateKey | None
+    asking: Asking | None
+    partial: Sequence[str]
+    facts: TrainingFacts
+
+    @cached_property
+    @neutral_process()
+    def architecture(self) -> Architecture:
+        """What it is made of.
+
+        Raises:
+            ArchitectureError: It cannot be rebuilt exactly.
+        """
+        with granted(self._runs):
+            return self.family.capture(self.module, self.creation)
+
+    def describe(self, stored: Checkpoint, file_name: str, digests: Future[list[tuple[str, str]]]) -> Manifest:
+        """The manifest of a checkpoint that it was written to; see `describing.manifest_of`."""
+        architecture = self.architecture
+        with granted(self._runs):
+            description = Description(
+                stored,
+                self.family,
+                architecture,
+                live=self.witness,
+                asking=self.asking,
+                partial=self.partial,
+            )
+            return manifest_of(
+                [description],
+                file_name=file_name,
+                digests=digests,
+                provenance=provenance_of(self.family, self.creation, self.facts),
+                signer=self.signer.public.hint if self.signer else None,
+            )
+
+    @property
+    def _runs(self) -> Sequence[str]:
+        """The user's own code that rebuilding it runs, which ran here already to make it."""
+        return self.creation.runs if self.creation else ()
+
+
+def live_model(
+    model: nn.Module,
+    *,
+    key: str | os.PathLike[str] | PrivateKey | None,
+    passphrase: bytes | None,
+    golden: bool,
+    floor: Thoroughness | str,
+    probes: Sequence[Probe | str | os.PathLike[str]],
+    precisions: Sequence[str],
+    partial: Sequence[str],
+    model_name: str | None,
+    family: str | None,
+    arguments: Mapping[str, Any] | None,
+    facts: TrainingFacts,
+) -> LiveModel:
+    """A model as a caller gives it, with the arguments of `manifest.save`, and the facts of its training."""
+    asking = asking_of(floor, probes, precisions)
+    signer = None if key is None else private_key(key, passphrase)
+    module = unwrap(model)
+    sharded = is_sharded(module)
+    witness = None if sharded else module
+    module = unsharded(module) if sharded else module
+    creation = creation_of(module)
+    if creation is None and model_name is not None:
+        creation = Creation(model_name, dict(arguments or {}), family=family)
+    adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
+    return LiveModel(module, witness, adapter, creation, signer, asking if golden else None, partial, facts)

@@ -1,0 +1,144 @@
+"""numpy's archives of arrays: a zip with one `.npy` for each, stored or deflated.
+
+Arrays of numbers are read, in either byte order and either order of dimensions. Arrays of Python objects are pickles
+and are never opened. The format of an array: `numpy/lib/_format_impl.py`, versions 1 to 3.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from mmap import mmap
+
+from manifest.checkpoint.containers.zip_records import Record, read_records
+from manifest.checkpoint.contents import Candidate, Container, Contents, alone
+from manifest.checkpoint.gathering import inflated_head
+from manifest.checkpoint.pickles.torch_objects import is_natural
+from manifest.checkpoint.sniffing import Sniffed
+from manifest.checkpoint.state_dicts import strip_prefixes
+from manifest.checkpoint.storage_layout import check_expansion
+from manifest.checkpoint.tensors import ITEM_SIZES, MOST_DIMENSIONS, StoredTensor, StridedTensor, row_major
+from manifest.errors import CheckpointError
+from manifest.escaping import printable
+
+_SUFFIX = ".npy"
+_MAGIC = b"\x93NUMPY"
+_MOST_HEADER = 10_000  # numpy's own limit
+_PREAMBLE = 12
+_HEADER = re.compile(
+    r"\{'descr': (?:'([<>|=]?)([a-zA-Z?])(\d*)(\[\w+\])?'|(\[.*\])), 'fortran_order': (True|False), "
+    # A comma between numbers, or there would be endlessly many ways to read a row of digits.
+    r"'shape': \(((?:\d{1,20}L?, ?)*(?:\d{1,20}L?)?)\),? *\}\s*",
+    re.DOTALL,
+)
+_DTYPES = {
+    "b1": "bool",
+    "?": "bool",
+    **{f"{kind}{size}": f"{name}{8 * size}" for kind, name in (("i", "int"), ("u", "uint")) for size in (1, 2, 4, 8)},
+    **{f"f{size}": f"float{8 * size}" for size in (2, 4, 8)},
+    "c8": "complex64",
+    "c16": "complex128",
+}
+_KINDS = {
+    "O": "an array of Python objects, which is a pickle",
+    "U": "an array of texts",
+    "S": "an array of bytes",
+    "V": "an array of raw bytes or records",
+    "M": "an array of dates",
+    "m": "an array of durations",
+}
+
+
+def recognises(sniffed: Sniffed) -> bool:
+    """Whether the file is an archive of nothing but arrays."""
+    return bool(sniffed.names) and all(name.endswith(_SUFFIX) for name in sniffed.names)
+
+
+def read(mapping: mmap) -> Contents:
+    """Arrays of an archive, by their names.
+
+    Raises:
+        CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when it holds no array of numbers.
+    """
+    stored: dict[str, StoredTensor] = {}
+    unlisted: dict[str, str] = {}
+    records = tuple(read_records(mapping, lambda _: True, case_matters=True).values())
+    for record in records:
+        name = record.name.removesuffix(_SUFFIX)
+        if not name:
+            raise _malformed(f"the archive has the name '{printable(record.name)}', which is none of an array")
+        array = _array(mapping, name, record)
+        if isinstance(array, StridedTensor):
+            stored[name] = array
+        else:
+            unlisted[name] = array
+    if not stored:
+        name, kind = next(iter(unlisted.items()))
+        raise CheckpointError(f"'{printable(name)}' is {kind}, and no array of numbers is there.", rule="F001")
+    check_expansion("all arrays", sum(tensor.nbytes for tensor in stored.values()), len(mapping), 1 << 30)
+    prefix, tensors = strip_prefixes(stored)
+    return Contents((Candidate(tensors, prefix=prefix, unlisted=unlisted),), records=records)
+
+
+CONTAINER = Container("npz", recognises, alone(read))
+
+
+def _array(mapping: mmap, name: str, record: Record) -> StridedTensor | str:
+    """The tensor of one record, or what it is when it holds no numbers."""
+    head = _head(mapping, record)
+    if not head.startswith(_MAGIC) or len(head) < _PREAMBLE or head[6] not in (1, 2, 3):
+        raise _malformed(f"'{printable(name)}' does not begin as an array of numpy's does")
+    width = 2 if head[6] == 1 else 4
+    start = 8 + width
+    end = start + int.from_bytes(head[8:start], "little")
+    if end - start > _MOST_HEADER:
+        raise CheckpointError(
+            f"array '{printable(name)}' has a header of {end - start:,} bytes, over the limit of {_MOST_HEADER:,}; "
+            "do not load this file unless you know who made it.",
+            rule="F003",
+        )
+    header = _HEADER.fullmatch(head[start:end].decode("latin-1"))
+    if header is None or end > len(head):
+        raise _malformed(f"array '{printable(name)}' has a header that numpy does not write")
+    order, kind, size, _, records, fortran, dimensions = header.groups()
+    if records is not None or kind in _KINDS:
+        return _KINDS[kind or "V"]
+    dtype = _DTYPES.get(f"{kind}{size}")
+    if dtype is None:
+        return f"an array of numbers that torch has no type for, {printable(f'{kind}{size}')}"
+    shape = tuple(int(number) for number in re.findall(r"\d+", dimensions))
+    if len(shape) > MOST_DIMENSIONS or not all(map(is_natural, shape)):
+        raise _malformed(
+            f"array '{printable(name)}' has more than {MOST_DIMENSIONS} dimensions, or sizes of 2^63 and more"
+        )
+    nbytes = math.prod(shape) * ITEM_SIZES[dtype]
+    held = (record.size if record.inflated is None else record.inflated) - end
+    if held != nbytes:
+        raise _malformed(
+            f"array '{printable(name)}' has {held:,} bytes where its shape {list(shape)} of {dtype} takes {nbytes:,}"
+        )
+    check_expansion(f"array '{printable(name)}'", nbytes, record.size, 64 << 20)
+    deflated = record.inflated is not None
+    stride = tuple(reversed(row_major(shape[::-1]))) if fortran == "True" else row_major(shape)
+    return StridedTensor(
+        name,
+        dtype,
+        shape,
+        stride,
+        end if deflated else record.start + end,
+        (record.start, record.end),
+        swapped=order == ">" and ITEM_SIZES[dtype] > 1,
+        deflated=deflated,
+    )
+
+
+def _head(mapping: mmap, record: Record) -> bytes:
+    """Enough of an array's beginning to hold any header."""
+    count = _PREAMBLE + _MOST_HEADER
+    if record.inflated is None:
+        return mapping[record.start : min(record.end, record.start + count)]
+    return inflated_head(mapping, record.start, record.end, count)
+
+
+def _malformed(found: str) -> CheckpointError:
+    return CheckpointError(f"{found}; get the file again, or write it anew with numpy.savez.", rule="F002")

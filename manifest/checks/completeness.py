@@ -1,0 +1,30 @@
+"""The rung *completeness*: the components are there, and as trained as the manifest says."""
+
+from __future__ import annotations
+
+from manifest.checks.components import component_findings, reassess
+from manifest.checks.ladder import Climbed
+from manifest.checks.subject import Subject
+from manifest.errors import CheckpointError
+from manifest.schema.report import ComponentVerdict
+from manifest.schema.vocabulary import Status, role_words, training_words
+
+
+def _completeness(subject: Subject) -> Climbed:
+    stored = subject.stored
+    if isinstance(stored, CheckpointError):
+        return Climbed("the container cannot be read", skipped=True)
+    expected = [tensor.name for tensor in subject.manifest.weights.tensors]
+    components = reassess(subject.manifest.components, expected, stored)
+    subject.components = [
+        ComponentVerdict(role=part.role, status=part.status, training=part.training, by_design=part.by_design)
+        for part in components
+    ]
+    findings = component_findings(components, subject.path.name)
+    whole = sum(part.status is Status.COMPLETE for part in components)
+    reason = f"{whole} of {len(components)} components complete" if components else "the manifest names no components"
+    there = [(part.role, part.training) for part in components if part.status is not Status.ABSENT]
+    reason += f"; {training_words(there)}" if there else ""
+    if by_design := [role_words(part.role) for part in components if part.by_design]:
+        reason += f"; by design without a trained {', '.join(by_design)}"
+    return Climbed(reason, findings)

@@ -1,0 +1,269 @@
+"""What two answers that differ come to: how far apart, from which layer on, and what explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from torch import nn
+
+from manifest.checkpoint import Checkpoint
+from manifest.checks.subject import Subject
+from manifest.errors import ArchitectureError
+from manifest.families import family
+from manifest.families.protocol import Family, Variant
+from manifest.golden.compare import Comparison
+from manifest.golden.diagnose import Diagnosis, OutputsTarget, Target, Tried, diagnose
+from manifest.golden.floor import Built
+from manifest.golden.hypotheses import hypotheses
+from manifest.golden.layers import first_departure, layer_distance
+from manifest.golden.precision import in_float32
+from manifest.golden.record import prepared
+from manifest.golden.run import Answers
+from manifest.neutral_process import neutral_process
+from manifest.probes.inputs import Inputs, Probe
+from manifest.schema.document import Architecture, Golden, Layer, Reading
+from manifest.schema.report import Finding, Severity
+from manifest.schema.rules import finding
+from manifest.weights.assign import twin
+
+Question = Callable[[Architecture], Inputs]
+"""What is asked, prepared as an architecture says."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """The model of a checkpoint in float32, as its manifest has it, and as it might be wrong.
+
+    Attributes:
+        family: Of the model.
+        architecture: As recorded.
+        checkpoint: Its weights.
+        module: That model, where it is at hand already.
+    """
+
+    family: Family
+    architecture: Architecture
+    checkpoint: Checkpoint
+    module: nn.Module | None = None
+
+    @cached_property
+    def built(self) -> Built:
+        """The model itself."""
+        module = self._module(self.architecture) if self.module is None else self.module
+        return Built(self.family, self.architecture, module)
+
+    def build(self, variant: Variant) -> Built:
+        """A model for a hypothesis, of its own where it is another one or is to be altered by whoever asked."""
+        architecture = variant.architecture or self.architecture
+        if variant.state is None and _same_module(architecture, self.architecture):
+            module = self.built.module
+            return Built(self.family, architecture, module if variant.alter is None else twin(module))
+        if variant.state is None:
+            return Built(self.family, architecture, self._module(architecture))
+        chosen = self.checkpoint.state_path
+        self.checkpoint.choose(variant.state)
+        try:
+            return Built(self.family, architecture, self._module(architecture))
+        finally:
+            self.checkpoint.choose(chosen)
+
+    def variants(self, inputs: Inputs) -> Iterator[Variant]:
+        """All hypotheses: the family's own, other weights in the same file, and those that fit any model."""
+        return chain(
+            self.family.variants(self.architecture),
+            self._other_states(),
+            hypotheses(self.architecture, self.built.module, inputs),
+        )
+
+    @neutral_process(generators=False)  # dropout draws what it drew when the answers were given
+    def diagnose(self, target: Target, question: Question) -> Diagnosis:
+        """Why the model's answers are not those of a target."""
+        inputs = question(self.architecture)
+        return diagnose(self.built, inputs, target, self.variants(inputs), self.build, question)
+
+    def _other_states(self) -> Iterator[Variant]:
+        here = ".".join(self.checkpoint.state_path) or "the weights at the top"
+        for candidate in self.checkpoint.candidates:
+            if candidate.path != self.checkpoint.state_path:
+                there = ".".join(candidate.path) or "the weights at the top"
+                yield Variant(
+                    "weights",
+                    here,
+                    there,
+                    cure=f"--state {there}",
+                    back=f"--state {here}",
+                    state=candidate.path,
+                )
+
+    def _module(self, architecture: Architecture) -> nn.Module:
+        return in_float32(self.family, architecture, self.checkpoint)
+
+
+def _same_module(one: Architecture, other: Architecture) -> bool:
+    """Whether two architectures differ at most in how inputs are prepared."""
+    prepared = {"preprocess": None, "tokenizer": None}
+    return one.model_copy(update=prepared) == other.model_copy(update=prepared)
+
+
+def original_of(subject: Subject) -> Original:
+    """The model of a checkpoint that is checked.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    if not isinstance(subject.stored, Checkpoint):
+        raise subject.stored
+    architecture = subject.manifest.architecture
+    return Original(family(architecture.family), architecture, subject.stored)
+
+
+def explained(
+    original: Original, golden: Golden, answers: Answers, worst: Comparison, probe: Probe | None = None
+) -> Finding:
+    """The finding for a rebuilt model that gives other outputs than are on record.
+
+    Args:
+        original: The model of the checkpoint, which gives those outputs.
+        golden: The record.
+        answers: What the model said to the whole probe.
+        worst: The output that is furthest off.
+        probe: What was asked, where it is the user's own.
+    """
+    first = original.built.ask(answers.inputs.first(), layers=True)
+    target = OutputsTarget(golden.brief or golden.outputs, worst.tolerance)
+    diagnosis = original.diagnose(target, question_of(original, golden, probe, brief=bool(golden.brief)))
+    departure = first_departure(golden.layers, first.layers, worst.tolerance)
+    message = (
+        f"The rebuilt model gives other {worst.output}: {distance_words(golden, worst)}"
+        f"{greatest_change(golden.reading, answers.readings)}."
+    )
+    message += layer_words(departure, known=bool(golden.layers))
+    evidence = {**measures(golden, worst), **diagnosis_evidence(diagnosis)}
+    if diagnosis.cause is None:
+        message += unexplained_words(diagnosis)
+        return finding("G001", message, where="golden", **evidence)
+    message += f" The recorded outputs come back with {cause_words(diagnosis.cause)}."
+    remedy = f"Build it rightly: {diagnosis.cause.variant.cure}"
+    return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)
+
+
+def question_of(original: Original, golden: Golden, probe: Probe | None = None, *, brief: bool = False) -> Question:
+    """A recorded probe as an architecture would prepare it.
+
+    Args:
+        original: The model.
+        golden: The record.
+        probe: What was asked, where it is the user's own.
+        brief: The first sample of each kind alone.
+    """
+
+    def question(architecture: Architecture) -> Inputs:
+        inputs = original.family.inputs(architecture, golden.probe, probe)
+        if inputs is None or inputs.probe != golden.probe:
+            raise ArchitectureError(f"The probe {golden.probe} cannot be made here; fetch the recorded tokenizer once.")
+        return inputs.first() if brief else inputs
+
+    return question
+
+
+def measures(golden: Golden, worst: Comparison) -> dict[str, Any]:
+    """The numbers of a comparison, for whoever sets a tolerance."""
+    return {
+        "output": worst.output,
+        "distance": worst.distance,
+        "absolute": worst.absolute,
+        "tolerance": worst.tolerance,
+        "floor": golden.floor,
+        "contrast": golden.contrast,
+        "least_passing": {"relative": worst.distance, "absolute": worst.absolute},
+    }
+
+
+def distance_words(golden: Golden, worst: Comparison) -> str:
+    """How far off an output is, and how far arithmetic and a wrong model would move it."""
+    words = f"relative distance {worst.distance:.1e}, absolute {worst.absolute:.1e}"
+    words += f", where arithmetic explains {worst.tolerance:.1e}"
+    if golden.contrast:
+        wrong, contrast = min(golden.contrast.items(), key=lambda item: item[1])
+        words += f" and {wrong} gives {contrast:.1e}"
+    return words
+
+
+def diagnosis_evidence(diagnosis: Diagnosis) -> dict[str, Any]:
+    """What was tried, for machines."""
+    return {
+        "hypotheses": [
+            {"name": tried.variant.name, "there": tried.variant.there, "residual": tried.residual, "fits": tried.fits}
+            for tried in diagnosis.tried[:5]
+        ],
+        "not_run": dict(diagnosis.skipped),
+    }
+
+
+def cause_words(cause: Tried) -> str:
+    """The hypothesis that fits, and how far it is from fitting exactly."""
+    variant = cause.variant
+    return f"{variant.there} instead of {variant.here} ({variant.name}), which leaves {cause.residual:.1e}"
+
+
+def unexplained_words(diagnosis: Diagnosis) -> str:
+    """What is said when no hypothesis fits."""
+    if diagnosis.agrees:
+        return " All that it computes is as recorded; what is made of it differs, as by a threshold."
+    words = f" None of {len(diagnosis.tried)} hypotheses explains it"
+    best = diagnosis.tried[0] if diagnosis.tried else None
+    if best is not None and best.residual <= diagnosis.distance / 2:
+        words += f"; {best.variant.there} ({best.variant.name}) comes nearest and leaves {best.residual:.1e}"
+    if diagnosis.unrelated:
+        words += (
+            f". {', '.join(diagnosis.unrelated)}: nothing in common with the record, as of another tower or a fresh one"
+        )
+    return words + "."
+
+
+def inputs_apart(recorded: Sequence[Layer], inputs: Inputs | Sequence[Layer]) -> dict[str, float]:
+    """How far inputs are from those on record, by kind, where they are not the same."""
+    now = prepared(inputs) if isinstance(inputs, Inputs) else inputs
+    found = {layer.module: layer for layer in now}
+    apart = {then.module: layer_distance(then, found[then.module]) for then in recorded if then.module in found}
+    return {kind: distance for kind, distance in apart.items() if distance > 0}
+
+
+def layer_words(departure: tuple[Layer, float] | None, *, known: bool) -> str:
+    """Which layer departs first, where layers are on record."""
+    if departure is None:
+        return " No recorded layer departs, so what differs comes after them, as a projection does." if known else ""
+    layer, distance = departure
+    return f" The first layer to depart is {layer.module}, by {distance:.1e}."
+
+
+def greatest_change(recorded: Sequence[Reading], found: Sequence[Reading]) -> str:
+    """The image and prompt whose probability moved most, and how often the likeliest changed; '' where none is read."""
+    now: Mapping[str, Reading] = {reading.image: reading for reading in found}
+    changes = [
+        (then.image, prompt, before, now[then.image].prompts.get(prompt, 0.0))
+        for then in recorded
+        if then.image in now
+        for prompt, before in then.prompts.items()
+    ]
+    if not changes:
+        return ""
+    image, prompt, before, after = max(changes, key=lambda change: abs(change[3] - change[2]))
+    turned = [
+        then.image
+        for then in recorded
+        if then.prompts
+        and then.image in now
+        and now[then.image].prompts
+        and _likeliest(then) != _likeliest(now[then.image])
+    ]
+    words = f"; for {image!r}, {prompt!r} went from {before:.4f} to {after:.4f}"
+    return words + (f", and the likeliest answer changed for {', '.join(turned)}" if turned else "")
+
+
+def _likeliest(reading: Reading) -> str:
+    return max(reading.prompts, key=lambda prompt: reading.prompts[prompt])

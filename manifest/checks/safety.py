@@ -1,0 +1,99 @@
+"""Whether loading a checkpoint by its own library would run code, and what would be refused.
+
+There are three verdicts, never two: what cannot be read is neither safe nor unsafe. What each global does is said by
+`checkpoint.named_globals`; here it becomes findings.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import StrEnum
+
+from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.pickles.named_globals import Effect, judge
+from manifest.escaping import printable
+from manifest.schema.report import Finding, Severity
+from manifest.schema.rules import finding
+
+_SHOWN = 3
+_MOST_EVIDENCE = 50
+
+
+class Safety(StrEnum):
+    """What would happen on loading by the library that the container belongs to."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    UNREADABLE = "unreadable"
+
+
+def safety_of(stored: Checkpoint) -> Safety:
+    """Whether anything in an open checkpoint would run code that is not its library's own."""
+    runs = any(judge(name).effect in (Effect.CODE, Effect.UNKNOWN) for name in stored.globals)
+    return Safety.UNSAFE if runs or _foreign_code(stored) else Safety.SAFE
+
+
+def is_only_unknown(stored: Checkpoint) -> bool:
+    """Whether an open checkpoint is unsafe on account of names, or uses of names, that are not known to be harmless."""
+    effects = {judge(name).effect for name in stored.globals}
+    return Effect.UNKNOWN in effects and Effect.CODE not in effects and not _foreign_code(stored)
+
+
+def safety_findings(
+    stored: Checkpoint, *, known: Severity = Severity.ERROR, unknown: Severity = Severity.ERROR
+) -> list[Finding]:
+    """What would run or be refused, alike things together.
+
+    Args:
+        stored: The open checkpoint.
+        known: How severe code is that would run: less so where nothing is going to unpickle the file.
+        unknown: How severe globals are that the catalogue does not know: less so where somebody vouches for the file.
+    """
+    findings = []
+    groups: dict[tuple[Effect, str], list[str]] = defaultdict(list)
+    for name in stored.globals:
+        judgement = judge(name)
+        groups[judgement.effect, judgement.does].append(name)
+    plain = [name for (effect, _), names in groups.items() if effect is Effect.DATA for name in names]
+    for (effect, does), names in groups.items():
+        if effect in (Effect.CODE, Effect.UNKNOWN):
+            message = f"The pickle names {_shown(names)}, {'which' if len(names) == 1 else 'each of which'} {does}."
+            severity = known if effect is Effect.CODE else unknown
+            findings.append(
+                finding(
+                    "F010",
+                    message,
+                    where=printable(names[0]),
+                    severity=severity,
+                    globals=_evidence(names),
+                    effect=str(effect),
+                )
+            )
+    torch_loads_it = stored.container in ("torch-zip", "torch-legacy")
+    if plain and torch_loads_it:
+        message = f"The pickle names {_shown(plain)}, plain data that torch.load(weights_only=True) refuses."
+        findings.append(finding("F011", message, where=printable(plain[0]), globals=_evidence(plain)))
+    if stored.refused_opcodes and torch_loads_it:
+        opcodes = ", ".join(stored.refused_opcodes[:_SHOWN])
+        message = f"The pickle has opcodes that torch.load(weights_only=True) refuses: {opcodes}."
+        findings.append(finding("F011", message, where="pickle", opcodes=list(stored.refused_opcodes)))
+    if stored.code:
+        foreign = _foreign_code(stored)
+        message = f"The file holds {len(stored.code)} programs, {_shown(list(foreign or stored.code))}; none was run."
+        severity = known if foreign else Severity.NOTE
+        findings.append(finding("F012", message, where=printable(stored.code[0]), severity=severity))
+    return findings
+
+
+def _foreign_code(stored: Checkpoint) -> tuple[str, ...]:
+    """Programs with the rights of the whole process; TorchScript has those of a calculator."""
+    return () if stored.container == "torchscript" else stored.code
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def _evidence(names: list[str]) -> list[str]:
+    return [printable(name) for name in names[:_MOST_EVIDENCE]]

@@ -1,0 +1,115 @@
+"""A checkpoint with its manifest, while it is checked, and the climb of the ladder with it.
+
+What the rungs check is said in `verifying`, for those that need no torch, and in `rebuilding`, for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from manifest.checkpoint import Checkpoint, View, open_checkpoint
+from manifest.checks.ladder import Climbed, ascend
+from manifest.errors import CheckpointError, InputError
+from manifest.escaping import printable, printable_list
+from manifest.schema.document import Manifest, Model, parse
+from manifest.schema.report import ComponentVerdict, Kind, Report
+from manifest.storage.sidecars import Sidecars, require_checkpoint
+from manifest.storage.transaction import SidecarContents, read_sidecars
+
+
+class Subject:
+    """One checkpoint while it is verified; what several rungs need is read once."""
+
+    def __init__(
+        self, checkpoint: Path, contents: SidecarContents, manifest: Manifest, stored: Checkpoint | None = None
+    ) -> None:
+        self.path = checkpoint
+        self.contents = contents
+        self.manifest = manifest
+        self.first = True  # whether these are the weights that the manifest describes first
+        self.intact = False
+        self.components: list[ComponentVerdict] = []
+        if stored is not None:
+            self.stored = self._as_recorded(stored)
+
+    @cached_property
+    def stored(self) -> Checkpoint | CheckpointError:
+        """The open checkpoint, or why it cannot be read."""
+        try:
+            return self._as_recorded(open_checkpoint(self.path))
+        except CheckpointError as error:
+            return error
+
+    def _as_recorded(self, stored: Checkpoint) -> Checkpoint:
+        """With the weights chosen that the manifest describes, where they are still there."""
+        if any(candidate.path == tuple(self.manifest.checkpoint.state.path) for candidate in stored.candidates):
+            show_recorded(stored, self.manifest)
+        return stored
+
+    def others(self) -> Iterator[Subject]:
+        """The checkpoint once more for each of the other models in it; each is closed before the next."""
+        for model in self.manifest.others:
+            with contextlib.closing(self._with(model)) as other:
+                other.intact = self.intact
+                yield other
+
+    def meaning(self, state: str) -> Subject:
+        """The checkpoint with another of its models as the one that is meant.
+
+        Raises:
+            InputError: None is described under these keys.
+        """
+        described = {".".join(self.manifest.checkpoint.state.path): self}
+        described |= {".".join(model.state.path): self._with(model) for model in self.manifest.others}
+        if state not in described:
+            known = printable_list(described)
+            raise InputError(f"The manifest of {self.path.name} describes no '{printable(state)}', only {known}.")
+        return described[state]
+
+    def _with(self, model: Model) -> Subject:
+        other = Subject(self.path, self.contents, self.manifest.meaning(model))
+        other.first = False
+        return other
+
+    def close(self) -> None:
+        if isinstance(self.stored, Checkpoint):
+            self.stored.close()
+
+
+Check = Callable[[Subject], Climbed]
+
+
+def show_recorded(stored: Checkpoint, manifest: Manifest) -> None:
+    """Mean the weights that a manifest describes, by the names that it has for them.
+
+    Raises:
+        InputError: They are not there.
+    """
+    state, weights = manifest.checkpoint.state, manifest.weights
+    stored.show(View(tuple(state.path), state.prefix, weights.stored))
+    stored.tie(weights.tied)
+
+
+def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
+    """A checkpoint, by its path or open already, with its sidecars read."""
+    stored = path if isinstance(path, Checkpoint) else None
+    checkpoint = path.path if isinstance(path, Checkpoint) else require_checkpoint(path)
+    contents = read_sidecars(checkpoint)
+    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored)
+
+
+def climb(subject: Subject, rungs: Sequence[tuple[str, Check]], kind: Kind = Kind.VERIFY) -> Report:
+    """Climb some rungs with a checkpoint, timing each."""
+    report = ascend(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
+    stored = subject.stored
+    facts = {
+        "path": str(subject.path),
+        "container": stored.container if isinstance(stored, Checkpoint) else None,
+        "components": subject.components,
+    }
+    return report.model_copy(update=facts)

@@ -1,0 +1,71 @@
+"""The rung of trust: who signed, is it what lies here, and is it somebody whom the caller trusts?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from manifest.checks.ladder import Climbed
+from manifest.checks.subject import Subject
+from manifest.errors import SignatureError
+from manifest.schema.report import Finding, Severity
+from manifest.schema.rules import finding
+from manifest.signing import PublicKey, Statement, read_bundle, verify_bundle
+from manifest.storage.sidecars import Pending, Sidecars, pending_words
+
+
+def trust(subject: Subject, keys: Sequence[PublicKey]) -> Climbed:
+    """Who signed a checkpoint's manifest, as far as trusted keys tell; its bytes are not read.
+
+    Args:
+        subject: The checkpoint.
+        keys: Public keys of the signers that are trusted, any of whom will do; none to say what there is.
+    """
+    climbed = _trust(subject, keys)
+    return replace(climbed, findings=[*climbed.findings, *_pending(subject)])
+
+
+def _trust(subject: Subject, keys: Sequence[PublicKey]) -> Climbed:
+    signature = subject.contents.signature
+    if signature is None:
+        if keys or subject.manifest.signer is not None:
+            why = "a signer is demanded" if keys else "the manifest says that it was signed"
+            message = f"There is no signature beside {subject.path.name}, and {why}."
+            return Climbed("no signature", [finding("T004", message, where=Sidecars(subject.path).signature.name)])
+        return Climbed("not signed", [finding("T002", f"{subject.path.name} is not signed.")])
+    where = Sidecars(subject.path).signature.name
+    try:
+        statement = verify_bundle(signature, keys) if keys else read_bundle(signature)
+    except SignatureError as error:
+        return Climbed("the signature does not hold", [finding(error.rule, str(error), where=where)])
+    if uncovered := _uncovered(statement, subject):
+        message = f"The signature covers another {uncovered} than the one beside it."
+        return Climbed("the signature is of something else", [finding("T006", message, where=where)])
+    signer = f"key {statement.hint[:16]}"
+    if not keys and subject.manifest.signer not in (None, statement.hint):
+        message = f"The signature names {signer}, and the manifest says that key {subject.manifest.signer[:16]} signed."
+        return Climbed("signer unknown: no key was given", [finding("T006", message, where=where)])
+    if not keys:
+        message = f"The signature names {signer}, and no key was given to check it by."
+        return Climbed("signer unknown: no key was given", [finding("T001", message, where=where)])
+    among = f", one of {len(keys)} trusted keys" if len(keys) > 1 else ""
+    return Climbed(f"signed by the trusted {signer}{among}")
+
+
+def _pending(subject: Subject) -> list[Finding]:
+    """What became of pending sidecars, which reading leaves as they are."""
+    pending = subject.contents.pending
+    if pending is None:
+        return []
+    where = Sidecars(subject.path).pending_manifest.name
+    message = pending_words(subject.path, pending)
+    severity = Severity.WARNING if pending is Pending.USED_OVER_SIGNED else None
+    return [finding("T009", message, where=where, severity=severity)]
+
+
+def _uncovered(statement: Statement, subject: Subject) -> str | None:
+    """What the signature does not cover: the manifest's bytes, or the file that the manifest describes."""
+    signed = set(statement.resources.values())
+    if subject.contents.manifest_sha256 not in signed:
+        return "manifest"
+    return next((f"file {file.path}" for file in subject.manifest.checkpoint.files if file.sha256 not in signed), None)

@@ -1,0 +1,1 @@
+"""Several processes that save or verify together."""

@@ -1,0 +1,344 @@
+"""Which architectures some weights could be of, told by names and shapes alone.
+
+What has the same names and shapes cannot be told apart here: all of it is named, with what would tell. Where nothing
+fits exactly, the nearest are named with what does not fit. Names and shapes may come from anyone: nothing is evaluated,
+and the work is bounded by their number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from manifest.identification import index
+from manifest.identification.index.templates import Filled, covered, filled
+from manifest.identification.key_mapping import Renamed, is_openai_archive, renamings
+from manifest.identification.pretrained import quick_gelu_tags
+from manifest.schema.vocabulary import role_words
+from manifest.weights.shape_diff import Fit, Shape, fit
+
+LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
+"""In the order in which equal candidates are named."""
+_MOST_READ = 6
+_MOST_TRIED = 3
+_MOST_NAMED = 6
+_MOST_TIMES_LARGEST = 4
+_NEAR_BY_SHAPE, _NEAR_BY_NAME = 0.3, 0.7
+_FEWEST_IN_COMMON = 5
+_HEADS = frozenset({"head", "vision_projection"})
+_WORTH_TRYING, _ENOUGH = 0.8, 0.95
+"""Of the weights, what a way to name them is to cover, beside the best way; and by which no other is tried."""
+_WORTH_NAMING = 0.9
+"""Of the likeness of the nearest candidate."""
+_OF_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|layers|shared|block)\.")
+_WRITTEN_BY = {
+    "pytorch-lightning_version": "Lightning",
+    "state_dict_ema": "timm's training script, with averaged weights beside these",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture that some weights could be of.
+
+    Attributes:
+        library: `open_clip`, `timm`, `torchvision` or `transformers`.
+        name: In the library's registry; of transformers, the class.
+        settings: What more is known: `quick_gelu`, `image_size`; of transformers, sizes as its config has them.
+        fit: How the weights differ from what it expects.
+        roles: Component role by expected name.
+        shapes: Expected shape by name.
+        stored: Name in the file by expected name, where it is there.
+    """
+
+    library: str
+    name: str
+    settings: Mapping[str, Any]
+    fit: Fit
+    roles: Mapping[str, str]
+    shapes: Mapping[str, Shape]
+    stored: Mapping[str, str]
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is missing, unexpected or of another shape."""
+        return not (self.fit.missing or self.fit.unexpected or self.fit.reshaped)
+
+    @cached_property
+    def absent_roles(self) -> tuple[str, ...]:
+        """Components of which nothing is there."""
+        present = {self.roles[name] for name in self.stored}
+        return tuple(role for role in dict.fromkeys(self.roles.values()) if role not in present)
+
+    @cached_property
+    def likeness(self) -> tuple[float, float]:
+        """What it and the weights have in common, of all that either has: by name and shape, and by name.
+
+        Components of which there is nothing do not count: a file without a text tower is no less of its architecture.
+        """
+        absent = frozenset(self.absent_roles)
+        missing = sum(self.roles[name] not in absent for name in self.fit.missing)
+        named = len(self.stored)
+        together = max(named + missing + len(self.fit.unexpected), 1)
+        return (named - len(self.fit.reshaped)) / together, named / together
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What some weights could be.
+
+    Attributes:
+        candidates: All that fit exactly, or else the nearest, the best first; none when nothing is near.
+        renaming: What was done to the names, one clause each.
+        notes: What names and shapes do not tell, one sentence each.
+    """
+
+    candidates: tuple[Candidate, ...]
+    renaming: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the candidates fit exactly."""
+        return bool(self.candidates) and self.candidates[0].exact
+
+
+def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -> Identification:
+    """Which architectures weights could be of.
+
+    Args:
+        shapes: Shape of every tensor by its name in the file.
+        metadata_keys: What else the file holds, by which training scripts are told.
+    """
+    notes = [f"The file was written by {who}." for key, who in _WRITTEN_BY.items() if key in metadata_keys]
+    most = _MOST_TIMES_LARGEST * index.most_tensors()
+    if len(shapes) > most:
+        said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
+        return Identification((), (), (said, *notes))
+    tried: list[Renamed] = []
+    for renamed in renamings(shapes):
+        tried.append(renamed)
+        if not renamed.part and (found := _exact(renamed)):
+            return _told(found, renamed, shapes, notes)
+    found, renamed = _nearest(tried)
+    return _told(found, renamed, shapes, notes) if found else Identification((), (), tuple(notes))
+
+
+def held_to(library: str | None, name: str, shapes: Mapping[str, Shape]) -> Candidate | None:
+    """One architecture, by its name, held against weights under whichever of their names fit it best.
+
+    Args:
+        library: Where it is; the first that has it when None.
+        name: In the library's registry; of transformers, the class.
+        shapes: Shape of every tensor by its name in the file.
+
+    Returns:
+        None where no architecture has that name.
+    """
+    known = [each for where in LIBRARIES if library in (None, where) and (each := index.named(where, name))]
+    if known:
+        found = [_candidate(known[0], renamed) for renamed in renamings(shapes)]
+    else:
+        found = [each for renamed in renamings(shapes) for each in _templates(renamed) if each.name == name]
+    return max(found, key=_rank, default=None)
+
+
+def _exact(renamed: Renamed) -> list[Candidate]:
+    known = [_candidate(each, renamed) for each in index.exact(renamed.shapes)]
+    return sorted((each for each in known or _templates(renamed) if each.exact), key=_order)
+
+
+def _nearest(tried: list[Renamed]) -> tuple[list[Candidate], Renamed]:
+    """What is nearest by the best way to name the weights, and that way."""
+    same = index.shaped(tried[0].shapes.values())  # names change, and hardly any shapes
+    ways = []
+    for renamed in filter(lambda renamed: renamed.shapes, tried):
+        near = index.nearest({pattern: len(names) for pattern, names in renamed.alike.items()}, same, _MOST_READ)
+        share = max((each.covered for each in near), default=0.0)
+        share = max(share, covered(renamed.alike) / len(renamed.shapes))
+        if share >= _ENOUGH and (found := _read(renamed, near)) and found[0].likeness[0] >= _ENOUGH:
+            return found, renamed
+        ways.append((share, renamed, near))
+    ways.sort(key=lambda way: -way[0])
+    worth = [way for way in ways[:_MOST_TRIED] if way[0] >= _WORTH_TRYING * ways[0][0]]
+    read = [(found, renamed) for _, renamed, near in worth if (found := _read(renamed, near))]
+    return max(read, key=lambda pair: (*pair[0][0].likeness, not pair[1].part), default=([], tried[0]))
+
+
+def _read(renamed: Renamed, near: list[index.Near]) -> list[Candidate]:
+    """Candidates among some entries and the templates, the best first, as far as they are worth naming."""
+    # Architectures of one entry fit alike, so one of them stands for all until they are named.
+    firsts = [_candidate(index.of_entry(each.entry)[0], renamed) for each in near]
+    found = [each for each in (*firsts, *_templates(renamed)) if _is_near(each, renamed)]
+    found.sort(key=lambda each: (*(-value for value in _rank(each)), *_order(each)))
+    named: list[Candidate] = []
+    for each in found:
+        if len(named) < _MOST_NAMED and each.likeness[0] >= _WORTH_NAMING * found[0].likeness[0]:
+            named += _twins(each)
+    return named
+
+
+def _rank(candidate: Candidate) -> tuple[float, ...]:
+    return *candidate.likeness, -len(candidate.fit.missing)
+
+
+def _twins(candidate: Candidate) -> list[Candidate]:
+    """A candidate, and the architectures that share its entry."""
+    known = index.named(candidate.library, candidate.name)
+    if known is None:
+        return [candidate]
+    same = index.of_entry(known.entry)
+    return sorted((replace(candidate, library=e.library, name=e.name, settings=e.settings) for e in same), key=_order)
+
+
+def _is_near(candidate: Candidate, renamed: Renamed) -> bool:
+    named = len(candidate.stored)
+    fewer = min(len(candidate.roles), len(renamed.shapes))
+    if named < min(_FEWEST_IN_COMMON, len(candidate.roles)):
+        return False
+    same = named - len(candidate.fit.reshaped)
+    return same >= _NEAR_BY_SHAPE * fewer or named >= _NEAR_BY_NAME * fewer
+
+
+def _templates(renamed: Renamed) -> list[Candidate]:
+    return [_of_template(each, renamed) for each in filled(renamed.alike, renamed.shapes)]
+
+
+def _candidate(known: index.Known, renamed: Renamed) -> Candidate:
+    entry = index.entry(known.entry)
+    return _held(known.library, known.name, known.settings, entry.shapes, entry.roles, entry.optional, renamed)
+
+
+def _of_template(each: Filled, renamed: Renamed) -> Candidate:
+    settings = {**each.settings, "names": "of the module in memory"} if each.template.in_memory else each.settings
+    return _held("transformers", each.template.name, settings, each.shapes, each.roles, each.optional, renamed)
+
+
+def _held(
+    library: str,
+    name: str,
+    settings: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    roles: Mapping[str, str],
+    optional: frozenset[str],
+    renamed: Renamed,
+) -> Candidate:
+    """An architecture held against weights; tensors that do not matter count neither way."""
+    idle = {each for each in renamed.optional if shapes.get(each) != renamed.shapes[each]}
+    found = {each: shape for each, shape in renamed.shapes.items() if each not in idle}
+    held = fit(shapes, found, optional)
+    # What depends on a size that no tensor shows is expected under its name, with no shape.
+    unsized = [each for each in roles if each not in shapes]
+    held = Fit(
+        missing=(*held.missing, *(each for each in unsized if each not in found and each not in optional)),
+        unexpected=tuple(each for each in held.unexpected if each not in roles),
+        reshaped=held.reshaped,
+    )
+    stored = {each: renamed.stored[each] for each in roles if each in found and each in renamed.stored}
+    return Candidate(library, name, settings, held, roles, shapes, stored)
+
+
+def _order(candidate: Candidate) -> tuple[int, int, str]:
+    return LIBRARIES.index(candidate.library), len(candidate.name), candidate.name
+
+
+def _told(found: list[Candidate], renamed: Renamed, shapes: Mapping[str, Shape], notes: list[str]) -> Identification:
+    of_openai = is_openai_archive(shapes)
+    if of_openai:
+        found.sort(key=lambda each: not each.settings.get("quick_gelu"))
+    twins = [each for each in found if each.shapes == found[0].shapes]
+    told = [*_same(twins), *_tags(twins, of_openai=of_openai), *_parts(found[0]), *_alternatives(found)]
+    return Identification(tuple(found), renamed.words, (*told, *_left_out(found[0]), *notes))
+
+
+def _same(twins: list[Candidate]) -> Iterator[str]:
+    """What would tell architectures apart that have the same names and shapes."""
+    for library in dict.fromkeys(each.library for each in twins):
+        named = [each for each in twins if each.library == library]
+        if len(named) == 1:
+            continue
+        differing = [
+            f"{words} ({', '.join(f'{each.name}: {_value(each.settings.get(key))}' for each in named)})"
+            for key, words in (("quick_gelu", "the activation"), ("image_size", "the image size"))
+            if len({_value(each.settings.get(key)) for each in named}) > 1
+        ]
+        names = _listed([each.name for each in named])
+        if differing:
+            yield f"The weights are the same for {names}, which differ in {' and '.join(differing)}; declare it."
+        else:
+            yield f"The weights are the same for {names}; which it is, names and shapes do not tell."
+    libraries = list(dict.fromkeys(each.library for each in twins))
+    if len(libraries) > 1:
+        yield f"The names are the same in {_listed(libraries)}."
+
+
+def _tags(twins: list[Candidate], *, of_openai: bool) -> Iterator[str]:
+    """Which published weights of colliding names need QuickGELU."""
+    if of_openai:
+        yield "OpenAI trained its models with QuickGELU."
+    flags = {bool(each.settings.get("quick_gelu")) for each in twins if each.library == "open_clip"}
+    if len(flags) < 2:
+        return
+    for each in twins:
+        if each.library == "open_clip" and not each.settings.get("quick_gelu"):
+            tags = quick_gelu_tags(each.name)
+            quick = [tag for tag, needed in tags if needed]
+            if quick:
+                rest = "" if len(quick) == len(tags) else ", and the others do not"
+                yield f"Of the published weights of {each.name}, {_listed(quick)} need QuickGELU{rest}."
+
+
+def _parts(best: Candidate) -> Iterator[str]:
+    """Of what the weights are only a part, and what was changed to fit another purpose."""
+    if best.settings.get("image_tower"):
+        yield f"{best.name} is the vision tower alone of a CLIP, or was made of one: timm has no text towers."
+        twin = _switched(best.name)
+        if index.named("timm", twin) is not None:
+            yield f"{twin} has the same trunk with another activation, whatever its head; declare which it is."
+    if best.absent_roles:
+        there = [role for role in dict.fromkeys(best.roles.values()) if role not in best.absent_roles]
+        lacking = _listed(map(role_words, best.absent_roles), "or")
+        yield f"Of {best.name} there is only the {_listed(map(role_words, there))}: no {lacking}."
+    for name, (here, expected) in best.fit.reshaped.items():
+        if best.roles.get(name) in _HEADS and here[1:] == expected[1:] and name.endswith("weight"):
+            head = name.removesuffix(".weight")
+            yield f"The head {head} has {here[0]:,} outputs where {best.name} has {expected[0]:,}."
+        elif "pos" in name.rpartition(".")[2] and here[-1:] == expected[-1:]:
+            yield f"{name} is {list(here)} where {best.name} has {list(expected)}: another image size or text length."
+
+
+def _switched(name: str) -> str:
+    """timm's name of a CLIP's tower with the other activation."""
+    quick = "_clip_quickgelu_"
+    return name.replace(quick, "_clip_") if quick in name else name.replace("_clip_", quick)
+
+
+def _alternatives(found: list[Candidate]) -> Iterator[str]:
+    """What a part of a model is a part of as well."""
+    best = found[0]
+    equal = [each.name for each in found if each.shapes != best.shapes and each.likeness == best.likeness]
+    if equal:
+        yield f"What is there fits {_listed(equal)} as well, and may fit others."
+
+
+def _left_out(best: Candidate) -> Iterator[str]:
+    """Why a text tower is unexpected that some models of open_clip have."""
+    if any(_OF_HUGGING_FACE.match(name) for name in best.fit.unexpected):
+        names = _listed(index.left_out()["open_clip"], limit=20)
+        yield f"The text tower is one of Hugging Face's; open_clip has them in {names}, whose sizes are not known here."
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "QuickGELU" if value else "not QuickGELU"
+    return "not known" if value is None else str(value)
+
+
+def _listed(names: Iterable[str], last: str = "and", limit: int = 8) -> str:
+    names = list(names)
+    if len(names) > limit:
+        return f"{', '.join(names[:limit])} {last} {len(names) - limit} more"
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,130 @@
+"""What weights may be called in a file, and what architectures call them: wrappers' prefixes, other projects' names.
+
+Every renaming is a guess, told in words, to be held against the architectures that are known. There are few for any
+file, and each looks at every name once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from manifest.identification.index import is_optional
+from manifest.identification.third_party_keys import by_open_clip
+from manifest.schema.name_ranges import without_numbers
+from manifest.weights.shape_diff import Shape
+
+_DEEPEST = 8
+"""Prefixes within one another."""
+_MOST_GROUPS = 4
+_LARGEST_SHARE, _SMALLEST_SHARE = 0.999, 0.1
+_PARTS = ("visual.", "visual.trunk.", "text.")
+"""Where open_clip keeps what is sometimes saved by itself."""
+_INNER = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+"""What FSDP, activation checkpointing and torch.compile put into names where they wrap a part of a model."""
+_OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Weights by the names that an architecture may have for them.
+
+    Attributes:
+        shapes: Shape by such a name.
+        stored: Name in the file by such a name.
+        words: What was done, one clause each.
+        part: Whether a model would be taken apart by that: what it fits is a part of another.
+    """
+
+    shapes: Mapping[str, Shape]
+    stored: Mapping[str, str]
+    words: tuple[str, ...] = ()
+    part: bool = False
+
+    @cached_property
+    def optional(self) -> frozenset[str]:
+        """Names of those without which weights are whole."""
+        return frozenset(filter(is_optional, self.shapes))
+
+    @cached_property
+    def alike(self) -> Mapping[str, Sequence[str]]:
+        """The names by their pattern, which has stars for numbers."""
+        alike: dict[str, list[str]] = {}
+        for name in self.shapes:
+            alike.setdefault(without_numbers(name), []).append(name)
+        return alike
+
+
+def is_openai_archive(shapes: Mapping[str, Shape]) -> bool:
+    """Whether these are the names of an archive as OpenAI released CLIP."""
+    return shapes.keys() >= _OF_OPENAI
+
+
+def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
+    """Weights under other names, the least changed first."""
+    names: dict[str, str] = {name: name for name in shapes}
+    words: tuple[str, ...] = ()
+    if is_openai_archive(shapes):
+        names = {name: name for name in shapes if name not in _OF_OPENAI}
+        words = (f"{', '.join(sorted(_OF_OPENAI))} of OpenAI's archive set aside",)
+    yield _renamed(shapes, names, words)
+    prefix, inside = "", False
+    for _ in range(_DEEPEST):
+        first = _common(names) or ""
+        shorter = {name.removeprefix(first): stored for name, stored in names.items()}
+        if not first or len(shorter) < len(names):
+            break  # there is none, or two names would become one
+        prefix, names = prefix + first, shorter
+        inside = inside or first in _PARTS
+        yield _renamed(shapes, names, (*words, f'prefix "{prefix}" removed'), part=inside)
+    if any(_INNER.search(name) for name in names):
+        inner = {_INNER.sub("", name): stored for name, stored in names.items()}
+        if len(inner) == len(names):
+            above = (f'prefix "{prefix}" removed',) if prefix else ()
+            yield _renamed(shapes, inner, (*words, *above, "wrappers within removed"))
+    if (released := by_open_clip(shapes)) is not None:
+        yield Renamed(*released)
+    yield from _groups(shapes, names, prefix, words)
+    if prefix:
+        words = (*words, f'prefix "{prefix}" removed')
+    for part in _PARTS:
+        if not any(name.startswith(part) for name in names):
+            added = {f"{part}{name}": stored for name, stored in names.items()}
+            yield _renamed(shapes, added, (*words, f'taken for the part "{part}" of a model'))
+
+
+def _groups(
+    shapes: Mapping[str, Shape], names: Mapping[str, str], above: str, words: tuple[str, ...]
+) -> Iterator[Renamed]:
+    """One of several models in a file, the others under the names that they have."""
+    heads = Counter(name[: name.index(".") + 1] for name in names if "." in name)
+    for head, count in heads.most_common(_MOST_GROUPS):
+        if not _SMALLEST_SHARE <= count / len(names) <= _LARGEST_SHARE:
+            continue
+        shorter = {name.removeprefix(head): stored for name, stored in names.items()}
+        if len(shorter) == len(names):
+            yield _renamed(shapes, shorter, (*words, f'prefix "{above}{head}" removed where it is'))
+
+
+def _common(names: Mapping[str, str]) -> str | None:
+    """The first part that every name has; counters of averages and the like need not have it."""
+    found: str | None = None
+    for name in names:
+        first, dot, rest = name.partition(".")
+        if not dot or not rest:
+            if is_optional(name):
+                continue
+            return None
+        if found is not None and first + dot != found:
+            return None
+        found = first + dot
+    return found
+
+
+def _renamed(
+    shapes: Mapping[str, Shape], names: Mapping[str, str], words: tuple[str, ...], *, part: bool = False
+) -> Renamed:
+    return Renamed({name: shapes[stored] for name, stored in names.items()}, names, words, part)

@@ -1,0 +1,1 @@
+"""Whether weights were trained, told from their values."""

@@ -1,0 +1,1 @@
+"""The inputs that a model is asked."""

@@ -1,0 +1,223 @@
+"""Probes: the fixed inputs that golden outputs are answers to.
+
+`photos-and-prompts/1` is four photographs that ship with this package and eight prompts. Where a model's tokenizer
+lives on a hub and is not at hand, `photos-and-tokens/1` asks with token ids that need no vocabulary. `photos/1` is the
+photographs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import torch
+from blake3 import blake3
+from PIL import Image
+from torch import nn
+
+from manifest.digests import tensor_digest, text_digest
+
+WITH_TOKENIZER = "photos-and-prompts/1"
+WITHOUT_TOKENIZER = "photos-and-tokens/1"
+PHOTOGRAPHS_ALONE = "photos/1"
+TOKENS_ALONE = "tokens/1"
+TENSORS = "tensors/1"
+VARIABLE = "objects."
+"""How the names of outputs begin whose lengths depend on values: they are read off and matched, and not recorded."""
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+PROMPTS = (
+    "a photo of an astronaut",
+    "a photo of a cat",
+    "a cup of coffee on a table",
+    "a rocket on its launch pad",
+    "a photo of a dog",
+    "a diagram",
+    "a red car in the rain",
+    "two people smiling",
+)
+
+
+_OF_USER = "user/"
+
+
+def is_of_user(probe: str) -> bool:
+    """Whether a probe is one of a user's own, which only the user has."""
+    return probe.startswith(_OF_USER)
+
+
+Preprocessing = Callable[[Image.Image], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe is made of, before it is prepared for a model.
+
+    Attributes:
+        name: Of the probe, where it is one of the user's own; None for those that ship with this package.
+        images: By name, RGB.
+        prompts: Texts.
+        tensors: Inputs that are ready, by the name of the argument they are for.
+        preprocess: PIL image → tensor, where it is not to be the model's own as recorded.
+        tokenizer: Prompts → token ids, likewise.
+    """
+
+    name: str | None = None
+    images: Mapping[str, Image.Image] = field(default_factory=dict)
+    prompts: Sequence[str] = ()
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    preprocess: Preprocessing | None = None
+    tokenizer: Any = None
+
+    def called(self, standard: str) -> str:
+        """The probe's name, where that of the one that ships would be `standard`."""
+        return standard if self.name is None else f"{_OF_USER}{self.name}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a probe asks a model.
+
+    Attributes:
+        probe: Name of the probe, with its version.
+        tensors: By kind: `images`, float32 of shape (images, 3, height, width); `tokens`, int64 of shape (prompts,
+            context length).
+        names: A name for each row of each kind: of the photograph, the prompt, or the row of tokens where no tokenizer
+            is at hand.
+    """
+
+    probe: str
+    tensors: Mapping[str, torch.Tensor]
+    names: Mapping[str, tuple[str, ...]]
+
+    def first(self) -> Inputs:
+        """The first sample of each kind, in a batch of its own."""
+        return next(self.one_by_one())
+
+    def turned(self) -> Inputs:
+        """The same samples, each one place further on, and the last one first."""
+        return Inputs(
+            self.probe,
+            {kind: tensor.roll(1, dims=0) for kind, tensor in self.tensors.items()},
+            {kind: (*names[-1:], *names[:-1]) for kind, names in self.names.items()},
+        )
+
+    def halves(self) -> list[Inputs]:
+        """The samples in two batches."""
+        middles = {kind: (len(tensor) + 1) // 2 for kind, tensor in self.tensors.items()}
+        return [self._rows({kind: slice(middle) for kind, middle in middles.items()})] + (
+            [self._rows({kind: slice(middle, None) for kind, middle in middles.items()})]
+            if all(len(tensor) > 1 for tensor in self.tensors.values())
+            else []
+        )
+
+    def like(self, module: nn.Module) -> Inputs:
+        """The same where a module is, and in its element type."""
+        own = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), None)
+        if own is None:
+            return self
+        return Inputs(
+            self.probe,
+            {
+                kind: tensor.to(own.device, own.dtype) if tensor.is_floating_point() else tensor.to(own.device)
+                for kind, tensor in self.tensors.items()
+            },
+            self.names,
+        )
+
+    def one_by_one(self) -> Iterator[Inputs]:
+        """Every sample in a batch of its own; a kind that has fewer begins again."""
+        for index in range(max(map(len, self.tensors.values()))):
+            rows = {kind: index % len(tensor) for kind, tensor in self.tensors.items()}
+            yield self._rows({kind: slice(row, row + 1) for kind, row in rows.items()})
+
+    def _rows(self, rows: Mapping[str, slice]) -> Inputs:
+        return Inputs(
+            self.probe,
+            {kind: tensor[rows[kind]] for kind, tensor in self.tensors.items()},
+            {kind: names[rows[kind]] for kind, names in self.names.items()},
+        )
+
+
+@cache
+def photographs() -> dict[str, Image.Image]:
+    """The probe's photographs by name, RGB, at most 256 pixels on the long side."""
+    folder = resources.files("manifest.probes") / "photos"
+    images = {}
+    for name in PHOTOGRAPHS:
+        with (folder / f"{name}.png").open("rb") as file:
+            images[name] = Image.open(file).convert("RGB")
+    return images
+
+
+def shipped() -> Probe:
+    """The photographs and prompts that ship with this package."""
+    return Probe(images=photographs(), prompts=PROMPTS)
+
+
+def images_and_prompts(
+    material: Probe, preprocess: Preprocessing, tokenizer: Any | None, context_length: int, vocabulary: int
+) -> Inputs:
+    """The probe through a model's own preprocessing and tokenizer, or those of the material.
+
+    Args:
+        material: What is asked.
+        preprocess: A PIL image → float32 tensor of shape (3, height, width).
+        tokenizer: Prompts → int64 tensor of shape (prompts, context length), or None when there is none at hand.
+        context_length: Token ids per prompt.
+        vocabulary: Number of token ids, for the probe that needs no tokenizer.
+    """
+    seen = images_alone(material, preprocess)
+    tokenizer = material.tokenizer or tokenizer
+    if tokenizer is not None:
+        probe, tokens, names = WITH_TOKENIZER, tokenizer(list(material.prompts)), tuple(material.prompts)
+    else:
+        probe = WITHOUT_TOKENIZER
+        tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in material.prompts])
+        names = tuple(f"tokens {index}" for index in range(len(material.prompts)))
+    return Inputs(material.called(probe), {**seen.tensors, "tokens": tokens}, {**seen.names, "tokens": names})
+
+
+def images_alone(material: Probe, preprocess: Preprocessing) -> Inputs:
+    """The images through a model's own preprocessing, for models that see and do not read."""
+    images = torch.stack([(material.preprocess or preprocess)(image) for image in material.images.values()])
+    return Inputs(material.called(PHOTOGRAPHS_ALONE), {"images": images}, {"images": tuple(material.images)})
+
+
+def tokens_alone(material: Probe, context_length: int, vocabulary: int) -> Inputs:
+    """Token ids that need no tokenizer, for models that read and do not see."""
+    tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in material.prompts])
+    names = tuple(f"tokens {index}" for index in range(len(material.prompts)))
+    return Inputs(material.called(TOKENS_ALONE), {"tokens": tokens}, {"tokens": names})
+
+
+def tensors_given(material: Probe) -> Inputs:
+    """Inputs that are ready: every argument's first dimension counts samples."""
+    names = {kind: tuple(f"sample {index}" for index in range(len(t))) for kind, t in material.tensors.items()}
+    return Inputs(material.called(TENSORS), dict(material.tensors), names)
+
+
+def inputs_digest(inputs: Inputs) -> str:
+    """Digest of what reaches the model, after preprocessing and tokenizing."""
+    digests = [
+        tensor_digest(
+            str(tensor.dtype).removeprefix("torch."),
+            tensor.shape,
+            tensor.contiguous().view(-1).view(torch.uint8).numpy().data,
+        )
+        for tensor in inputs.tensors.values()
+    ]
+    return text_digest([inputs.probe, *digests])
+
+
+def _token_ids(seed: str, length: int, vocabulary: int) -> torch.Tensor:
+    """Token ids drawn from BLAKE3's output stream of a text, ended by the greatest id, as CLIP's prompts are."""
+    words = max(1, min(length - 2, 3 + len(seed) % 5))
+    stream = blake3(f"manifest/tokens/v1\n{seed}".encode()).digest(length=8 * words)
+    drawn = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") % (vocabulary - 1) for i in range(words)]
+    ids = torch.zeros(length, dtype=torch.long)
+    ids[:words] = torch.tensor(drawn)[:length]
+    ids[min(words, length - 1)] = vocabulary - 1
+    return ids

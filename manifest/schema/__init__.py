@@ -1,0 +1,1 @@
+"""The documents: manifests, reports, rules and lineage."""

@@ -1,0 +1,1 @@
+"""Files on disk: bounded reading, durable writing, and the sidecars of a checkpoint."""

@@ -1,0 +1,70 @@
+"""Writing files so that a crash leaves the old one or the new one: synced, renamed, and by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from manifest.temporaries import temporary_directory
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+_STAGED = ".staged"
+"""What a file is called in a temporary directory: hidden there too, whoever looks for checkpoints."""
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write_durably(path: Path, data: bytes, of: Path) -> None:
+    """Write a sidecar of a checkpoint, which is there whole or not at all, and on the disk."""
+    with temporary_directory(of, path.parent) as hidden:
+        temporary = hidden / _STAGED
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def _mode_of(path: Path) -> int:
+    """Permissions of a file that is about to be replaced, or those that a new file would get."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Inside, no other process and no other thread puts checkpoints in place there, where the system can keep that."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

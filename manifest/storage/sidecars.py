@@ -1,0 +1,119 @@
+"""Where a manifest and a signature live beside a checkpoint, and how the three are replaced together.
+
+Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the
+checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. A pending
+manifest holds the digest of the checkpoint of its save, and a pending signature that of its manifest. Whoever reads a
+checkpoint uses the pending manifest that describes it, and changes nothing; the next save, or `manifest repair`,
+finishes the job. One that does not describe it belongs to a save that never happened. A manifest that was signed and
+describes the checkpoint always counts before a pending one, which anybody may have put there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from manifest.errors import InputError
+from manifest.schema.document import File, Manifest
+from manifest.storage.places import kind_of_mode
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """Paths of the files beside one checkpoint, or in it when it is a directory."""
+
+    checkpoint: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self._named("manifest.json", "manifest.json")
+
+    @property
+    def signature(self) -> Path:
+        return self._named("manifest.sig", "model.sig")
+
+    @property
+    def pending_manifest(self) -> Path:
+        return self._named("manifest.json.pending", "manifest.json.pending")
+
+    @property
+    def pending_signature(self) -> Path:
+        return self._named("manifest.sig.pending", "model.sig.pending")
+
+    def _named(self, beside: str, inside: str) -> Path:
+        if self.checkpoint.is_dir():
+            return self.checkpoint / inside
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.{beside}")
+
+
+class Pending(StrEnum):
+    """What became of a pending manifest that describes the checkpoint."""
+
+    USED = "used"
+    USED_OVER_SIGNED = "used over signed"  # one that was signed lies there, and describes other bytes
+    LEFT = "left"  # one that was signed describes the bytes, and counts
+
+
+def pending_words(checkpoint: Path, pending: Pending) -> str:
+    """What became of a checkpoint's pending manifest, as a sentence."""
+    sidecars = Sidecars(checkpoint)
+    name = sidecars.pending_manifest.name
+    match pending:
+        case Pending.USED:
+            return f"{name} describes {checkpoint.name} and was used: a save was cut off before it was renamed."
+        case Pending.USED_OVER_SIGNED:
+            return (
+                f"{name} describes {checkpoint.name} and was used; {sidecars.manifest.name}, which was signed, "
+                "describes other bytes."
+            )
+        case Pending.LEFT:
+            return f"{name} lies there and was not used: {sidecars.manifest.name} was signed, and counts."
+
+
+def require_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The path of an existing regular file or directory.
+
+    Raises:
+        InputError: There is none.
+    """
+    checkpoint = Path(path)
+    try:
+        mode = checkpoint.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"There is no file {checkpoint}; check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{checkpoint} cannot be read ({reason}); check the path.") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(
+            f"{checkpoint} is {kind_of_mode(mode)}, expected a file or a directory; "
+            "copy what it gives into a file first."
+        )
+    return checkpoint
+
+
+def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Path]]:
+    """The files that a manifest describes, each with its path; a file by itself may have been renamed."""
+    files = manifest.checkpoint.files
+    if checkpoint.is_dir():
+        return [(file, checkpoint / file.path) for file in files]
+    others = [(file, checkpoint.with_name(file.path)) for file in files[1:]]
+    return [(files[0], checkpoint), *others]
+
+
+def has_manifest(checkpoint: Path) -> bool:
+    """Whether a manifest, published or pending, lies beside a file, or beside the one that a link leads to."""
+    return _has_own(_described(checkpoint))
+
+
+def _described(checkpoint: Path) -> Path:
+    """Where the sidecars are: beside a link itself, or else beside what it leads to."""
+    return checkpoint.resolve() if checkpoint.is_symlink() and not _has_own(checkpoint) else checkpoint
+
+
+def _has_own(checkpoint: Path) -> bool:
+    sidecars = Sidecars(checkpoint)
+    return sidecars.manifest.is_file() or sidecars.pending_manifest.is_file()

@@ -1,0 +1,141 @@
+"""Remembering how models are made, in calls to the libraries' own builders.
+
+What a call asks for is noted on the model that it returns, as `manifest.create_model` does. A model whose call was not
+seen, or cannot be noted, is described by what it shows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from torch import nn
+
+from manifest.errors import InputError
+from manifest.families import creation_of, remember
+from manifest.families.json_arguments import as_data
+from manifest.families.protocol import Creation
+from manifest.training.patches import Function, Patches
+
+_LIBRARIES = (
+    "torch",
+    "open_clip",
+    "timm",
+    "torchvision",
+    "transformers",
+    "lightning",
+    "pytorch_lightning",
+    "accelerate",
+)
+
+
+def remember_makers(patches: Patches) -> None:
+    """Have the builders of all libraries noted, those too that are not imported yet."""
+    patches.wrap("open_clip.factory", {"create_model": _of_open_clip})
+    patches.wrap("timm.models._factory", {"create_model": partial(_by_name, family="timm")})
+    patches.wrap("torchvision.models._api", {"get_model": partial(_by_name, family="torchvision")})
+    patches.when_imported("torchvision.models", lambda module: _wrap_builders(patches, module))
+    patches.wrap_method(nn.Module, "__init__", _of_own_class)
+
+
+def _of_open_clip(original: Function) -> Function:
+    signature = inspect.signature(original)
+
+    def create_model(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
+        arguments |= arguments.pop("model_kwargs", {})
+        name = arguments.pop("model_name")
+        if ":" not in name:  # a directory or a hub, which need not be there when the model is saved
+            remember(model, Creation(name, arguments, arguments.pop("pretrained", None)))
+        return model
+
+    return create_model
+
+
+def _by_name(original: Function, *, family: str) -> Function:
+    """A builder whose first argument is the model's name."""
+    signature = inspect.signature(original)
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        (_, name), *others = signature.bind(*args, **kwargs).arguments.items()
+        arguments = dict(others)
+        for key, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(key, {})
+        _note(model, str(name), arguments, family)
+        return model
+
+    return build
+
+
+def _wrap_builders(patches: Patches, module: Any) -> None:
+    """torchvision's functions that are called as its models are."""
+    names = [name for name in module.list_models() if name in vars(module)]
+    patches.wrap(module.__name__, {name: partial(_of_torchvision, name=name) for name in names})
+
+
+def _of_torchvision(original: Function, *, name: str) -> Function:
+    def build(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        if not args:  # they are to be given by name
+            _note(model, name, kwargs, "torchvision")
+        return model
+
+    return build
+
+
+def _note(model: Any, name: str, arguments: Mapping[str, Any], family: str) -> None:
+    """Remember a call, where its arguments can be written down."""
+    if isinstance(model, nn.Module) and _can_be_written(arguments):
+        remember(model, Creation(name, dict(arguments), family=family))
+
+
+def _of_own_class(original: Function) -> Function:
+    """Notes what a class of the user's own was called with, where its `__init__` begins by calling that of `Module`."""
+
+    def initialise(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        kind = type(self)
+        if kind.__module__.partition(".")[0] in _LIBRARIES or creation_of(self) is not None:
+            return
+        frame = _frame_of(kind.__init__, sys._getframe(1))
+        arguments = {} if frame is None else _arguments(frame)
+        if arguments is not None:
+            name = f"{kind.__module__}:{kind.__qualname__}"
+            remember(self, Creation(name, arguments, family="callable"))
+
+    return initialise
+
+
+def _frame_of(initialiser: Any, frame: FrameType | None) -> FrameType | None:
+    """The call of an initialiser, up the stack as far as initialisers call each other."""
+    code = getattr(initialiser, "__code__", None)
+    while frame is not None and frame.f_code.co_name == "__init__":
+        if frame.f_code is code:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _arguments(frame: FrameType) -> dict[str, Any] | None:
+    """What a function was called with by name, None where that cannot be written down."""
+    info = inspect.getargvalues(frame)
+    given = {name: info.locals.get(name) for name in info.args[1:]}
+    if info.varargs and info.locals.get(info.varargs):
+        return None
+    given |= info.locals.get(info.keywords, {}) if info.keywords else {}
+    return given if _can_be_written(given) else None
+
+
+def _can_be_written(arguments: Mapping[str, Any]) -> bool:
+    try:
+        as_data(dict(arguments), "arguments")
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,294 @@
+"""Recording a training: every checkpoint that it saves gets its manifest, without a change to the script."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, TypeGuard
+from weakref import ReferenceType, ref
+
+import torch
+from torch import nn
+
+from manifest.families.wrappers import unwrap
+from manifest.golden.floor import Thoroughness
+from manifest.signing import PrivateKey
+from manifest.storage.places import is_special, place_to_save, warn_of_special
+from manifest.storage.suppress_recording import at_own_work, own_work
+from manifest.training.constructor_tracking import remember_makers
+from manifest.training.patches import Function, Patches, Wrapping
+from manifest.training.recorder import SIDECARS, Scribe, When, new_scribe
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+
+
+@contextlib.contextmanager
+def recording(
+    *,
+    key: str | os.PathLike[str] | PrivateKey | None = None,
+    passphrase: bytes | None = None,
+    golden: When | str = When.EVERY,
+    floor: Thoroughness | str = Thoroughness.QUICK,
+    partial: Sequence[str] = (),
+    dataset: str | None = None,
+    strict: bool = False,
+) -> Iterator[Scribe]:
+    """Inside, models' makings are remembered, and every save of theirs is followed by its manifest.
+
+    `torch.save`, `safetensors.torch.save_file` and `save_model`, and the savers of libraries that call these, are
+    replaced wherever they are known by name, and put back at the end, whatever happens. Renaming, copying and removing
+    a checkpoint takes its manifest along. At the end, manifests that are still being written are waited for.
+
+    Args:
+        key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
+        passphrase: Of an encrypted key.
+        golden: Which saves get golden outputs: `every`, the `last`, or `none`.
+        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+        partial: Roles of components that are untrained by design.
+        dataset: A note on the data, for the record.
+        strict: Raise what fails, into the training too. Otherwise it is a warning and a `.manifest.error` file beside
+            the checkpoint.
+
+    Yields:
+        What has been described, left alone and failed so far.
+    """
+    scribe = new_scribe(key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict)
+    with scribe, Patches() as patches, _Savers(scribe) as savers:
+        savers.install(patches)
+        remember_makers(patches)
+        yield scribe
+        savers.look_at_open_files()
+
+
+class _Savers:
+    """The functions that stand in for those that write, rename, copy and remove files.
+
+    A context manager, inside which those of recordings around it do nothing.
+    """
+
+    _all: ClassVar[list[_Savers]] = []
+
+    def __init__(self, scribe: Scribe) -> None:
+        self._scribe = scribe
+        self._process = os.getpid()
+        self._open: list[tuple[ReferenceType[Any], Path]] = []
+
+    def __enter__(self) -> _Savers:
+        self._all.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._all.remove(self)
+
+    def install(self, patches: Patches) -> None:
+        patches.wrap("torch.serialization", {"save": self._torch_save, "load": self._load})
+        patches.wrap("safetensors.torch", {"save_file": self._save_file, "load_file": self._load})
+        patches.wrap_method(nn.Module, "load_state_dict", self._load_state_dict)
+        patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
+        moving = {"replace": self._rename, "rename": self._rename}
+        patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
+        patches.wrap("shutil", {"copyfile": self._copy, "rmtree": self._remove})
+        for module, owner, name, wrapping in (
+            ("transformers.modeling_utils", "PreTrainedModel", "save_pretrained", self._save_pretrained),
+            ("accelerate.accelerator", "Accelerator", "save_model", self._save_model),
+            ("lightning.fabric.plugins.io.torch_io", "TorchCheckpointIO", "save_checkpoint", self._save_checkpoint),
+            ("lightning_fabric.plugins.io.torch_io", "TorchCheckpointIO", "save_checkpoint", self._save_checkpoint),
+            ("lightning.pytorch.trainer.trainer", "Trainer", "save_checkpoint", self._save_in_parts),
+            ("pytorch_lightning.trainer.trainer", "Trainer", "save_checkpoint", self._save_in_parts),
+        ):
+            patches.when_imported(module, functools.partial(_wrap_method, patches, owner, name, wrapping))
+
+    def look_at_open_files(self) -> None:
+        """Describe what was saved into files that the script itself opened, and that it has closed since."""
+        for kept, path in list(self._open):
+            file = kept()
+            if file is None or file.closed:
+                self._open.remove((kept, path))
+                with own_work():
+                    self._scribe.describe(path, None)
+
+    def _torch_save(self, original: Function) -> Function:
+        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_on():
+                return original(obj, f, *args, **kwargs)
+            self.look_at_open_files()
+            if (place := _place(f)) is None:
+                self._note_open_file(f)
+                result = original(obj, f, *args, **kwargs)
+                self._note_special(f)
+                return result
+            with own_work():
+                return self._scribe.save(
+                    place, obj, lambda target: original(obj, target, *args, **kwargs), to_file=True
+                )
+
+        return save
+
+    def _save_file(self, original: Function) -> Function:
+        def save_file(tensors: Mapping[str, torch.Tensor], filename: Any, *args: Any, **kwargs: Any) -> Any:
+            place = _place(filename) if self._is_on() else None
+            if place is None or _SHARD.search(place.name):
+                result = original(tensors, filename, *args, **kwargs)
+                self._note_special(filename)
+                return result
+            with own_work():
+                return self._scribe.save(
+                    place, tensors, lambda target: original(tensors, target, *args, **kwargs), to_file=False
+                )
+
+        return save_file
+
+    def _distributed_save(self, original: Function) -> Function:
+        def save(state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            place = kwargs.get("checkpoint_id")
+            if not self._is_on() or not _is_name(place) or kwargs.get("no_dist") or kwargs.get("process_group"):
+                return original(state_dict, *args, **kwargs)
+            with own_work():
+                return self._scribe.save_together(
+                    _absolute(place), state_dict, lambda: original(state_dict, *args, **kwargs)
+                )
+
+        return save
+
+    def _save_pretrained(self, original: Function) -> Function:
+        """A model in several files is described when its index is there, and one whose tensors were renamed."""
+
+        def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(model, save_directory, *args, **kwargs)
+            self._look_at_index(save_directory, model)
+            alone = _absolute(save_directory) / "model.safetensors"
+            if self._is_on() and self._scribe.was_left_alone(alone):
+                with own_work():
+                    self._scribe.describe(alone, model)
+            return result
+
+        return save_pretrained
+
+    def _load(self, original: Function) -> Function:
+        def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+            content = original(f, *args, **kwargs)
+            name = f if _is_name(f) else getattr(f, "name", None)
+            if self._is_on() and _is_name(name) and Path(name).is_file():
+                with own_work():
+                    self._scribe.origins.loaded(_absolute(name), content)
+            return content
+
+        return load
+
+    def _load_state_dict(self, original: Function) -> Function:
+        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(module, state_dict, *args, **kwargs)
+            if isinstance(state_dict, Mapping):
+                self._scribe.origins.taken(module, state_dict)
+            return result
+
+        return load_state_dict
+
+    def _save_model(self, original: Function) -> Function:
+        """Of accelerate, which writes one file or several as transformers does."""
+
+        def save_model(accelerator: Any, model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(accelerator, model, save_directory, *args, **kwargs)
+            self._look_at_index(save_directory, unwrap(model))
+            return result
+
+        return save_model
+
+    def _look_at_index(self, save_directory: Any, model: Any) -> None:
+        directory = _absolute(save_directory)
+        if self._is_on() and any(directory.glob("*.index.json")):
+            with own_work():
+                self._scribe.describe(directory, model)
+
+    def _save_checkpoint(self, original: Function) -> Function:
+        """Of Lightning, which serialises into memory, and then writes and renames a file."""
+
+        def save_checkpoint(io: Any, checkpoint: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(io, checkpoint, path, *args, **kwargs)
+            place = _absolute(path)
+            if self._is_on() and place.is_file():
+                with own_work():
+                    self._scribe.describe(place, checkpoint)
+            return result
+
+        return save_checkpoint
+
+    def _save_in_parts(self, original: Function) -> Function:
+        """Of Lightning's trainer, some of whose strategies write a directory."""
+
+        def save_checkpoint(trainer: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(trainer, filepath, *args, **kwargs)
+            place = _absolute(filepath)
+            if self._is_on() and place.is_dir() and place not in self._scribe.described:
+                strategy = type(trainer.strategy).__name__
+                self._scribe.leave_alone(place, f"{strategy} saves what each process has, and no process has all of it")
+            return result
+
+        return save_checkpoint
+
+    def _rename(self, original: Function) -> Function:
+        def rename(src: Any, dst: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
+                return original(src, dst, **kwargs)
+            with own_work():
+                return self._scribe.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
+
+        return rename
+
+    def _copy(self, original: Function) -> Function:
+        def copy(src: Any, dst: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or not (_is_name(src) and _is_name(dst)):
+                return original(src, dst, **kwargs)
+            with own_work():
+                return self._scribe.copied(_absolute(src), _absolute(dst), lambda: original(src, dst, **kwargs))
+
+        return copy
+
+    def _remove(self, original: Function) -> Function:
+        def remove(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_on() or kwargs.get("dir_fd") is not None or not _is_name(path):
+                return original(path, *args, **kwargs)
+            if os.fsdecode(path).endswith(SIDECARS) and not os.path.lexists(path):
+                return None  # it went with its checkpoint, and the script that lists a folder first cannot know
+            with own_work():
+                return self._scribe.removed(_absolute(path), lambda: original(path, *args, **kwargs))
+
+        return remove
+
+    def _is_on(self) -> bool:
+        """Whether a call is the script's own, in the process that records, and for this recording to look at."""
+        return not at_own_work() and self._all[-1:] == [self] and os.getpid() == self._process
+
+    def _note_special(self, target: Any) -> None:
+        """Say that what was written into a pipe or a device has no manifest."""
+        if self._is_on() and _is_name(target) and is_special(path := _absolute(target)):
+            self._scribe.leave_alone(path, "it is no regular file")
+            warn_of_special(path)
+
+    def _note_open_file(self, file: Any) -> None:
+        name = getattr(file, "name", None)
+        if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
+            # Not the file itself, which may be closed by nobody's holding it any more.
+            self._open.append((ref(file), _absolute(name)))
+
+
+def _wrap_method(patches: Patches, owner: str, name: str, wrapping: Wrapping, module: ModuleType) -> None:
+    patches.wrap_method(getattr(module, owner), name, wrapping)
+
+
+def _is_name(path: Any) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(path, str | os.PathLike)
+
+
+def _absolute(path: Any) -> Path:
+    return Path(os.path.normpath(Path(os.fsdecode(path)).absolute()))
+
+
+def _place(target: Any) -> Path | None:
+    """Where a save goes that may be written to another name first; None for open files, pipes, devices and the like."""
+    return place_to_save(_absolute(target)) if _is_name(target) else None

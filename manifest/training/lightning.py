@@ -1,0 +1,109 @@
+"""Lightning's callback: each checkpoint of a fit is followed by its manifest.
+
+A LightningModule holds the model under a name of its own (`self.model`), and so do its checkpoints; what is described
+is the model. The saves are seen by `recording`, which begins with the fit and ends when the strategy has been torn
+down: that is after the last save, also where the fit raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from manifest.errors import InputError
+from manifest.golden.floor import Thoroughness
+from manifest.signing import PrivateKey
+from manifest.training.interception import recording
+from manifest.training.recorder import Scribe, When
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _callback_class() -> Any:
+    """Lightning's `Callback`, of that of its two packages that is in use, or else installed.
+
+    Raises:
+        InputError: Neither is.
+    """
+    for name in sorted(_PACKAGES, key=lambda name: name not in sys.modules):
+        with contextlib.suppress(ModuleNotFoundError):
+            return import_module(name).Callback
+    raise InputError(
+        "manifest.lightning needs the package `lightning` or `pytorch_lightning`, and neither is installed; "
+        "install it: `pip install 'checkpoint-manifest[lightning]'`."
+    )
+
+
+class ManifestCallback(_callback_class()):  # type: ignore[misc]
+    """Describes what `Trainer.fit` saves; in the process that saves, the first."""
+
+    def __init__(
+        self,
+        key: str | os.PathLike[str] | PrivateKey | None = None,
+        *,
+        passphrase: bytes | None = None,
+        golden: When | str = When.EVERY,
+        floor: Thoroughness | str = Thoroughness.QUICK,
+        partial: Sequence[str] = (),
+        dataset: str | None = None,
+        strict: bool = False,
+    ) -> None:
+        """
+        Args:
+            key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
+            passphrase: Of an encrypted key.
+            golden: Which saves get golden outputs: `every`, the `last`, or `none`.
+            floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+            partial: Roles of components that are untrained by design.
+            dataset: A note on the data, for the record.
+            strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
+                the checkpoint.
+        """
+        super().__init__()
+        self._recording = functools.partial(
+            recording,
+            key=key,
+            passphrase=passphrase,
+            golden=golden,
+            floor=floor,
+            partial=partial,
+            dataset=dataset,
+            strict=strict,
+        )
+        self._scribe: Scribe | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        del pl_module
+        if stage == "fit" and trainer.is_global_zero:
+            fit = contextlib.ExitStack()
+            fit.callback(self._let_go)
+            self._scribe = fit.enter_context(self._recording())
+            _end_with(trainer.strategy, fit)
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        if self._scribe is not None:
+            self._scribe.catch_up()  # with what another thread saved, as `AsyncCheckpointIO` has one do
+
+    def _let_go(self) -> None:
+        scribe, self._scribe = self._scribe, None
+        if scribe is not None:
+            scribe.warn_of_none()
+
+
+def _end_with(strategy: Any, fit: contextlib.ExitStack) -> None:
+    """Leave a context after a strategy's teardown, in which asynchronous saves are waited for."""
+    teardown = strategy.teardown
+
+    def teardown_and_leave() -> None:
+        del strategy.teardown
+        try:
+            teardown()
+        finally:
+            fit.__exit__(*sys.exc_info())
+
+    strategy.teardown = teardown_and_leave

@@ -1,0 +1,69 @@
+"""`torch.save`, followed by a manifest."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifest.errors import NoManifestWarning
+from manifest.golden.floor import Thoroughness
+from manifest.schema.document import Manifest
+from manifest.signing import PrivateKey
+from manifest.storage.places import place_to_save, warn_of_special
+from manifest.storage.suppress_recording import own_work
+from manifest.training.recorder import When, new_scribe
+
+
+@own_work()
+def torch_save(
+    obj: Any,
+    f: Any,
+    *args: Any,
+    key: str | os.PathLike[str] | PrivateKey | None = None,
+    passphrase: bytes | None = None,
+    golden: bool = True,
+    floor: Thoroughness | str = Thoroughness.QUICK,
+    partial: Sequence[str] = (),
+    **kwargs: Any,
+) -> Manifest | None:
+    """`torch.save`, and the manifest of what it saved.
+
+    The weights in the object, at the top or under any key, are tied to the models in memory that they are of; each
+    model is described. The file is replaced as a whole, and saved even where it cannot be described.
+
+    Args:
+        obj: As `torch.save` takes it.
+        f: As `torch.save` takes it; into an open file, a pipe or a device, there is no manifest.
+        *args: As `torch.save` takes them.
+        key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
+        passphrase: Of an encrypted key.
+        golden: Whether to record golden outputs.
+        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+        partial: Roles of components that are untrained by design.
+        **kwargs: As `torch.save` takes them.
+
+    Returns:
+        The manifest; None when the object holds no model, such as an optimizer alone.
+
+    Raises:
+        ManifestError: It was saved, and its model cannot be described.
+    """
+    if not isinstance(f, str | os.PathLike):
+        torch.save(obj, f, *args, **kwargs)
+        warnings.warn(
+            "What is saved into an open file gets no manifest; pass its path.", NoManifestWarning, stacklevel=2
+        )
+        return None
+    path, when = place_to_save(Path(f).absolute()), When.EVERY if golden else When.NONE
+    if path is None:
+        torch.save(obj, f, *args, **kwargs)
+        warn_of_special(Path(f))
+        return None
+    with new_scribe(key, when, floor, partial, passphrase=passphrase, strict=True) as scribe:
+        scribe.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), to_file=True)
+    return scribe.manifest_at(path)

@@ -1,0 +1,89 @@
+"""The callback for `transformers.Trainer`: each `checkpoint-N` is followed by the manifest of the model in it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from manifest.families.transformers.building import library
+from manifest.families.wrappers import unwrap
+from manifest.golden.floor import Thoroughness
+from manifest.signing import PrivateKey
+from manifest.training.recorder import Scribe, When, new_scribe
+
+_WEIGHTS = "model.safetensors"
+_INDEX = f"{_WEIGHTS}.index.json"
+
+
+class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
+    """Describes what `Trainer.train` saves; in the process that saves, the first."""
+
+    def __init__(
+        self,
+        key: str | os.PathLike[str] | PrivateKey | None = None,
+        *,
+        passphrase: bytes | None = None,
+        golden: When | str = When.EVERY,
+        floor: Thoroughness | str = Thoroughness.QUICK,
+        partial: Sequence[str] = (),
+        dataset: str | None = None,
+        strict: bool = False,
+    ) -> None:
+        """
+        Args:
+            key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
+            passphrase: Of an encrypted key.
+            golden: Which saves get golden outputs: `every`, the `last`, or `none`.
+            floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+            partial: Roles of components that are untrained by design.
+            dataset: A note on the data, for the record.
+            strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
+                the checkpoint.
+        """
+        self._new_scribe = functools.partial(
+            new_scribe, key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict
+        )
+        self._training = ExitStack()
+        self._scribe: Scribe | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        del args, control, kwargs
+        self._training.close()  # one that raised did not come to its end
+        if state.is_world_process_zero:
+            self._scribe = self._new_scribe()
+            self._training.callback(self._scribe.warn_of_none)
+            self._training.enter_context(self._scribe)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        del control, kwargs
+        if self._scribe is None:
+            return
+        folder = Path(args.output_dir).absolute() / f"checkpoint-{state.global_step}"
+        place = next((folder / name for name in (_WEIGHTS, _INDEX) if (folder / name).is_file()), None)
+        if place is None:
+            self._scribe.leave_alone(folder, f"it holds neither {_WEIGHTS} nor {_INDEX}")
+            return
+        with _quiet():
+            self._scribe.describe(place if place.name == _WEIGHTS else folder, unwrap(model))
+            self._scribe.wait()  # the next save may remove it, and nothing must be written into it meanwhile
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        del args, state, control, kwargs
+        with _quiet():
+            self._training.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, transformers does not log the config of every model that is rebuilt; `Trainer` has it log much."""
+    logging = library().logging
+    before = logging.get_verbosity()
+    logging.set_verbosity(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,1 @@
+"""Weights put into a module, and how shapes differ."""
