@@ -135,13 +135,13 @@ def record(name: str, when: str, runs: str, directory: str) -> str:
                 os.sync()
                 took = {"torch": _timed(lambda: torch.save(saved, path / "plain.pt"))}
             else:
-                with recording(golden=when) as scribe:
+                with recording(golden=when) as recorder:
                     torch.save(saved, path / "first.pt")  # of several, as a training makes them
-                    scribe.wait()
+                    recorder.wait()
                     os.sync()
                     started = time.perf_counter()
                     call = _timed(lambda: torch.save(saved, path / "ours.pt"))
-                    scribe.wait()
+                    recorder.wait()
                     took = {"call": call, "until the manifest": time.perf_counter() - started}
             for key, value in took.items():
                 if turn:

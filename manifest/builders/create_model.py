@@ -33,7 +33,7 @@ from manifest.schema.name_ranges import shortened
 from manifest.schema.vocabulary import role_words
 from manifest.storage.described import own_manifest
 from manifest.storage.sidecars import has_manifest
-from manifest.weights.shape_diff import fit
+from manifest.weights.shape_diff import shape_diff
 from manifest.workflows.loading import load
 
 OnMismatch = Literal["raise", "follow"]
@@ -205,7 +205,7 @@ def _conversions(adapter: Family, asked: Architecture, weights: Path, convert: S
             found = {name: tensor.shape for name, tensor in stored.tensors.items()}
     except CheckpointError:  # the library reads it, or says what is wrong with it
         return ()
-    misfit = fit(expected, found)
+    misfit = shape_diff(expected, found)
     conversions = adapter.conversions(asked, misfit)
     unasked = [item for item in conversions if item.kind not in convert]
     name = asked.name or asked.class_name
@@ -252,7 +252,7 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
     expected = {name: state[prefix + name] for name, part in roles.items() if part == role}
     with open_checkpoint(weights) as stored:
         found = {name: tensor.shape for name, tensor in stored.tensors.items() if name in expected}
-    if problems := fit(expected, found).sentences(roles):
+    if problems := shape_diff(expected, found).sentences(roles):
         raise CreationMismatchError(
             f"{weights.name} is not the {role_words(role)} of {creation.name} ({'; '.join(problems)}), and "
             "open_clip would leave that at its random initialisation without a word; name the file of that tower."

@@ -31,7 +31,7 @@ from manifest.golden.compare import Grade, compare, worst_of
 from manifest.golden.floor import Built, Elsewhere, Thoroughness, as_thoroughness
 from manifest.golden.precision import in_float32, in_precision
 from manifest.golden.record import record
-from manifest.golden.run import Answers, Outputs, ask, finite
+from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.neutral_process import neutral_process
 from manifest.probes.directory import as_probe
@@ -59,7 +59,7 @@ from manifest.weights.assign import assign, misfits
 
 
 @dataclass(frozen=True)
-class Asking:
+class GoldenOptions:
     """What is recorded of a model's answers.
 
     Attributes:
@@ -85,7 +85,7 @@ class Description:
         architecture: What it is the weights of.
         rebuilt: What building that gives, where it is at hand already; it stays without weights.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
-        asking: What is recorded of its answers; None for no golden outputs.
+        options: What is recorded of its answers; None for no golden outputs.
         partial: Roles that are absent or untrained by design.
 
     Raises:
@@ -100,7 +100,7 @@ class Description:
         *,
         rebuilt: nn.Module | None = None,
         live: nn.Module | None = None,
-        asking: Asking | None = None,
+        options: GoldenOptions | None = None,
         partial: Sequence[str] = (),
     ) -> None:
         _require_listed(checkpoint)
@@ -109,7 +109,7 @@ class Description:
         self.architecture = architecture
         self.rebuilt = rebuilt
         self.live = live
-        self.asking = asking
+        self.options = options
         self.partial = partial
 
     def look(self) -> None:
@@ -144,12 +144,12 @@ class Description:
     @neutral_process()
     def golden(self) -> list[Golden]:
         """What the model says, none where that is not asked."""
-        if self.asking is None:
+        if self.options is None:
             return []
         declared = frozenset(name for name, role in self._roles.items() if role in self.partial)
         module = self.family.build(self.architecture) if self.rebuilt is not None else self._module
         assign(module, self.checkpoint, absent=declared)
-        return _golden(self.checkpoint, self.family, self.architecture, module, self.live, self.asking)
+        return _golden(self.checkpoint, self.family, self.architecture, module, self.live, self.options)
 
     @cached_property
     def _module(self) -> nn.Module:
@@ -322,15 +322,15 @@ def _golden(
     architecture: Architecture,
     module: nn.Module,
     live: nn.Module | None,
-    asking: Asking,
+    options: GoldenOptions,
 ) -> list[Golden]:
-    as_it_is = architecture.precision in family.float32
-    if not as_it_is:
+    native_mode = architecture.precision in family.float32
+    if not native_mode:
         module = in_float32(family, architecture, checkpoint)
     built = Built(family, architecture, module)
-    witness = live if live is not None and as_it_is and _on_cpu(live) else None
+    witness = live if live is not None and native_mode and _on_cpu(live) else None
     found = []
-    for probe in (None, *asking.probes):
+    for probe in (None, *options.probes):
         inputs = family.inputs(architecture, None, probe)
         if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
             raise InputError(
@@ -340,7 +340,7 @@ def _golden(
         if inputs is None:
             continue
         rebuilt = built.ask(inputs)
-        answers = rebuilt if witness is None else ask(family, architecture, witness, inputs)
+        answers = rebuilt if witness is None else run_probe(family, architecture, witness, inputs)
         if not finite(answers.outputs):
             raise ArchitectureError(
                 "The model answers its probe with NaN or infinity, so it has no golden outputs; "
@@ -351,15 +351,15 @@ def _golden(
             answers,
             rebuilt,
             _wrong_ones(family, architecture, checkpoint),
-            thoroughness=asking.floor,
+            thoroughness=options.floor,
             elsewhere=_elsewhere(checkpoint, architecture, answers.threads) if probe is None else None,
         )
         _require_same(golden, rebuilt)
         found.append(golden)
-        for precision in asking.precisions:
+        for precision in options.precisions:
             lower = in_precision(built, precision)
             said = lower.ask(inputs)
-            found.append(record(lower, said, said, {}, precision=precision, thoroughness=asking.floor))
+            found.append(record(lower, said, said, {}, precision=precision, thoroughness=options.floor))
     return found
 
 
@@ -388,7 +388,7 @@ def _wrong(family: Family, architecture: Architecture, checkpoint: Checkpoint) -
     return Built(family, architecture, in_float32(family, architecture, checkpoint))
 
 
-def _require_same(golden: Golden, rebuilt: Answers) -> None:
+def _require_same(golden: Golden, rebuilt: ProbeOutputs) -> None:
     """The model rebuilt from file and architecture must say what the live one said, or the manifest would be a lie."""
     worst = worst_of(compare(golden, rebuilt.record(), rebuilt.readings))
     if worst.grade is Grade.DIFFERENT:
@@ -404,9 +404,9 @@ def _on_cpu(module: nn.Module) -> bool:
     return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
 
 
-def asking_of(
+def golden_options(
     floor: Thoroughness | str, probes: Sequence[Probe | str | os.PathLike[str]], precisions: Sequence[str]
-) -> Asking:
+) -> GoldenOptions:
     """What is to be recorded of a model's answers, as a caller gives it.
 
     Raises:
@@ -414,4 +414,4 @@ def asking_of(
     """
     if unknown := [name for name in precisions if name not in PRECISIONS or name == "fp32"]:
         raise InputError(f"The precision is {unknown[0]!r}, expected fp64, fp16 or bf16; float32 is always recorded.")
-    return Asking(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))
+    return GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from manifest.capture.description import Asking, Description, asking_of, manifest_of
+from manifest.capture.description import Description, GoldenOptions, golden_options, manifest_of
 from manifest.capture.provenance import TrainingFacts, provenance_of
 from manifest.checkpoint import Checkpoint
 from manifest.distributed.sharding import is_sharded, unsharded
@@ -37,7 +37,7 @@ class LiveModel:
         family: The library that made it.
         creation: How it was made, if known.
         signer: Who signs.
-        asking: What is recorded of its answers; None for no golden outputs.
+        options: What is recorded of its answers; None for no golden outputs.
         partial: Roles of components that are untrained by design.
         facts: Of the training that it is saved in.
     """
@@ -47,7 +47,7 @@ class LiveModel:
     family: Family
     creation: Creation | None
     signer: PrivateKey | None
-    asking: Asking | None
+    options: GoldenOptions | None
     partial: Sequence[str]
     facts: TrainingFacts
 
@@ -71,7 +71,7 @@ class LiveModel:
                 self.family,
                 architecture,
                 live=self.witness,
-                asking=self.asking,
+                options=self.options,
                 partial=self.partial,
             )
             return manifest_of(
@@ -104,7 +104,7 @@ def live_model(
     facts: TrainingFacts,
 ) -> LiveModel:
     """A model as a caller gives it, with the arguments of `manifest.save`, and the facts of its training."""
-    asking = asking_of(floor, probes, precisions)
+    options = golden_options(floor, probes, precisions)
     signer = None if key is None else private_key(key, passphrase)
     module = unwrap(model)
     sharded = is_sharded(module)
@@ -114,4 +114,4 @@ def live_model(
     if creation is None and model_name is not None:
         creation = Creation(model_name, dict(arguments or {}), family=family)
     adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    return LiveModel(module, witness, adapter, creation, signer, asking if golden else None, partial, facts)
+    return LiveModel(module, witness, adapter, creation, signer, options if golden else None, partial, facts)

@@ -16,7 +16,7 @@ from manifest.checkpoint.tensors import StoredTensor
 
 
 @dataclass(frozen=True)
-class Candidate:
+class StateDictCandidate:
     """One set of weights in a checkpoint, which may hold several.
 
     Attributes:
@@ -51,7 +51,7 @@ class Contents:
         container: What its files are, when an index led to them; empty when they are what was recognised.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[StateDictCandidate, ...]
     globals: tuple[str, ...] = ()
     refused_opcodes: tuple[str, ...] = ()
     code: tuple[str, ...] = ()

@@ -151,8 +151,8 @@ def _paste(whole: numpy.ndarray, region: _Region, origin: tuple[int, ...], mappi
         into.append(slice(low - start, high - start))
         out_of.append(slice(low - begin, high - begin))
     part = _array(mapping, chunk)[tuple(out_of)]
-    as_it_is = not (chunk.swapped or chunk.conjugated or chunk.negated)
-    whole[tuple(into)] = part if as_it_is else _settled(part, chunk)
+    native_mode = not (chunk.swapped or chunk.conjugated or chunk.negated)
+    whole[tuple(into)] = part if native_mode else _settled(part, chunk)
 
 
 def _settled(elements: numpy.ndarray, tensor: StridedTensor) -> numpy.ndarray:

@@ -27,7 +27,7 @@ from manifest.checkpoint.containers import (
     torchscript,
 )
 from manifest.checkpoint.containers.zip_records import wrong_checksum
-from manifest.checkpoint.contents import Candidate, Container, Contents
+from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files, OpenFile, stays_home
 from manifest.checkpoint.state_dicts import first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
@@ -111,7 +111,7 @@ class Checkpoint:
         self._names: dict[str, str] = {}
         self._take(contents.candidates[0])
 
-    def _take(self, chosen: Candidate) -> None:
+    def _take(self, chosen: StateDictCandidate) -> None:
         part = _part(chosen, self._within)
         self.tensors = renamed(part.tensors, self._names)
         self.state_path = part.path
@@ -302,7 +302,7 @@ def renamed(tensors: dict[str, StoredTensor], names: Mapping[str, str]) -> dict[
     return {called.get(name, name): tensor for name, tensor in tensors.items()} if called else tensors
 
 
-def _part(candidate: Candidate, within: str) -> Candidate:
+def _part(candidate: StateDictCandidate, within: str) -> StateDictCandidate:
     """Those tensors whose stored names begin so, the others being extras; all where none does."""
     inner = within[len(candidate.prefix) :] if within.startswith(candidate.prefix) else ""
     tensors = {name.removeprefix(inner): each for name, each in candidate.tensors.items() if name.startswith(inner)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from manifest.checkpoint.contents import Candidate
+from manifest.checkpoint.contents import StateDictCandidate
 from manifest.checkpoint.pickles.stand_ins import malformed
 from manifest.checkpoint.pickles.torch_objects import PickledComposite, PickledTensor
 from manifest.checkpoint.state_dicts import FoundState, strip_prefixes
@@ -26,7 +26,7 @@ _MOST_EXPANSION = 16
 
 def candidates(
     states: Iterable[FoundState], ranges: Mapping[str, tuple[int, int]], *, swapped: bool = False
-) -> tuple[Candidate, ...]:
+) -> tuple[StateDictCandidate, ...]:
     """The sets of weights of an object, by their places in the file.
 
     Args:
@@ -46,7 +46,7 @@ def candidates(
     found = []
     for state in states:
         prefix, tensors = strip_prefixes({name: placed(name, tensor) for name, tensor in state.tensors.items()})
-        found.append(Candidate(tensors, state.path, prefix, state.average, state.unlisted, state.extras))
+        found.append(StateDictCandidate(tensors, state.path, prefix, state.average, state.unlisted, state.extras))
     return tuple(found)
 
 

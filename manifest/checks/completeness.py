@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from manifest.checks.components import component_findings, reassess
-from manifest.checks.ladder import Climbed
-from manifest.checks.subject import Subject
+from manifest.checks.ladder import CheckResult
+from manifest.checks.target import VerificationTarget
 from manifest.errors import CheckpointError
 from manifest.schema.report import ComponentVerdict
 from manifest.schema.vocabulary import Status, role_words, training_words
 
 
-def _completeness(subject: Subject) -> Climbed:
+def _completeness(subject: VerificationTarget) -> CheckResult:
     stored = subject.stored
     if isinstance(stored, CheckpointError):
-        return Climbed("the container cannot be read", skipped=True)
+        return CheckResult("the container cannot be read", skipped=True)
     expected = [tensor.name for tensor in subject.manifest.weights.tensors]
     components = reassess(subject.manifest.components, expected, stored)
     subject.components = [
@@ -27,4 +27,4 @@ def _completeness(subject: Subject) -> Climbed:
     reason += f"; {training_words(there)}" if there else ""
     if by_design := [role_words(part.role) for part in components if part.by_design]:
         reason += f"; by design without a trained {', '.join(by_design)}"
-    return Climbed(reason, findings)
+    return CheckResult(reason, findings)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from manifest.checks.ladder import Climbed
-from manifest.checks.subject import Subject
+from manifest.checks.ladder import CheckResult
+from manifest.checks.target import VerificationTarget
 from manifest.fingerprints import environment
 from manifest.schema.rules import finding
 
 
-def environment_rung(subject: Subject) -> Climbed:
+def environment_rung(subject: VerificationTarget) -> CheckResult:
     """Which libraries and flags differ from save time?"""
     recorded = subject.manifest.environment
     findings = [
@@ -30,7 +30,7 @@ def environment_rung(subject: Subject) -> Climbed:
         words = ", ".join(f"{name} was {then} and is {here}" for name, (then, here) in moved.items())
         findings.append(finding("E002", f"Numerics flags differ: {words}.", flags=list(moved)))
     reason = f"{len(findings)} differences from save time" if findings else "the same libraries and flags"
-    return Climbed(reason, findings)
+    return CheckResult(reason, findings)
 
 
 _PINNED_FLAGS = frozenset({"num_threads", "seed"})

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from manifest.checkpoint import Checkpoint
-from manifest.checks.subject import Subject
+from manifest.checks.target import VerificationTarget
 from manifest.errors import ArchitectureError
 from manifest.families import family
 from manifest.families.protocol import Family, Variant
@@ -19,10 +19,10 @@ from manifest.golden.compare import Comparison
 from manifest.golden.diagnose import Diagnosis, OutputsTarget, Target, Tried, diagnose
 from manifest.golden.floor import Built
 from manifest.golden.hypotheses import hypotheses
-from manifest.golden.layers import first_departure, layer_distance
+from manifest.golden.layers import first_divergence, layer_distance
 from manifest.golden.precision import in_float32
 from manifest.golden.record import prepared
-from manifest.golden.run import Answers
+from manifest.golden.run import ProbeOutputs
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Inputs, Probe
 from manifest.schema.document import Architecture, Golden, Layer, Reading
@@ -35,7 +35,7 @@ Question = Callable[[Architecture], Inputs]
 
 
 @dataclass(frozen=True)
-class Original:
+class RecordedModel:
     """The model of a checkpoint in float32, as its manifest has it, and as it might be wrong.
 
     Attributes:
@@ -109,7 +109,7 @@ def _same_module(one: Architecture, other: Architecture) -> bool:
     return one.model_copy(update=prepared) == other.model_copy(update=prepared)
 
 
-def original_of(subject: Subject) -> Original:
+def recorded_model(subject: VerificationTarget) -> RecordedModel:
     """The model of a checkpoint that is checked.
 
     Raises:
@@ -118,11 +118,11 @@ def original_of(subject: Subject) -> Original:
     if not isinstance(subject.stored, Checkpoint):
         raise subject.stored
     architecture = subject.manifest.architecture
-    return Original(family(architecture.family), architecture, subject.stored)
+    return RecordedModel(family(architecture.family), architecture, subject.stored)
 
 
-def explained(
-    original: Original, golden: Golden, answers: Answers, worst: Comparison, probe: Probe | None = None
+def golden_mismatch_finding(
+    original: RecordedModel, golden: Golden, answers: ProbeOutputs, worst: Comparison, probe: Probe | None = None
 ) -> Finding:
     """The finding for a rebuilt model that gives other outputs than are on record.
 
@@ -136,7 +136,7 @@ def explained(
     first = original.built.ask(answers.inputs.first(), layers=True)
     target = OutputsTarget(golden.brief or golden.outputs, worst.tolerance)
     diagnosis = original.diagnose(target, question_of(original, golden, probe, brief=bool(golden.brief)))
-    departure = first_departure(golden.layers, first.layers, worst.tolerance)
+    departure = first_divergence(golden.layers, first.layers, worst.tolerance)
     message = (
         f"The rebuilt model gives other {worst.output}: {distance_words(golden, worst)}"
         f"{greatest_change(golden.reading, answers.readings)}."
@@ -151,7 +151,9 @@ def explained(
     return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)
 
 
-def question_of(original: Original, golden: Golden, probe: Probe | None = None, *, brief: bool = False) -> Question:
+def question_of(
+    original: RecordedModel, golden: Golden, probe: Probe | None = None, *, brief: bool = False
+) -> Question:
     """A recorded probe as an architecture would prepare it.
 
     Args:

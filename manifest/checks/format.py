@@ -6,9 +6,9 @@ import hashlib
 
 from manifest.checkpoint import Checkpoint
 from manifest.checks.consistency import contradictions, departures
-from manifest.checks.ladder import Climbed
+from manifest.checks.ladder import CheckResult
 from manifest.checks.safety import safety_findings
-from manifest.checks.subject import Subject
+from manifest.checks.target import VerificationTarget
 from manifest.errors import CheckpointError
 from manifest.escaping import printable
 from manifest.golden.plausible import implausibilities
@@ -18,7 +18,7 @@ from manifest.schema.rules import finding
 from manifest.storage.sidecars import recorded_files
 
 
-def _format(subject: Subject, code: Severity, thorough: bool) -> Climbed:
+def _format(subject: VerificationTarget, code: Severity, thorough: bool) -> CheckResult:
     findings = [_inconsistent(problem) for problem in contradictions(subject.manifest)]
     records = [*subject.manifest.golden, *(record for other in subject.manifest.others for record in other.golden)]
     findings += [
@@ -28,7 +28,7 @@ def _format(subject: Subject, code: Severity, thorough: bool) -> Climbed:
     ]
     stored = subject.stored
     if isinstance(stored, CheckpointError):
-        return Climbed(
+        return CheckResult(
             "the container cannot be read", [*findings, finding(stored.rule, str(stored), where=subject.path.name)]
         )
     record = subject.manifest.checkpoint
@@ -41,10 +41,10 @@ def _format(subject: Subject, code: Severity, thorough: bool) -> Climbed:
         if thorough:
             findings += [_inconsistent(problem) for problem in _other_digests(subject, stored)]
     findings += safety_findings(stored, known=code, unknown=Severity.WARNING)
-    return Climbed(f"well-formed {stored.container}, read without running any of it", findings)
+    return CheckResult(f"well-formed {stored.container}, read without running any of it", findings)
 
 
-def _other_digests(subject: Subject, stored: Checkpoint) -> list[str]:
+def _other_digests(subject: VerificationTarget, stored: Checkpoint) -> list[str]:
     """Digests that the BLAKE3 of an intact file does not show: its SHA-256, and those of its tensors."""
     wrong = []
     for record, path in recorded_files(subject.path, subject.manifest):
@@ -63,16 +63,16 @@ def _inconsistent(problem: str) -> Finding:
     return finding("F006", f"{printable(problem[0].upper() + problem[1:], 400)}.")
 
 
-def _listing(subject: Subject) -> Climbed:
+def _listing(subject: VerificationTarget) -> CheckResult:
     """Whether the file holds what the manifest lists of another of its models."""
     if not isinstance(subject.stored, Checkpoint):
-        return Climbed("the container cannot be read", skipped=True)
+        return CheckResult("the container cannot be read", skipped=True)
     state = subject.manifest.checkpoint.state.path
     if subject.stored.state_path != tuple(state):
         message = f"The manifest describes weights under '{printable('.'.join(state))}', and the file holds none there."
-        return Climbed("not there", [finding("F006", message)])
+        return CheckResult("not there", [finding("F006", message)])
     listed = f"{len(subject.manifest.weights.tensors):,} tensors"
-    return Climbed(listed, _mislisted(subject.manifest, subject.stored) if subject.intact else [])
+    return CheckResult(listed, _mislisted(subject.manifest, subject.stored) if subject.intact else [])
 
 
 def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from manifest.checkpoint import Checkpoint
-from manifest.checks.ladder import Climbed
-from manifest.checks.subject import Subject
+from manifest.checks.ladder import CheckResult
+from manifest.checks.target import VerificationTarget
 from manifest.digests import file_blake3
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import Finding
@@ -16,7 +16,7 @@ from manifest.schema.vocabulary import component_tensors, role_words
 from manifest.storage.sidecars import recorded_files
 
 
-def integrity(subject: Subject) -> Climbed:
+def integrity(subject: VerificationTarget) -> CheckResult:
     """Whether the files are byte for byte those that the manifest describes, and if not, which tensors changed."""
     readable = isinstance(subject.stored, Checkpoint)
     findings: list[Finding] = []
@@ -36,12 +36,12 @@ def integrity(subject: Subject) -> Climbed:
             changed.append(path.name)
     if not findings and not changed:
         subject.intact = True
-        return Climbed(f"all {total:,} bytes are those that were saved")
+        return CheckResult(f"all {total:,} bytes are those that were saved")
     if readable:
         findings += _changed_tensors(subject, findings)
     else:
         findings += [finding("I001", "The bytes are not those that were saved.", where=name) for name in changed]
-    return Climbed("the file was changed", findings)
+    return CheckResult("the file was changed", findings)
 
 
 def _is_file(path: Path) -> bool:
@@ -51,7 +51,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _blake3(subject: Subject, path: Path) -> str:
+def _blake3(subject: VerificationTarget, path: Path) -> str:
     """Digest of one of the files, as it was opened where it was."""
     stored = subject.stored
     if isinstance(stored, Checkpoint):
@@ -61,7 +61,7 @@ def _blake3(subject: Subject, path: Path) -> str:
     return file_blake3(path)
 
 
-def _changed_tensors(subject: Subject, already: Sequence[Finding]) -> list[Finding]:
+def _changed_tensors(subject: VerificationTarget, already: Sequence[Finding]) -> list[Finding]:
     """Which tensors of a changed file have other values, grouped by component."""
     stored = subject.stored
     assert isinstance(stored, Checkpoint)

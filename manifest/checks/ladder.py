@@ -10,7 +10,7 @@ from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, outcome
 
 
 @dataclass(frozen=True)
-class Climbed:
+class CheckResult:
     """What one rung found.
 
     Attributes:
@@ -24,26 +24,26 @@ class Climbed:
     skipped: bool = False
 
 
-def ascend(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], Climbed]]]) -> Report:
+def run_ladder(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], CheckResult]]]) -> Report:
     """Climb some rungs with whatever it is, timing each."""
     report = Report(kind=kind, subject=name)
     for rung, check in rungs:
         started = time.perf_counter()
-        climbed = check()
-        outcome = Outcome.SKIP if climbed.skipped else outcome_of(climbed.findings)
+        result = check()
+        outcome = Outcome.SKIP if result.skipped else outcome_of(result.findings)
         report.rungs.append(
             Rung(
                 name=rung,
                 outcome=outcome,
-                reason=climbed.reason,
+                reason=result.reason,
                 seconds=round(time.perf_counter() - started, 4),
-                findings=climbed.findings,
+                findings=result.findings,
             )
         )
     return report
 
 
-def joined(report: Report, other: Report, state: str) -> Report:
+def merge_reports(report: Report, other: Report, state: str) -> Report:
     """A report with what was found out about another model of the same checkpoint.
 
     Args:

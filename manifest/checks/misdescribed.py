@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from manifest.checks.subject import Subject
+from manifest.checks.target import VerificationTarget
 from manifest.escaping import printable
 from manifest.families.adapter import Adapter, frozen
 from manifest.families.protocol import Family
@@ -21,7 +21,9 @@ from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Training, prefixes, role_words
 
 
-def misdescriptions(subject: Subject, adapter: Family, module: nn.Module, moved: Sequence[str]) -> list[Finding]:
+def misdescriptions(
+    subject: VerificationTarget, adapter: Family, module: nn.Module, moved: Sequence[str]
+) -> list[Finding]:
     """Where the record is not of the rebuilt model.
 
     Args:

@@ -2,7 +2,7 @@
 
 A policy demands (components, containers, a signer, golden outputs), weighs (severities by rule), and waives (a rule, at
 a path, for a reason, until a date). A demand is met by what a check found, and by nothing else: what was not looked at
-does not meet it. `apply` is a pure function, of no file and no clock; `hold` gives it both.
+does not meet it. `apply` is a pure function, of no file and no clock; `apply_policy` gives it both.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def apply(
     return report.model_copy(update={"rungs": [*judged, last]}, deep=True)
 
 
-def hold(
+def apply_policy(
     report: Report,
     policy: Policy | None,
     path: str | os.PathLike[str],

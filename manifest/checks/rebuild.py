@@ -10,11 +10,11 @@ from torch import nn
 from manifest.checkpoint import Checkpoint
 from manifest.checks.components import absent_by_design
 from manifest.checks.environment import _BUILDING_LIBRARIES, _INPUT_LIBRARIES, environment_rung
-from manifest.checks.explanation import Original, explained, inputs_apart, measures
-from manifest.checks.ladder import Climbed
+from manifest.checks.explanation import RecordedModel, golden_mismatch_finding, inputs_apart, measures
+from manifest.checks.ladder import CheckResult
 from manifest.checks.misdescribed import misdescriptions
 from manifest.checks.records import contrast_here, record_findings
-from manifest.checks.subject import Check, Subject
+from manifest.checks.target import Check, VerificationTarget
 from manifest.errors import ArchitectureError, InputError, NotGrantedError, one_line
 from manifest.families import family
 from manifest.families.protocol import Family
@@ -53,7 +53,7 @@ class Rebuilder:
         return [("architecture", self.architecture), ("environment", environment_rung), ("golden", self.golden)]
 
     @neutral_process()
-    def model(self, subject: Subject) -> nn.Module:
+    def model(self, subject: VerificationTarget) -> nn.Module:
         """The exact model with its weights, in eval mode.
 
         Raises:
@@ -69,18 +69,18 @@ class Rebuilder:
         return module.eval()
 
     @neutral_process()
-    def architecture(self, subject: Subject) -> Climbed:
+    def architecture(self, subject: VerificationTarget) -> CheckResult:
         """Does rebuilding give the recorded activations, structure, names, shapes and operators?"""
         recorded = subject.manifest.architecture
         try:
             module = self._built(subject)
         except NotGrantedError as error:
             remedy = "Read that module first, for whoever wrote the manifest chose it."
-            return Climbed(
+            return CheckResult(
                 "not built without leave", [finding("A005", str(error), where="architecture", remedy=remedy)]
             )
         except ArchitectureError as error:
-            return Climbed("cannot be built", [finding("A005", str(error), where="architecture")])
+            return CheckResult("cannot be built", [finding("A005", str(error), where="architecture")])
         findings = _activation_findings(recorded, _family(subject), module)
         if not findings:
             findings += _structure_findings(recorded, module, _moved(subject))
@@ -92,66 +92,68 @@ class Rebuilder:
             findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
-        return Climbed("not rebuilt as recorded" if findings else reason, findings)
+        return CheckResult("not rebuilt as recorded" if findings else reason, findings)
 
     @neutral_process()
-    def golden(self, subject: Subject) -> Climbed:
+    def golden(self, subject: VerificationTarget) -> CheckResult:
         """Does the rebuilt model say the same thing?"""
         records = subject.manifest.golden
         if not records:
-            return Climbed("none recorded", [finding("G003", "The manifest records no golden outputs.")], skipped=True)
+            return CheckResult(
+                "none recorded", [finding("G003", "The manifest records no golden outputs.")], skipped=True
+            )
         if not isinstance(subject.stored, Checkpoint):
-            return Climbed("the container cannot be read", skipped=True)
+            return CheckResult("the container cannot be read", skipped=True)
         if not subject.intact:
-            return Climbed("not run on weights that are not those that were saved", skipped=True)
+            return CheckResult("not run on weights that are not those that were saved", skipped=True)
         try:
             at_hand = self._at_hand(records)
             asked = at_hand[:1] if self.brief else at_hand
             if any(True for record in asked for _ in implausibilities(record)):
-                return Climbed("not run: the record is none that a save writes", skipped=True)
-            climbed = [self._compare(subject, subject.stored, record) for record in asked]
+                return CheckResult("not run: the record is none that a save writes", skipped=True)
+            result = [self._compare(subject, subject.stored, record) for record in asked]
         except (ArchitectureError, InputError) as error:
-            return Climbed("the model cannot be run", [finding("G001", str(error), where="golden")])
-        findings = [found for each in climbed for found in each.findings]
+            return CheckResult("the model cannot be run", [finding("G001", str(error), where="golden")])
+        findings = [found for each in result for found in each.findings]
         findings += [_not_asked(record) for record in records if record not in at_hand]
-        worst = next((each for each in climbed if each.findings), climbed[0] if climbed else None)
-        return Climbed(worst.reason if worst else "no probe at hand", findings, skipped=worst is None)
+        worst = next((each for each in result if each.findings), result[0] if result else None)
+        return CheckResult(worst.reason if worst else "no probe at hand", findings, skipped=worst is None)
 
     def _at_hand(self, records: Sequence[Golden]) -> list[Golden]:
         """The records whose probes are: those that ship with this package, and those that were given."""
         names = {material.called("") for material in self.probes}
         return [record for record in records if not is_of_user(record.probe) or record.probe in names]
 
-    def _built(self, subject: Subject) -> nn.Module:
+    def _built(self, subject: VerificationTarget) -> nn.Module:
         if self.module is None:
             self.module = build(_family(subject), subject.manifest.architecture)
         return self.module
 
-    def _compare(self, subject: Subject, stored: Checkpoint, golden: Golden) -> Climbed:
+    def _compare(self, subject: VerificationTarget, stored: Checkpoint, golden: Golden) -> CheckResult:
         adapter, architecture = _family(subject), subject.manifest.architecture
         material = next((each for each in self.probes if each.called("") == golden.probe), None)
         inputs = _inputs(adapter, architecture, golden.probe, material)
         if inputs is None or inputs.probe != golden.probe:
             message = f"The probe {golden.probe} cannot be made here, for want of the recorded tokenizer."
             remedy = "Install the extra `transformers` and fetch the tokenizer once, then verify again."
-            return Climbed("the probe cannot be made here", [finding("G002", message, remedy=remedy)])
-        original = Original(adapter, architecture, stored)
+            return CheckResult("the probe cannot be made here", [finding("G002", message, remedy=remedy)])
+        original = RecordedModel(adapter, architecture, stored)
         if architecture.precision in adapter.float32:
-            original = Original(adapter, architecture, stored, self.model(subject))
+            original = RecordedModel(adapter, architecture, stored, self.model(subject))
         module = original.built.module
         if golden.precision != "fp32" or not is_of_precision(module, golden.precision):
             module = in_precision(original.built, golden.precision).module
-            original = Original(adapter, architecture, stored, module)
+            original = RecordedModel(adapter, architecture, stored, module)
         threads = max(1, min(golden.threads, torch.get_num_threads()))
         same_inputs = inputs_digest(inputs) == golden.inputs
         if self.brief and golden.brief and same_inputs:
             answers = original.built.ask(inputs.first(), threads=threads)
             comparisons = compare(golden, answers.record(), brief=True)
             if agree(comparisons):
-                return Climbed(f"{agreement(comparisons)}, for the first sample of each kind")
+                return CheckResult(f"{agreement(comparisons)}, for the first sample of each kind")
         answers = original.built.ask(inputs, threads=threads)
         if not finite(answers.outputs):
-            return Climbed("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
+            return CheckResult("not finite", [finding("G004", "The model answers its probe with NaN or infinity.")])
         comparisons, widened = compare(golden, answers.record(), answers.readings), ""
         if not agree(comparisons) and _computes_otherwise(subject.manifest):
             here = measure(original.built, answers, original.built.ask(inputs.first()), Thoroughness.QUICK)
@@ -162,11 +164,11 @@ class Rebuilder:
         if not same_inputs:
             return _other_inputs(subject.manifest, worst, golden, inputs)
         if worst.grade is Grade.UNCERTAIN:
-            return Climbed("this machine cannot tell", [_uncertain(golden, worst)])
+            return CheckResult("this machine cannot tell", [_uncertain(golden, worst)])
         if worst.grade is Grade.DIFFERENT:
-            return Climbed("different", [explained(original, golden, answers, worst, material)])
+            return CheckResult("different", [golden_mismatch_finding(original, golden, answers, worst, material)])
         findings = [] if self.brief else record_findings(original, golden, answers, comparisons)
-        return Climbed("not as a save records it" if findings else agreement(comparisons) + widened, findings)
+        return CheckResult("not as a save records it" if findings else agreement(comparisons) + widened, findings)
 
 
 def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:
@@ -174,11 +176,11 @@ def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:
     return Rebuilder(probes=probes).rungs()
 
 
-def _family(subject: Subject) -> Family:
+def _family(subject: VerificationTarget) -> Family:
     return family(subject.manifest.architecture.family)
 
 
-def _stored(subject: Subject) -> Checkpoint:
+def _stored(subject: VerificationTarget) -> Checkpoint:
     if not isinstance(subject.stored, Checkpoint):
         raise subject.stored
     return subject.stored
@@ -210,13 +212,13 @@ def _structure_findings(recorded: Architecture, module: nn.Module, moved: Sequen
     return [finding("A002", message, where=different[0].path if different else "architecture.structure")]
 
 
-def _moved(subject: Subject) -> list[str]:
+def _moved(subject: VerificationTarget) -> list[str]:
     """Libraries that build and run models, of other versions here than at save time."""
     differences = environment.library_differences(subject.manifest.environment.libraries)
     return [name for name in differences if name in _BUILDING_LIBRARIES]
 
 
-def _fit_findings(subject: Subject, module: nn.Module) -> list[Finding]:
+def _fit_findings(subject: VerificationTarget, module: nn.Module) -> list[Finding]:
     adapter, stored = _family(subject), _stored(subject)
     roles = adapter.roles(subject.manifest.architecture, module.state_dict())
     by_design = absent_by_design(subject.manifest.components, roles)
@@ -269,7 +271,7 @@ def _inputs(adapter: Family, architecture: Architecture, probe: str, material: P
         ) from error
 
 
-def _other_inputs(manifest: Manifest, worst: Comparison, golden: Golden, inputs: Inputs) -> Climbed:
+def _other_inputs(manifest: Manifest, worst: Comparison, golden: Golden, inputs: Inputs) -> CheckResult:
     """Other inputs are an error, unless other libraries made them; then answers that agree are a warning."""
     message = "The probe's photographs or prompts come out of preprocessing and tokenizer otherwise than at save time"
     message += "".join(f", {kind} by {apart:.1e}" for kind, apart in inputs_apart(golden.prepared, inputs).items())
@@ -280,15 +282,15 @@ def _other_inputs(manifest: Manifest, worst: Comparison, golden: Golden, inputs:
         message += ", although the libraries are the same, so the manifest describes another preprocessing."
         remedy = "Put back the manifest that was saved."
         found = finding("G002", message, severity=Severity.ERROR, remedy=remedy, distance=worst.distance)
-        return Climbed("inputs differ", [found])
+        return CheckResult("inputs differ", [found])
     found = finding("G002", f"{message}; {', '.join(moved)} differ.", distance=worst.distance)
     if agree([worst]):
-        return Climbed("inputs differ", [found])
+        return CheckResult("inputs differ", [found])
     message = (
         f"The outputs differ by {worst.distance:.1e}, and so do the inputs; which of them is wrong cannot be told."
     )
     remedy = f"Install the recorded versions of {', '.join(moved)}, and verify again."
-    return Climbed("this machine cannot tell", [found, finding(UNDECIDED, message, where="golden", remedy=remedy)])
+    return CheckResult("this machine cannot tell", [found, finding(UNDECIDED, message, where="golden", remedy=remedy)])
 
 
 def _uncertain(golden: Golden, worst: Comparison) -> Finding:

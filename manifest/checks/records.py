@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from manifest.checks.explanation import Original
+from manifest.checks.explanation import RecordedModel
 from manifest.escaping import printable
 from manifest.golden.compare import (
     BELIEVABLE,
@@ -26,7 +26,7 @@ from manifest.golden.detections import RESOLUTION
 from manifest.golden.floor import Built, Thoroughness, measure
 from manifest.golden.layers import layer_distance
 from manifest.golden.record import contrasted, prepared
-from manifest.golden.run import Answers
+from manifest.golden.run import ProbeOutputs
 from manifest.probes.inputs import Inputs
 from manifest.schema.document import Golden, Output, Reading
 from manifest.schema.report import Finding, Severity
@@ -42,7 +42,7 @@ _WRITTEN = 6e-5
 
 
 def record_findings(
-    original: Original, golden: Golden, answers: Answers, comparisons: Sequence[Comparison]
+    original: RecordedModel, golden: Golden, answers: ProbeOutputs, comparisons: Sequence[Comparison]
 ) -> list[Finding]:
     """What in a record is not what asking the model gives.
 
@@ -87,7 +87,7 @@ def _other_digests(golden: Golden, whole: Mapping[str, Output], first: Mapping[s
     ]
 
 
-def contrast_here(original: Original, golden: Golden, inputs: Inputs) -> dict[str, float]:
+def contrast_here(original: RecordedModel, golden: Golden, inputs: Inputs) -> dict[str, float]:
     """How far wrong architectures are from a record for the whole probe, by what is wrong; not for every save."""
     return {
         f"{variant.name} {variant.there}": worst_of(
@@ -112,7 +112,7 @@ def _outputs(what: str, recorded: Mapping[str, Output], found: Mapping[str, Outp
             yield f"the digest of {name!r} in the {what} is the model's, and its norm or sketch is not"
 
 
-def _brief(golden: Golden, built: Built, first: Answers, allowed: float) -> Iterator[str]:
+def _brief(golden: Golden, built: Built, first: ProbeOutputs, allowed: float) -> Iterator[str]:
     if not golden.brief:  # not on record before it was written
         return
     found = {name: output for name, output in first.record().items() if name in built.family.rows}
@@ -124,7 +124,7 @@ def _brief(golden: Golden, built: Built, first: Answers, allowed: float) -> Iter
     yield from _outputs("brief outputs", golden.brief, found, allowed)
 
 
-def _layers(golden: Golden, first: Answers, allowed: float, exact: bool) -> Iterator[str]:
+def _layers(golden: Golden, first: ProbeOutputs, allowed: float, exact: bool) -> Iterator[str]:
     if not golden.layers:
         return
     times = MULTIPLE if exact else WIDEST  # where numbers are added up otherwise, layers move further than outputs
@@ -138,7 +138,7 @@ def _layers(golden: Golden, first: Answers, allowed: float, exact: bool) -> Iter
             yield f"the layer {then.module!r} gives something else than is on record"
 
 
-def _prepared(golden: Golden, answers: Answers) -> Iterator[str]:
+def _prepared(golden: Golden, answers: ProbeOutputs) -> Iterator[str]:
     if not golden.prepared:
         return
     now = prepared(answers.inputs)
@@ -151,7 +151,7 @@ def _prepared(golden: Golden, answers: Answers) -> Iterator[str]:
             yield f"the probe's {then.module} are other ones than the record's, whose digest is theirs"
 
 
-def _contrast(original: Original, golden: Golden, answers: Answers, first: Answers) -> Iterator[str]:
+def _contrast(original: RecordedModel, golden: Golden, answers: ProbeOutputs, first: ProbeOutputs) -> Iterator[str]:
     """What a wrong architecture gives, of float32 alone."""
     variants = {
         f"{variant.name} {variant.there}": variant
@@ -173,7 +173,7 @@ def _contrast(original: Original, golden: Golden, answers: Answers, first: Answe
             yield f"the contrast {name!r} is {then:.1e} on record and {now:.1e} here"
 
 
-def _contrast_of_first_version(original: Original, golden: Golden, answers: Answers) -> Iterator[str]:
+def _contrast_of_first_version(original: RecordedModel, golden: Golden, answers: ProbeOutputs) -> Iterator[str]:
     """It was of the whole probe, and did not say what the wrong architecture has."""
     now = contrast_here(original, golden, answers.inputs)
     for name, then in golden.contrast.items():
@@ -182,7 +182,7 @@ def _contrast_of_first_version(original: Original, golden: Golden, answers: Answ
             yield f"the contrast {name!r} is {then:.1e} on record and {found} here"
 
 
-def _floor(built: Built, golden: Golden, answers: Answers, first: Answers) -> Iterator[str]:
+def _floor(built: Built, golden: Golden, answers: ProbeOutputs, first: ProbeOutputs) -> Iterator[str]:
     """A floor that decides something, or is out of the ordinary, is measured again."""
     greatest, objects = _greatest(golden), golden.floor.get(OBJECTS, 0.0)
     ordinary = min([_ORDINARY, *(SHARE_OF_CONTRAST * value / MULTIPLE for value in golden.contrast.values() if value)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from manifest.checks.ladder import Climbed
-from manifest.checks.subject import Subject
+from manifest.checks.ladder import CheckResult
+from manifest.checks.target import VerificationTarget
 from manifest.errors import SignatureError
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
@@ -14,45 +14,45 @@ from manifest.signing import PublicKey, Statement, read_bundle, verify_bundle
 from manifest.storage.sidecars import Pending, Sidecars, pending_words
 
 
-def trust(subject: Subject, keys: Sequence[PublicKey]) -> Climbed:
+def trust(subject: VerificationTarget, keys: Sequence[PublicKey]) -> CheckResult:
     """Who signed a checkpoint's manifest, as far as trusted keys tell; its bytes are not read.
 
     Args:
         subject: The checkpoint.
         keys: Public keys of the signers that are trusted, any of whom will do; none to say what there is.
     """
-    climbed = _trust(subject, keys)
-    return replace(climbed, findings=[*climbed.findings, *_pending(subject)])
+    result = _trust(subject, keys)
+    return replace(result, findings=[*result.findings, *_pending(subject)])
 
 
-def _trust(subject: Subject, keys: Sequence[PublicKey]) -> Climbed:
+def _trust(subject: VerificationTarget, keys: Sequence[PublicKey]) -> CheckResult:
     signature = subject.contents.signature
     if signature is None:
         if keys or subject.manifest.signer is not None:
             why = "a signer is demanded" if keys else "the manifest says that it was signed"
             message = f"There is no signature beside {subject.path.name}, and {why}."
-            return Climbed("no signature", [finding("T004", message, where=Sidecars(subject.path).signature.name)])
-        return Climbed("not signed", [finding("T002", f"{subject.path.name} is not signed.")])
+            return CheckResult("no signature", [finding("T004", message, where=Sidecars(subject.path).signature.name)])
+        return CheckResult("not signed", [finding("T002", f"{subject.path.name} is not signed.")])
     where = Sidecars(subject.path).signature.name
     try:
         statement = verify_bundle(signature, keys) if keys else read_bundle(signature)
     except SignatureError as error:
-        return Climbed("the signature does not hold", [finding(error.rule, str(error), where=where)])
+        return CheckResult("the signature does not hold", [finding(error.rule, str(error), where=where)])
     if uncovered := _uncovered(statement, subject):
         message = f"The signature covers another {uncovered} than the one beside it."
-        return Climbed("the signature is of something else", [finding("T006", message, where=where)])
+        return CheckResult("the signature is of something else", [finding("T006", message, where=where)])
     signer = f"key {statement.hint[:16]}"
     if not keys and subject.manifest.signer not in (None, statement.hint):
         message = f"The signature names {signer}, and the manifest says that key {subject.manifest.signer[:16]} signed."
-        return Climbed("signer unknown: no key was given", [finding("T006", message, where=where)])
+        return CheckResult("signer unknown: no key was given", [finding("T006", message, where=where)])
     if not keys:
         message = f"The signature names {signer}, and no key was given to check it by."
-        return Climbed("signer unknown: no key was given", [finding("T001", message, where=where)])
+        return CheckResult("signer unknown: no key was given", [finding("T001", message, where=where)])
     among = f", one of {len(keys)} trusted keys" if len(keys) > 1 else ""
-    return Climbed(f"signed by the trusted {signer}{among}")
+    return CheckResult(f"signed by the trusted {signer}{among}")
 
 
-def _pending(subject: Subject) -> list[Finding]:
+def _pending(subject: VerificationTarget) -> list[Finding]:
     """What became of pending sidecars, which reading leaves as they are."""
     pending = subject.contents.pending
     if pending is None:
@@ -63,7 +63,7 @@ def _pending(subject: Subject) -> list[Finding]:
     return [finding("T009", message, where=where, severity=severity)]
 
 
-def _uncovered(statement: Statement, subject: Subject) -> str | None:
+def _uncovered(statement: Statement, subject: VerificationTarget) -> str | None:
     """What the signature does not cover: the manifest's bytes, or the file that the manifest describes."""
     signed = set(statement.resources.values())
     if subject.contents.manifest_sha256 not in signed:

@@ -13,7 +13,7 @@ from manifest.cli.options import SigningKey, roles
 from manifest.errors import InputError
 
 if TYPE_CHECKING:
-    from manifest.training.recorder import Scribe
+    from manifest.training.recorder import CheckpointRecorder
 
 Command = Annotated[
     list[str],
@@ -48,10 +48,10 @@ def run(
     from manifest.training.interception import recording
 
     chosen = roles(partial)
-    with recording(key=key, golden=golden, floor=floor, partial=chosen, dataset=dataset, strict=strict) as scribe:
+    with recording(key=key, golden=golden, floor=floor, partial=chosen, dataset=dataset, strict=strict) as recorder:
         code = _exit_code(lambda: run_python(python_arguments(command)))
     if int(os.environ.get("RANK", "0")) == 0:
-        _tell(scribe, verbose=verbose)
+        _tell(recorder, verbose=verbose)
     raise typer.Exit(code)
 
 
@@ -82,17 +82,17 @@ def _options(
     return options + ["--strict"] * strict + ["--verbose"] * verbose
 
 
-def _tell(scribe: Scribe, *, verbose: bool) -> None:
+def _tell(recorder: CheckpointRecorder, *, verbose: bool) -> None:
     """On stderr, in a line or two, what became of what was saved."""
     from manifest.escaping import printable
 
-    names = ", ".join(path.name for path in scribe.described[-3:]) or "nothing"
-    more = f" and {len(scribe.described) - 3} before" if len(scribe.described) > 3 else ""
+    names = ", ".join(path.name for path in recorder.described[-3:]) or "nothing"
+    more = f" and {len(recorder.described) - 3} before" if len(recorder.described) > 3 else ""
     lines = [f"described {names}{more}"]
-    lines += [f"{path.name} got no manifest: {why}" for path, why in scribe.failed]
+    lines += [f"{path.name} got no manifest: {why}" for path, why in recorder.failed]
     if verbose:
-        lines += [f"left {path.name} alone: {why}" for path, why in scribe.left_alone]
-    elif scribe.left_alone:
-        lines[0] += f"; left {len(scribe.left_alone)} alone (--verbose says why)"
+        lines += [f"left {path.name} alone: {why}" for path, why in recorder.left_alone]
+    elif recorder.left_alone:
+        lines[0] += f"; left {len(recorder.left_alone)} alone (--verbose says why)"
     for line in lines:
         print(f"manifest: {printable(line, 2000)}", file=sys.stderr)

@@ -23,7 +23,7 @@ from manifest.determinism.switches import seeded
 from manifest.fingerprints.structure import Recorder, on_meta
 from manifest.golden.floor import Built, without_fused_attention, without_onednn
 from manifest.golden.hypotheses import OTHER_IN_TRAINING, activation_name, is_activation
-from manifest.golden.run import Answers, Outputs, relative_distance
+from manifest.golden.run import Outputs, ProbeOutputs, relative_distance
 from manifest.probes.inputs import VARIABLE, Inputs
 
 _ARITHMETIC = 1e-4
@@ -142,7 +142,7 @@ class _ByModule(Recorder):  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
-class Effect:
+class Observation:
     """What one experiment showed.
 
     Attributes:
@@ -176,23 +176,23 @@ class Trial:
     built: Built
     inputs: Inputs
     elsewhere: Callable[[], Outputs] | None = None
-    plain: Answers = field(init=False)
+    plain: ProbeOutputs = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plain", self.built.ask(self.inputs))
 
-    def repeat(self) -> Effect:
+    def repeat(self) -> Observation:
         """The same question twice, in the modes that the model is in and, where that matters, in eval mode."""
         size = farthest(self._drawing(0), self._drawing(1))
         if not size:
-            return Effect(size, "asked twice as it is")
+            return Observation(size, "asked twice as it is")
         words = "asked twice as it is, with other random numbers"
-        return Effect(size, words, "" if self._moved() else "model.eval()", arithmetic=False)
+        return Observation(size, words, "" if self._moved() else "model.eval()", arithmetic=False)
 
-    def experiments(self) -> Iterator[tuple[str, Callable[[], Effect]]]:
+    def experiments(self) -> Iterator[tuple[str, Callable[[], Observation]]]:
         """What may move the answers, one thing at a time; all but the first in eval mode."""
         yield "repeat", self.repeat
-        yield "eval mode", lambda: Effect(self._moved(), "asked twice in eval mode", arithmetic=False)
+        yield "eval mode", lambda: Observation(self._moved(), "asked twice in eval mode", arithmetic=False)
         rows = [name for name in self.built.family.rows if name in self.plain.outputs]
         if rows:
             yield "batch", partial(self._alone, rows)
@@ -203,60 +203,64 @@ class Trial:
         yield "process", self._in_another_process
         yield from self._on_gpu()
 
-    def _alone(self, rows: Sequence[str]) -> Effect:
+    def _alone(self, rows: Sequence[str]) -> Observation:
         first = self.built.ask(self.inputs.first()).outputs
-        return Effect(farthest(_first(self.plain.outputs, rows), first), "a sample alone, and in company", _BATCH)
+        return Observation(farthest(_first(self.plain.outputs, rows), first), "a sample alone, and in company", _BATCH)
 
-    def _elsewhere_in_batch(self, rows: Sequence[str]) -> Effect:
+    def _elsewhere_in_batch(self, rows: Sequence[str]) -> Observation:
         turned = self.built.ask(self.inputs.turned()).outputs
         size = farthest(
             {name: self.plain.outputs[name] for name in rows}, {n: turned[n].roll(-1, dims=0) for n in rows}
         )
-        return Effect(size, "samples in another place of the batch", _BATCH)
+        return Observation(size, "samples in another place of the batch", _BATCH)
 
-    def _on_other_threads(self) -> Effect:
+    def _on_other_threads(self) -> Observation:
         now = self.plain.threads
         threads = 1 if now > 1 else 2
         words = f"{threads} thread{'s' * (threads > 1)} instead of {now}"
-        return Effect(self._moved(threads), words, f"torch.set_num_threads({now})")
+        return Observation(self._moved(threads), words, f"torch.set_num_threads({now})")
 
-    def _without_onednn(self) -> Effect:
+    def _without_onednn(self) -> Observation:
         with without_onednn() as switched:
             if not switched:
-                return Effect(None, "oneDNN is not in use")
-            return Effect(self._moved(), "without oneDNN", "torch.backends.mkldnn.enabled as at save time")
+                return Observation(None, "oneDNN is not in use")
+            return Observation(self._moved(), "without oneDNN", "torch.backends.mkldnn.enabled as at save time")
 
-    def _in_plain_attention(self) -> Effect:
+    def _in_plain_attention(self) -> Observation:
         with without_fused_attention():
-            return Effect(self._moved(), "attention in plain steps", "the same torch version")
+            return Observation(self._moved(), "attention in plain steps", "the same torch version")
 
-    def _in_another_process(self) -> Effect:
+    def _in_another_process(self) -> Observation:
         if self.elsewhere is None:
-            return Effect(None, "a Python object stays in its process; give the doctor its checkpoint")
+            return Observation(None, "a Python object stays in its process; give the doctor its checkpoint")
         cure = "PYTHONHASHSEED=0, and every layer initialised or loaded"
-        return Effect(farthest(self.plain.outputs, self.elsewhere()), "a fresh process with another hash seed", cure)
+        return Observation(
+            farthest(self.plain.outputs, self.elsewhere()), "a fresh process with another hash seed", cure
+        )
 
     def _drawing(self, seed: int) -> Outputs:
         """As it is, with generators that have moved on: what draws random numbers draws others for each seed."""
         with seeded(seed):
-            return self.built.ask(self.inputs, as_it_is=True).outputs
+            return self.built.ask(self.inputs, native_mode=True).outputs
 
     def _moved(self, threads: int | None = None) -> float:
         return farthest(self.plain.outputs, self.built.ask(self.inputs, threads=threads).outputs)
 
-    def _on_gpu(self) -> Iterator[tuple[str, Callable[[], Effect]]]:
+    def _on_gpu(self) -> Iterator[tuple[str, Callable[[], Observation]]]:
         """A sample alone and in company on a GPU, as it is and under each known cure."""
         if not torch.cuda.is_available():
-            yield "gpu", lambda: Effect(None, "there is no GPU here")
+            yield "gpu", lambda: Observation(None, "there is no GPU here")
             return
         module = copy.deepcopy(self.built.module).to("cuda")
         built = Built(self.built.family, self.built.architecture, module)
         cudnn: Any = torch.backends.cudnn
 
-        def company(words: str, cure: str = "", **flags: bool) -> Effect:
+        def company(words: str, cure: str = "", **flags: bool) -> Observation:
             with cudnn.flags(**{"enabled": True, **flags}) if flags else contextlib.nullcontext():
                 whole, first = built.ask(self.inputs).outputs, built.ask(self.inputs.first()).outputs
-            return Effect(farthest(_first(whole, [n for n in built.family.rows if n in whole]), first), words, cure)
+            return Observation(
+                farthest(_first(whole, [n for n in built.family.rows if n in whole]), first), words, cure
+            )
 
         yield "gpu", partial(company, "a sample alone, and in company, on the GPU", "the switch below that moves least")
         yield "gpu, cuDNN off", partial(company, "torch.backends.cudnn.enabled = False", enabled=False)

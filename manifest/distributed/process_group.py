@@ -24,7 +24,7 @@ class _Failure:
     sentence: str
 
 
-class Together:
+class ProcessGroup:
     """The processes of a group; one process alone where `torch.distributed` is not in use.
 
     Args:
@@ -47,7 +47,7 @@ class Together:
             raise InputError("This process is not in the process group it was given; call this on its members only.")
 
     @classmethod
-    def alone(cls) -> Together:
+    def alone(cls) -> ProcessGroup:
         """This process by itself, whatever group it is in."""
         together = cls.__new__(cls)
         together.group, together.rank, together.size = None, 0, 1

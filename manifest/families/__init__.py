@@ -77,7 +77,7 @@ def remember(module: nn.Module, creation: Creation) -> None:
     _MADE[id(module)] = module
 
 
-def made() -> list[nn.Module]:
+def tracked() -> list[nn.Module]:
     """The modules that are alive of those whose making was remembered, in no order."""
     return list(_MADE.values())
 

@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 from manifest.errors import ArchitectureError, InputError, ManifestError, one_line
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.meta_build import without_weights
 from manifest.families.protocol import Conversion, Creation, Difference, Variant
 from manifest.fingerprints.module_tree import changes, grouped, outline, structure_digest, unfold
-from manifest.fingerprints.structure import structure, trace
+from manifest.fingerprints.structure import structure, trace_operators
 from manifest.neutral_process import neutral_process
 from manifest.probes.flatten import flatten
 from manifest.probes.inputs import Inputs, Probe, tensors_given
 from manifest.schema.document import Architecture, Operators, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import Mode, activation_words, component_tensors, prefixes
-from manifest.weights.shape_diff import Fit
+from manifest.weights.shape_diff import ShapeDiff
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -136,7 +136,7 @@ class Adapter(ABC):
         for draft in self._drafts(module, creation):
             try:
                 built = self._build(draft)
-                departure = first_departure(built, module)
+                departure = first_difference(built, module)
             except Exception as error:  # what was read off a module may be beyond what its library can build
                 departure = f"{type(error).__name__}: {one_line(error)}"
             if departure is None:
@@ -192,7 +192,7 @@ class Adapter(ABC):
 
     def operators(self, module: nn.Module) -> Operators | None:
         try:
-            return trace(module, self.forward).record()
+            return trace_operators(module, self.forward).record()
         except NotImplementedError:  # also what torch raises where an operator needs values
             return None
 
@@ -247,7 +247,7 @@ class Adapter(ABC):
         del creation
         return None
 
-    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+    def conversions(self, architecture: Architecture, misfit: ShapeDiff) -> list[Conversion]:
         del architecture, misfit
         return []
 

@@ -11,7 +11,7 @@ from manifest.fingerprints.module_tree import changes, grouped
 from manifest.fingerprints.structure import structure, ties
 
 
-def first_departure(built: nn.Module, live: nn.Module) -> str | None:
+def first_difference(built: nn.Module, live: nn.Module) -> str | None:
     """The first way in which a rebuilt module is not the live one; None when it is.
 
     Weights are not compared, for the rebuilt one has none. Non-persistent buffers are, since no checkpoint has them.

@@ -12,7 +12,7 @@ from torch import nn
 
 from manifest.probes.inputs import Inputs, Probe
 from manifest.schema.document import Architecture, Operators, Reading
-from manifest.weights.shape_diff import Fit
+from manifest.weights.shape_diff import ShapeDiff
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Variant:
     conclude: Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     state: tuple[str, ...] | None = None
     concerns: str | None = None
-    as_it_is: bool = False
+    native_mode: bool = False
     approximate: bool = False
 
 
@@ -214,5 +214,5 @@ class Family(Protocol):
     def weights_file(self, creation: Creation) -> Path | None:
         """The file of weights that a call names among its arguments, if it does."""
 
-    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+    def conversions(self, architecture: Architecture, misfit: ShapeDiff) -> list[Conversion]:
         """What the library's own loader would do, unasked, to weights that do not fit."""

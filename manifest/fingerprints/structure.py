@@ -116,7 +116,7 @@ class Trace:
         return Operators(digest=text_digest(self.operators), counts=counts, random=sorted(self.random))
 
 
-def trace(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
+def trace_operators(module: nn.Module, forward: Callable[[nn.Module], object]) -> Trace:
     """Run `forward` on a copy of the module on the meta device, in eval mode, and list the operators that ran.
 
     Args:

@@ -18,7 +18,7 @@ import torch
 from manifest.errors import one_line
 from manifest.families.protocol import Variant
 from manifest.golden.floor import Built
-from manifest.golden.run import Answers, recorded
+from manifest.golden.run import ProbeOutputs, recorded
 from manifest.golden.sketch import distance
 from manifest.probes.inputs import Inputs
 from manifest.schema.document import Architecture, Output, Reading
@@ -38,7 +38,7 @@ class Target(Protocol):
     def tolerance(self) -> float:
         """The greatest distance that counts as none."""
 
-    def distances(self, answers: Answers) -> dict[str, float]:
+    def distances(self, answers: ProbeOutputs) -> dict[str, float]:
         """How far each output is from these, by name."""
 
 
@@ -54,7 +54,7 @@ class OutputsTarget:
     outputs: Mapping[str, Output]
     tolerance: float
 
-    def distances(self, answers: Answers) -> dict[str, float]:
+    def distances(self, answers: ProbeOutputs) -> dict[str, float]:
         return {name: _relative(output, answers, name) for name, output in self.outputs.items()}
 
 
@@ -70,7 +70,7 @@ class ReadingsTarget:
     readings: Sequence[Reading]
     tolerance: float
 
-    def distances(self, answers: Answers) -> dict[str, float]:
+    def distances(self, answers: ProbeOutputs) -> dict[str, float]:
         found = {reading.image: reading.prompts for reading in answers.readings}
         return {
             reading.image: max(
@@ -177,7 +177,7 @@ def diagnose(
 
 def _try(
     built: Built,
-    plain: Answers,
+    plain: ProbeOutputs,
     inputs: Inputs,
     target: Target,
     furthest: float,
@@ -187,7 +187,7 @@ def _try(
 ) -> Tried:
     answers = _answers(built, plain, inputs, variant, build, again)
     residual = _furthest(target.distances(answers))
-    if residual > target.tolerance and variant.as_it_is:
+    if residual > target.tolerance and variant.native_mode:
         # Random from draw to draw: it fits when the answers are about as far off as its own are.
         draws = [answers, *(_answers(built, plain, inputs, variant, build, again) for _ in range(_DRAWS))]
         if _furthest(target_of(draws[0], target).distances(draws[1])) > target.tolerance:
@@ -197,7 +197,7 @@ def _try(
     return Tried(variant, residual, residual <= target.tolerance)
 
 
-def target_of(answers: Answers, like: Target) -> Target:
+def target_of(answers: ProbeOutputs, like: Target) -> Target:
     """What a model said as a target of the same kind and tolerance as another."""
     if isinstance(like, ReadingsTarget):
         return ReadingsTarget(answers.readings, like.tolerance)
@@ -210,18 +210,18 @@ def _furthest(distances: Mapping[str, float]) -> float:
 
 def _answers(
     built: Built,
-    plain: Answers,
+    plain: ProbeOutputs,
     inputs: Inputs,
     variant: Variant,
     build: Callable[[Variant], Built],
     again: Callable[[Architecture], Inputs],
-) -> Answers:
+) -> ProbeOutputs:
     """What the model says when it is run as a hypothesis has it."""
     if variant.conclude is not None:
         with torch.no_grad():
             outputs = variant.conclude(built.module, dict(plain.outputs))
         readings = built.family.readings(built.architecture, built.module, inputs, outputs)
-        return Answers(inputs, outputs, readings, plain.threads)
+        return ProbeOutputs(inputs, outputs, readings, plain.threads)
     model = build(variant)
     if variant.alter is not None:
         variant.alter(model.module)
@@ -229,7 +229,7 @@ def _answers(
         inputs = again(variant.architecture)
     if variant.prepare is not None:
         inputs = variant.prepare(inputs)
-    return model.ask(inputs, as_it_is=variant.as_it_is)
+    return model.ask(inputs, native_mode=variant.native_mode)
 
 
 def _differing(built: Built, by_output: Mapping[str, float], tolerance: float) -> set[str] | None:
@@ -248,7 +248,7 @@ def _may_explain(variant: Variant, differing: set[str]) -> bool:
     return variant.concerns is None or differing == {variant.concerns}
 
 
-def _relative(output: Output, answers: Answers, name: str) -> float:
+def _relative(output: Output, answers: ProbeOutputs, name: str) -> float:
     tensor = answers.outputs.get(name)
     if tensor is None or list(tensor.shape) != output.shape:
         return math.inf
@@ -260,7 +260,7 @@ def _relative(output: Output, answers: Answers, name: str) -> float:
     return relative if math.isfinite(relative) else math.inf
 
 
-def _unrelated(plain: Answers, target: Target, by_output: Mapping[str, float]) -> list[str]:
+def _unrelated(plain: ProbeOutputs, target: Target, by_output: Mapping[str, float]) -> list[str]:
     if not isinstance(target, OutputsTarget):
         return []
     found = plain.record()

@@ -22,7 +22,7 @@ from manifest.errors import InputError
 from manifest.families.protocol import Family
 from manifest.golden.detections import match
 from manifest.golden.layers import layer_distance
-from manifest.golden.run import Answers, Outputs, ask, relative_distance
+from manifest.golden.run import Outputs, ProbeOutputs, relative_distance, run_probe
 from manifest.probes.inputs import VARIABLE, Inputs
 from manifest.schema.document import Architecture, Layer
 
@@ -56,16 +56,16 @@ class Built:
     module: nn.Module
 
     def ask(
-        self, inputs: Inputs, *, threads: int | None = None, as_it_is: bool = False, layers: bool = False
-    ) -> Answers:
-        """What it says; see `golden.asking.ask`."""
-        return ask(
+        self, inputs: Inputs, *, threads: int | None = None, native_mode: bool = False, layers: bool = False
+    ) -> ProbeOutputs:
+        """What it says; see `golden.run.run_probe`."""
+        return run_probe(
             self.family,
             self.architecture,
             self.module,
             inputs,
             threads=threads,
-            as_it_is=as_it_is,
+            native_mode=native_mode,
             layers=layers,
         )
 
@@ -75,7 +75,11 @@ Elsewhere = Callable[[], Mapping[str, Outputs]]
 
 
 def measure(
-    built: Built, answers: Answers, first: Answers, thoroughness: Thoroughness, elsewhere: Elsewhere | None = None
+    built: Built,
+    answers: ProbeOutputs,
+    first: ProbeOutputs,
+    thoroughness: Thoroughness,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, float]:
     """The floor of a model, by cause.
 
@@ -113,7 +117,7 @@ def measure(
     return {name: float(f"{value:.3g}") for name, value in sorted(floor.items())}
 
 
-def layer_floors(built: Built, first: Answers) -> list[Layer]:
+def layer_floors(built: Built, first: ProbeOutputs) -> list[Layer]:
     """The layers of an answer, each with how far it moves when the kernels change."""
     with without_onednn() as switched:
         other = built.ask(first.inputs, layers=True).layers if switched else first.layers
@@ -137,7 +141,7 @@ def _first_rows(built: Built, outputs: Outputs) -> Outputs:
     return {name: outputs[name][:1] for name in built.family.rows if name in outputs}
 
 
-def _batches(built: Built, answers: Answers) -> dict[str, float]:
+def _batches(built: Built, answers: ProbeOutputs) -> dict[str, float]:
     """Every sample alone, in two halves, and in another place of the batch."""
     inputs, rows = answers.inputs, {name: kind for name, kind in built.family.rows.items() if name in answers.outputs}
     if not rows:
@@ -159,7 +163,7 @@ def _batches(built: Built, answers: Answers) -> dict[str, float]:
     }
 
 
-def _accelerator(built: Built, answers: Answers) -> dict[str, float]:
+def _accelerator(built: Built, answers: ProbeOutputs) -> dict[str, float]:
     """On a GPU, where there is one: as it is, without cuDNN, with TF32, and with deterministic algorithms."""
     if not torch.cuda.is_available():
         return {}

@@ -131,7 +131,7 @@ def _modes(module: nn.Module) -> Iterator[Variant]:
             cure="model.train()",
             back="model.eval()",
             alter=_train,
-            as_it_is=True,
+            native_mode=True,
         )
 
 

@@ -110,7 +110,7 @@ def layer_distance(recorded: Layer, found: Layer) -> float:
     return relative if math.isfinite(relative) else math.inf
 
 
-def first_departure(
+def first_divergence(
     recorded: Sequence[Layer], found: Mapping[str, Layer], allowed: float
 ) -> tuple[Layer, float] | None:
     """The first layer that gives something else than arithmetic explains, and how far off it is.

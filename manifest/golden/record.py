@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 
 from manifest.golden.floor import Built, Elsewhere, Thoroughness, layer_floors, measure
 from manifest.golden.layers import sketched
-from manifest.golden.run import Answers, relative_distance
+from manifest.golden.run import ProbeOutputs, relative_distance
 from manifest.probes.inputs import Inputs, inputs_digest
 from manifest.schema.document import Golden, Layer
 
 
 def record(
     built: Built,
-    answers: Answers,
-    rebuilt: Answers,
+    answers: ProbeOutputs,
+    rebuilt: ProbeOutputs,
     variants: Mapping[str, Callable[[], Built]],
     *,
     precision: str = "fp32",
@@ -57,7 +57,7 @@ def prepared(inputs: Inputs) -> list[Layer]:
     return [sketched(kind, tensor) for kind, tensor in inputs.tensors.items() if tensor.is_floating_point()]
 
 
-def contrasted(first: Answers, wrong: Built) -> float:
+def contrasted(first: ProbeOutputs, wrong: Built) -> float:
     """How far a wrong model is from the right one, for the first samples."""
     outputs = wrong.ask(first.inputs).outputs
     found = max((relative_distance(tensor, outputs[name]) for name, tensor in first.outputs.items()), default=0.0)

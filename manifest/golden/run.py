@@ -29,7 +29,7 @@ Outputs = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Answers:
+class ProbeOutputs:
     """What one model said to one probe, in full.
 
     Attributes:
@@ -55,16 +55,16 @@ class Answers:
         }
 
 
-def ask(
+def run_probe(
     family: Family,
     architecture: Architecture,
     module: nn.Module,
     inputs: Inputs,
     *,
     threads: int | None = None,
-    as_it_is: bool = False,
+    native_mode: bool = False,
     layers: bool = False,
-) -> Answers:
+) -> ProbeOutputs:
     """Run a probe through a module, in eval mode and float32 unless it is to be asked as it is.
 
     Args:
@@ -80,13 +80,13 @@ def ask(
         ArchitectureError: The module fails on its own probe.
     """
     with contextlib.ExitStack() as stack:
-        if not as_it_is:
+        if not native_mode:
             # A caller that varies the arithmetic does so around this.
             stack.enter_context(neutral_process(arithmetic=False))
         stack.enter_context(undisturbed(module))
         stack.enter_context(on_threads(threads))
         stack.enter_context(_uncompiled())
-        if not as_it_is:
+        if not native_mode:
             module.eval()
         seen = stack.enter_context(watched(module)) if layers else {}
         try:
@@ -101,7 +101,7 @@ def ask(
         # What is no number reads as nothing; callers refuse it.
         readings = family.readings(architecture, module, inputs, outputs) if finite(outputs) else []
         used = torch.get_num_threads()
-    return Answers(inputs, {name: _plain(tensor) for name, tensor in outputs.items()}, readings, used, dict(seen))
+    return ProbeOutputs(inputs, {name: _plain(tensor) for name, tensor in outputs.items()}, readings, used, dict(seen))
 
 
 def recorded(probe: str, name: str, tensor: torch.Tensor) -> Output:

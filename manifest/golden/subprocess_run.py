@@ -23,7 +23,7 @@ from manifest.errors import ArchitectureError
 from manifest.families import family
 from manifest.families.protocol import Creation
 from manifest.golden.precision import in_float32
-from manifest.golden.run import Outputs, ask
+from manifest.golden.run import Outputs, run_probe
 from manifest.grants import granted, granted_now
 from manifest.probes.inputs import VARIABLE
 from manifest.schema.document import Architecture
@@ -110,7 +110,7 @@ def answer(question: Mapping[str, Any]) -> Outputs:
     inputs = adapter.inputs(architecture)
     if inputs is None:
         raise ArchitectureError("The family has no probe for this model.")
-    answers = ask(adapter, architecture, module, inputs, threads=question["threads"])
+    answers = run_probe(adapter, architecture, module, inputs, threads=question["threads"])
     return {name: tensor for name, tensor in answers.outputs.items() if not name.startswith(VARIABLE)}
 
 

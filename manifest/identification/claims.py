@@ -18,7 +18,7 @@ from typing import Any
 from manifest.checkpoint import Checkpoint
 from manifest.errors import InputError
 from manifest.escaping import printable
-from manifest.identification.identify import LIBRARIES, Candidate, Identification
+from manifest.identification.identify import LIBRARIES, ArchitectureCandidate, Identification
 from manifest.identification.index import named
 from manifest.identification.pretrained import known_file, pretrained, quick_gelu_tags
 from manifest.schema.report import Finding
@@ -57,7 +57,7 @@ class Claim:
     image_size: int | None = None
 
 
-def declared(text: str) -> Claim:
+def parse_claim(text: str) -> Claim:
     """What whoever audits a file says that it is.
 
     Args:
@@ -196,7 +196,9 @@ def of_published_file(checkpoint: Checkpoint, identification: Identification) ->
         yield Claim(BY_DIGITS, meant.library, meant.name, meant.tag, meant.quick_gelu)
 
 
-def contradictions(said: Sequence[Claim], found: Identification, meant: Candidate | None) -> Iterator[Finding]:
+def contradictions(
+    said: Sequence[Claim], found: Identification, meant: ArchitectureCandidate | None
+) -> Iterator[Finding]:
     """Claims that the tensors, or other claims, do not bear out.
 
     Args:
@@ -226,7 +228,9 @@ def _against_tensors(claim: Claim, found: Identification) -> Iterator[Finding]:
         yield finding("A012", message, where=claim.source)
 
 
-def _against_activation(claim: Claim, needs: bool, said: Sequence[Claim], meant: Candidate | None) -> Iterator[Finding]:
+def _against_activation(
+    claim: Claim, needs: bool, said: Sequence[Claim], meant: ArchitectureCandidate | None
+) -> Iterator[Finding]:
     """A tag that was trained with one activation, and a config or a name that builds another."""
     trained, built = ("QuickGELU", "GELU") if needs else ("GELU", "QuickGELU")
     what = f"{printable(claim.tag or '')} of {printable(claim.name or '')}"

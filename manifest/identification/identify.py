@@ -15,10 +15,10 @@ from typing import Any
 
 from manifest.identification import index
 from manifest.identification.index.templates import Filled, covered, filled
-from manifest.identification.key_mapping import Renamed, is_openai_archive, renamings
+from manifest.identification.key_mapping import KeyMapping, is_openai_archive, renamings
 from manifest.identification.pretrained import quick_gelu_tags
 from manifest.schema.vocabulary import role_words
-from manifest.weights.shape_diff import Fit, Shape, fit
+from manifest.weights.shape_diff import Shape, ShapeDiff, shape_diff
 
 LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
 """In the order in which equal candidates are named."""
@@ -41,7 +41,7 @@ _WRITTEN_BY = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ArchitectureCandidate:
     """An architecture that some weights could be of.
 
     Attributes:
@@ -57,7 +57,7 @@ class Candidate:
     library: str
     name: str
     settings: Mapping[str, Any]
-    fit: Fit
+    fit: ShapeDiff
     roles: Mapping[str, str]
     shapes: Mapping[str, Shape]
     stored: Mapping[str, str]
@@ -96,7 +96,7 @@ class Identification:
         notes: What names and shapes do not tell, one sentence each.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ArchitectureCandidate, ...]
     renaming: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -118,7 +118,7 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     if len(shapes) > most:
         said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
         return Identification((), (), (said, *notes))
-    tried: list[Renamed] = []
+    tried: list[KeyMapping] = []
     for renamed in renamings(shapes):
         tried.append(renamed)
         if not renamed.part and (found := _exact(renamed)):
@@ -127,7 +127,7 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     return _told(found, renamed, shapes, notes) if found else Identification((), (), tuple(notes))
 
 
-def held_to(library: str | None, name: str, shapes: Mapping[str, Shape]) -> Candidate | None:
+def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> ArchitectureCandidate | None:
     """One architecture, by its name, held against weights under whichever of their names fit it best.
 
     Args:
@@ -146,12 +146,12 @@ def held_to(library: str | None, name: str, shapes: Mapping[str, Shape]) -> Cand
     return max(found, key=_rank, default=None)
 
 
-def _exact(renamed: Renamed) -> list[Candidate]:
+def _exact(renamed: KeyMapping) -> list[ArchitectureCandidate]:
     known = [_candidate(each, renamed) for each in index.exact(renamed.shapes)]
     return sorted((each for each in known or _templates(renamed) if each.exact), key=_order)
 
 
-def _nearest(tried: list[Renamed]) -> tuple[list[Candidate], Renamed]:
+def _nearest(tried: list[KeyMapping]) -> tuple[list[ArchitectureCandidate], KeyMapping]:
     """What is nearest by the best way to name the weights, and that way."""
     same = index.shaped(tried[0].shapes.values())  # names change, and hardly any shapes
     ways = []
@@ -168,24 +168,24 @@ def _nearest(tried: list[Renamed]) -> tuple[list[Candidate], Renamed]:
     return max(read, key=lambda pair: (*pair[0][0].likeness, not pair[1].part), default=([], tried[0]))
 
 
-def _read(renamed: Renamed, near: list[index.Near]) -> list[Candidate]:
+def _read(renamed: KeyMapping, near: list[index.Near]) -> list[ArchitectureCandidate]:
     """Candidates among some entries and the templates, the best first, as far as they are worth naming."""
     # Architectures of one entry fit alike, so one of them stands for all until they are named.
     firsts = [_candidate(index.of_entry(each.entry)[0], renamed) for each in near]
     found = [each for each in (*firsts, *_templates(renamed)) if _is_near(each, renamed)]
     found.sort(key=lambda each: (*(-value for value in _rank(each)), *_order(each)))
-    named: list[Candidate] = []
+    named: list[ArchitectureCandidate] = []
     for each in found:
         if len(named) < _MOST_NAMED and each.likeness[0] >= _WORTH_NAMING * found[0].likeness[0]:
             named += _twins(each)
     return named
 
 
-def _rank(candidate: Candidate) -> tuple[float, ...]:
+def _rank(candidate: ArchitectureCandidate) -> tuple[float, ...]:
     return *candidate.likeness, -len(candidate.fit.missing)
 
 
-def _twins(candidate: Candidate) -> list[Candidate]:
+def _twins(candidate: ArchitectureCandidate) -> list[ArchitectureCandidate]:
     """A candidate, and the architectures that share its entry."""
     known = index.named(candidate.library, candidate.name)
     if known is None:
@@ -194,7 +194,7 @@ def _twins(candidate: Candidate) -> list[Candidate]:
     return sorted((replace(candidate, library=e.library, name=e.name, settings=e.settings) for e in same), key=_order)
 
 
-def _is_near(candidate: Candidate, renamed: Renamed) -> bool:
+def _is_near(candidate: ArchitectureCandidate, renamed: KeyMapping) -> bool:
     named = len(candidate.stored)
     fewer = min(len(candidate.roles), len(renamed.shapes))
     if named < min(_FEWEST_IN_COMMON, len(candidate.roles)):
@@ -203,16 +203,16 @@ def _is_near(candidate: Candidate, renamed: Renamed) -> bool:
     return same >= _NEAR_BY_SHAPE * fewer or named >= _NEAR_BY_NAME * fewer
 
 
-def _templates(renamed: Renamed) -> list[Candidate]:
+def _templates(renamed: KeyMapping) -> list[ArchitectureCandidate]:
     return [_of_template(each, renamed) for each in filled(renamed.alike, renamed.shapes)]
 
 
-def _candidate(known: index.Known, renamed: Renamed) -> Candidate:
+def _candidate(known: index.Known, renamed: KeyMapping) -> ArchitectureCandidate:
     entry = index.entry(known.entry)
     return _held(known.library, known.name, known.settings, entry.shapes, entry.roles, entry.optional, renamed)
 
 
-def _of_template(each: Filled, renamed: Renamed) -> Candidate:
+def _of_template(each: Filled, renamed: KeyMapping) -> ArchitectureCandidate:
     settings = {**each.settings, "names": "of the module in memory"} if each.template.in_memory else each.settings
     return _held("transformers", each.template.name, settings, each.shapes, each.roles, each.optional, renamed)
 
@@ -224,28 +224,30 @@ def _held(
     shapes: Mapping[str, Shape],
     roles: Mapping[str, str],
     optional: frozenset[str],
-    renamed: Renamed,
-) -> Candidate:
+    renamed: KeyMapping,
+) -> ArchitectureCandidate:
     """An architecture held against weights; tensors that do not matter count neither way."""
     idle = {each for each in renamed.optional if shapes.get(each) != renamed.shapes[each]}
     found = {each: shape for each, shape in renamed.shapes.items() if each not in idle}
-    held = fit(shapes, found, optional)
+    held = shape_diff(shapes, found, optional)
     # What depends on a size that no tensor shows is expected under its name, with no shape.
     unsized = [each for each in roles if each not in shapes]
-    held = Fit(
+    held = ShapeDiff(
         missing=(*held.missing, *(each for each in unsized if each not in found and each not in optional)),
         unexpected=tuple(each for each in held.unexpected if each not in roles),
         reshaped=held.reshaped,
     )
     stored = {each: renamed.stored[each] for each in roles if each in found and each in renamed.stored}
-    return Candidate(library, name, settings, held, roles, shapes, stored)
+    return ArchitectureCandidate(library, name, settings, held, roles, shapes, stored)
 
 
-def _order(candidate: Candidate) -> tuple[int, int, str]:
+def _order(candidate: ArchitectureCandidate) -> tuple[int, int, str]:
     return LIBRARIES.index(candidate.library), len(candidate.name), candidate.name
 
 
-def _told(found: list[Candidate], renamed: Renamed, shapes: Mapping[str, Shape], notes: list[str]) -> Identification:
+def _told(
+    found: list[ArchitectureCandidate], renamed: KeyMapping, shapes: Mapping[str, Shape], notes: list[str]
+) -> Identification:
     of_openai = is_openai_archive(shapes)
     if of_openai:
         found.sort(key=lambda each: not each.settings.get("quick_gelu"))
@@ -254,7 +256,7 @@ def _told(found: list[Candidate], renamed: Renamed, shapes: Mapping[str, Shape],
     return Identification(tuple(found), renamed.words, (*told, *_left_out(found[0]), *notes))
 
 
-def _same(twins: list[Candidate]) -> Iterator[str]:
+def _same(twins: list[ArchitectureCandidate]) -> Iterator[str]:
     """What would tell architectures apart that have the same names and shapes."""
     for library in dict.fromkeys(each.library for each in twins):
         named = [each for each in twins if each.library == library]
@@ -275,7 +277,7 @@ def _same(twins: list[Candidate]) -> Iterator[str]:
         yield f"The names are the same in {_listed(libraries)}."
 
 
-def _tags(twins: list[Candidate], *, of_openai: bool) -> Iterator[str]:
+def _tags(twins: list[ArchitectureCandidate], *, of_openai: bool) -> Iterator[str]:
     """Which published weights of colliding names need QuickGELU."""
     if of_openai:
         yield "OpenAI trained its models with QuickGELU."
@@ -291,7 +293,7 @@ def _tags(twins: list[Candidate], *, of_openai: bool) -> Iterator[str]:
                 yield f"Of the published weights of {each.name}, {_listed(quick)} need QuickGELU{rest}."
 
 
-def _parts(best: Candidate) -> Iterator[str]:
+def _parts(best: ArchitectureCandidate) -> Iterator[str]:
     """Of what the weights are only a part, and what was changed to fit another purpose."""
     if best.settings.get("image_tower"):
         yield f"{best.name} is the vision tower alone of a CLIP, or was made of one: timm has no text towers."
@@ -316,7 +318,7 @@ def _switched(name: str) -> str:
     return name.replace(quick, "_clip_") if quick in name else name.replace("_clip_", quick)
 
 
-def _alternatives(found: list[Candidate]) -> Iterator[str]:
+def _alternatives(found: list[ArchitectureCandidate]) -> Iterator[str]:
     """What a part of a model is a part of as well."""
     best = found[0]
     equal = [each.name for each in found if each.shapes != best.shapes and each.likeness == best.likeness]
@@ -324,7 +326,7 @@ def _alternatives(found: list[Candidate]) -> Iterator[str]:
         yield f"What is there fits {_listed(equal)} as well, and may fit others."
 
 
-def _left_out(best: Candidate) -> Iterator[str]:
+def _left_out(best: ArchitectureCandidate) -> Iterator[str]:
     """Why a text tower is unexpected that some models of open_clip have."""
     if any(_OF_HUGGING_FACE.match(name) for name in best.fit.unexpected):
         names = _listed(index.left_out()["open_clip"], limit=20)

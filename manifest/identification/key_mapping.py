@@ -29,7 +29,7 @@ _OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
 
 
 @dataclass(frozen=True)
-class Renamed:
+class KeyMapping:
     """Weights by the names that an architecture may have for them.
 
     Attributes:
@@ -63,7 +63,7 @@ def is_openai_archive(shapes: Mapping[str, Shape]) -> bool:
     return shapes.keys() >= _OF_OPENAI
 
 
-def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
+def renamings(shapes: Mapping[str, Shape]) -> Iterator[KeyMapping]:
     """Weights under other names, the least changed first."""
     names: dict[str, str] = {name: name for name in shapes}
     words: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
             above = (f'prefix "{prefix}" removed',) if prefix else ()
             yield _renamed(shapes, inner, (*words, *above, "wrappers within removed"))
     if (released := by_open_clip(shapes)) is not None:
-        yield Renamed(*released)
+        yield KeyMapping(*released)
     yield from _groups(shapes, names, prefix, words)
     if prefix:
         words = (*words, f'prefix "{prefix}" removed')
@@ -98,7 +98,7 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[Renamed]:
 
 def _groups(
     shapes: Mapping[str, Shape], names: Mapping[str, str], above: str, words: tuple[str, ...]
-) -> Iterator[Renamed]:
+) -> Iterator[KeyMapping]:
     """One of several models in a file, the others under the names that they have."""
     heads = Counter(name[: name.index(".") + 1] for name in names if "." in name)
     for head, count in heads.most_common(_MOST_GROUPS):
@@ -126,5 +126,5 @@ def _common(names: Mapping[str, str]) -> str | None:
 
 def _renamed(
     shapes: Mapping[str, Shape], names: Mapping[str, str], words: tuple[str, ...], *, part: bool = False
-) -> Renamed:
-    return Renamed({name: shapes[stored] for name, stored in names.items()}, names, words, part)
+) -> KeyMapping:
+    return KeyMapping({name: shapes[stored] for name, stored in names.items()}, names, words, part)

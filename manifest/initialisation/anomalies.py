@@ -25,7 +25,7 @@ _MANY_DENORMALS = 0.05
 
 
 @dataclass(frozen=True)
-class Oddity:
+class Anomaly:
     """Something odd about some tensors.
 
     Attributes:
@@ -39,7 +39,7 @@ class Oddity:
     message: str
 
 
-def oddities(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[Oddity]:
+def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[Anomaly]:
     """What is odd about a checkpoint's tensors, in one pass over the bytes of those that can be not finite.
 
     Args:
@@ -69,11 +69,11 @@ def oddities(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list
     ]
 
 
-def _not_finite(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> list[Oddity]:
+def _not_finite(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> list[Anomaly]:
     # A mask is made of infinities.
     scanned = {name: tensor for name, tensor in tensors.items() if not name.endswith("mask")}
     return [
-        Oddity(
+        Anomaly(
             "not-finite",
             (name,),
             f"{name} has {_counted(found.nans, 'NaN')} and {_counted(found.infinities, 'infinite value')} "
@@ -91,20 +91,20 @@ def _constants(
     return {name: value for name, value in found if value is not None}
 
 
-def _of_one_value(constants: Mapping[str, float]) -> list[Oddity]:
+def _of_one_value(constants: Mapping[str, float]) -> list[Anomaly]:
     zeros = tuple(name for name, value in constants.items() if value == 0)
-    odd = [Oddity("all-zero", zeros, f"{_subject(zeros)} zero throughout.")] if zeros else []
+    odd = [Anomaly("all-zero", zeros, f"{_subject(zeros)} zero throughout.")] if zeros else []
     return odd + [
-        Oddity("constant", (name,), f"{name} is {value:.6g} throughout.")
+        Anomaly("constant", (name,), f"{name} is {value:.6g} throughout.")
         for name, value in constants.items()
         if value != 0
     ]
 
 
-def _denormals(samples: Mapping[str, Sample]) -> list[Oddity]:
+def _denormals(samples: Mapping[str, Sample]) -> list[Anomaly]:
     shares = {name: share for name, some in samples.items() if (share := _denormal_share(some)) > _MANY_DENORMALS}
     return [
-        Oddity("denormal", (name,), f"{share:.0%} of the values of {name} are too small for all their digits.")
+        Anomaly("denormal", (name,), f"{share:.0%} of the values of {name} are too small for all their digits.")
         for name, share in shares.items()
     ]
 
@@ -114,7 +114,7 @@ def _denormal_share(some: Sample) -> float:
     return float(((size > 0) & (size < some.least_normal)).mean())
 
 
-def _duplicates(checkpoint: Checkpoint, samples: Mapping[str, Sample]) -> list[Oddity]:
+def _duplicates(checkpoint: Checkpoint, samples: Mapping[str, Sample]) -> list[Anomaly]:
     """Tensors with the same values, those together that belong to the same two layers."""
     suspects: dict[tuple[object, ...], list[str]] = {}
     for name, some in samples.items():
@@ -150,19 +150,19 @@ def _places(first: str, second: str) -> tuple[str, str]:
     return first[:-ending], second[:-ending]
 
 
-def _duplicate(places: tuple[str, str], pairs: list[tuple[str, str]]) -> Oddity:
+def _duplicate(places: tuple[str, str], pairs: list[tuple[str, str]]) -> Anomaly:
     names = tuple(name for pair in pairs for name in pair)
     if len(pairs) == 1:
-        return Oddity("duplicate", names, f"{pairs[0][0]} and {pairs[0][1]} have the same values.")
-    return Oddity("duplicate", names, f"{places[0]} and {places[1]} have the same values in {len(pairs)} weights.")
+        return Anomaly("duplicate", names, f"{pairs[0][0]} and {pairs[0][1]} have the same values.")
+    return Anomaly("duplicate", names, f"{places[0]} and {places[1]} have the same values in {len(pairs)} weights.")
 
 
-def _fresh_layers(checkpoint: Checkpoint, names: Iterable[str]) -> list[Oddity]:
+def _fresh_layers(checkpoint: Checkpoint, names: Iterable[str]) -> list[Anomaly]:
     blocks = tuple(Examination(names, checkpoint).fresh_blocks())
     if not blocks:
         return []
     message = f"{_subject(blocks)} as an initialiser leaves them, and others like them were trained."
-    return [Oddity("fresh-layers", blocks, message)]
+    return [Anomaly("fresh-layers", blocks, message)]
 
 
 def _subject(names: tuple[str, ...]) -> str:

@@ -33,7 +33,7 @@ _LATTICE_NEAR = 64
 _FEWEST_ON_LATTICE = 8
 
 
-class Shape(Enum):
+class DistributionShape(Enum):
     """A distribution up to its scale; all have mean zero. The value is the fourth moment over the squared variance."""
 
     NORMAL = 3.0
@@ -52,16 +52,16 @@ _CUT_DEVIATION = math.sqrt(1 - 2 * _CUT * _DENSITY_AT_CUT / _WITHIN_CUT)
 class Initialiser:
     """A shape with the standard deviation that its values have."""
 
-    shape: Shape
+    shape: DistributionShape
     deviation: float
 
     @property
     def bound(self) -> float:
         """The greatest absolute value that it gives."""
         return {
-            Shape.NORMAL: math.inf,
-            Shape.UNIFORM: self.deviation * math.sqrt(3),
-            Shape.TRUNCATED: self.deviation * _CUT / _CUT_DEVIATION,
+            DistributionShape.NORMAL: math.inf,
+            DistributionShape.UNIFORM: self.deviation * math.sqrt(3),
+            DistributionShape.TRUNCATED: self.deviation * _CUT / _CUT_DEVIATION,
         }[self.shape]
 
 
@@ -81,27 +81,27 @@ def initialisers(shape: tuple[int, ...], layers: int, layer: int) -> set[Initial
     for fan in ends:
         found |= _of_one_fan(fan, layers)
     if shape[1] == 1:  # depthwise: timm divides the fan by the number of groups
-        found.add(Initialiser(Shape.NORMAL, math.sqrt(2 / kernel)))
+        found.add(Initialiser(DistributionShape.NORMAL, math.sqrt(2 / kernel)))
     # The second and third: queries, keys and values in one matrix, initialised as three.
     for total in (fan_in + fan_out, fan_in + fan_out / 3):
-        found.add(Initialiser(Shape.UNIFORM, math.sqrt(2 / total)))
-        found.add(Initialiser(Shape.NORMAL, math.sqrt(2 / total)))
+        found.add(Initialiser(DistributionShape.UNIFORM, math.sqrt(2 / total)))
+        found.add(Initialiser(DistributionShape.NORMAL, math.sqrt(2 / total)))
     return found | _of_any_shape(layers, layer)
 
 
 def _of_one_fan(fan: int, layers: int) -> set[Initialiser]:
     width = 1 / math.sqrt(fan)
     return {
-        Initialiser(Shape.UNIFORM, width / math.sqrt(3)),  # torch's own for linear layers and convolutions
-        Initialiser(Shape.UNIFORM, width),  # LeCun
-        Initialiser(Shape.UNIFORM, width * math.sqrt(2)),  # Kaiming
-        Initialiser(Shape.NORMAL, width),  # LeCun, projections and queries of CLIP
-        Initialiser(Shape.NORMAL, width * math.sqrt(2)),  # Kaiming
-        Initialiser(Shape.NORMAL, width / math.sqrt(2)),  # CLIP's first layer of an MLP
-        Initialiser(Shape.NORMAL, width / math.sqrt(2 * layers)),  # CLIP's last layer of a branch
-        Initialiser(Shape.TRUNCATED, width),  # LeCun in flax and timm
-        Initialiser(Shape.NORMAL, width / _CUT_DEVIATION),  # LeCun in transformers, which cuts further out
-        Initialiser(Shape.TRUNCATED, width * math.sqrt(2)),
+        Initialiser(DistributionShape.UNIFORM, width / math.sqrt(3)),  # torch's own for linear layers and convolutions
+        Initialiser(DistributionShape.UNIFORM, width),  # LeCun
+        Initialiser(DistributionShape.UNIFORM, width * math.sqrt(2)),  # Kaiming
+        Initialiser(DistributionShape.NORMAL, width),  # LeCun, projections and queries of CLIP
+        Initialiser(DistributionShape.NORMAL, width * math.sqrt(2)),  # Kaiming
+        Initialiser(DistributionShape.NORMAL, width / math.sqrt(2)),  # CLIP's first layer of an MLP
+        Initialiser(DistributionShape.NORMAL, width / math.sqrt(2 * layers)),  # CLIP's last layer of a branch
+        Initialiser(DistributionShape.TRUNCATED, width),  # LeCun in flax and timm
+        Initialiser(DistributionShape.NORMAL, width / _CUT_DEVIATION),  # LeCun in transformers, which cuts further out
+        Initialiser(DistributionShape.TRUNCATED, width * math.sqrt(2)),
     }
 
 
@@ -110,13 +110,13 @@ def _of_any_shape(layers: int, layer: int) -> set[Initialiser]:
     # torchvision's Inception at two deviations.
     deep = {0.02 / math.sqrt(2 * layers), 0.02 / math.sqrt(2 * (layer + 1))}  # GPT-2; BEiT and EVA
     return {
-        *(Initialiser(Shape.NORMAL, deviation) for deviation in (1.0, 0.1, 0.02, 0.01, 0.001, 2e-5, *deep)),
-        *(Initialiser(Shape.TRUNCATED, deviation * _CUT_DEVIATION) for deviation in (0.1, 0.02, 0.01)),
+        *(Initialiser(DistributionShape.NORMAL, deviation) for deviation in (1.0, 0.1, 0.02, 0.01, 0.001, 2e-5, *deep)),
+        *(Initialiser(DistributionShape.TRUNCATED, deviation * _CUT_DEVIATION) for deviation in (0.1, 0.02, 0.01)),
     }
 
 
 @dataclass(frozen=True)
-class Fit:
+class DistributionFit:
     """The result of comparing values with initialisers.
 
     Attributes:
@@ -128,7 +128,7 @@ class Fit:
     exact: bool = False
 
 
-def fit(values: Sample, candidates: set[Initialiser]) -> Fit:
+def fit_distribution(values: Sample, candidates: set[Initialiser]) -> DistributionFit:
     """Whether a sample is a draw from one of some initialisers, at `SIGNIFICANCE`.
 
     Two tests with half of it each: the variance against its known value (chi-square, with the degrees of freedom that
@@ -138,22 +138,24 @@ def fit(values: Sample, candidates: set[Initialiser]) -> Fit:
     """
     prepared = _prepared(values)
     if prepared is None:
-        return Fit()
+        return DistributionFit()
     chances = {candidate: chance for candidate in candidates if (chance := _chance(prepared, candidate)) > SIGNIFICANCE}
     if not chances:
-        return Fit()
-    lattice = [one for one in chances if one.shape is Shape.UNIFORM and values_on_lattice(values, one.bound)]
+        return DistributionFit()
+    lattice = [
+        one for one in chances if one.shape is DistributionShape.UNIFORM and values_on_lattice(values, one.bound)
+    ]
     best = max(lattice or chances, key=lambda one: chances[one])
-    return Fit(best, bool(lattice))
+    return DistributionFit(best, bool(lattice))
 
 
 def fits_some_scale(values: Sample) -> bool:
-    """Whether a sample is a draw of one of the shapes, whatever its scale; says less than `fit`."""
+    """Whether a sample is a draw of one of the shapes, whatever its scale; says less than `fit_distribution`."""
     prepared = _prepared(values)
     if prepared is None:
         return False
     deviation = math.sqrt(prepared.mean_square)
-    return any(_kolmogorov(prepared, Initialiser(shape, deviation)) > SIGNIFICANCE for shape in Shape)
+    return any(_kolmogorov(prepared, Initialiser(shape, deviation)) > SIGNIFICANCE for shape in DistributionShape)
 
 
 def values_on_lattice(values: Sample, bound: float) -> bool:
@@ -242,9 +244,9 @@ def _kolmogorov(prepared: _Prepared, initialiser: Initialiser) -> float:
 
 def _cumulative(initialiser: Initialiser, values: Floats) -> Floats:
     standard = values / initialiser.deviation
-    if initialiser.shape is Shape.UNIFORM:
+    if initialiser.shape is DistributionShape.UNIFORM:
         return np.clip((standard / math.sqrt(3) + 1) / 2, 0.0, 1.0)
-    if initialiser.shape is Shape.NORMAL:
+    if initialiser.shape is DistributionShape.NORMAL:
         return np.interp(standard, _GRID, _normal_on_grid())
     inside = np.interp(standard * _CUT_DEVIATION, _GRID, _normal_on_grid())
     return np.clip((inside - (1 - _WITHIN_CUT) / 2) / _WITHIN_CUT, 0.0, 1.0)

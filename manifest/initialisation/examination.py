@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from manifest.checkpoint import Checkpoint, StoredTensor
-from manifest.initialisation.distributions import FEWEST, Fit, Initialiser, Shape, fit, fits_some_scale, initialisers
+from manifest.initialisation.distributions import (
+    FEWEST,
+    DistributionFit,
+    DistributionShape,
+    Initialiser,
+    fit_distribution,
+    fits_some_scale,
+    initialisers,
+)
 from manifest.initialisation.values import FLOATING, Sample, all_equal, constant, sample
 
 _SCALE_LEAVES = ("weight", "scale", "gamma", "alpha")
@@ -227,7 +235,7 @@ class Examination:
             return MatrixState.OTHER
         if values.constant is not None:
             return MatrixState.CONSTANT
-        found = fit(values, self._candidates(name))
+        found = fit_distribution(values, self._candidates(name))
         if found.initialiser is not None:
             return MatrixState.EXACT if found.exact else MatrixState.KNOWN
         return MatrixState.OTHER
@@ -247,19 +255,19 @@ class Examination:
             return BiasState.EXACT
         return BiasState.MOVED if found.initialiser is None else BiasState.KNOWN
 
-    def _bias_fit(self, name: str, values: Sample) -> Fit:
+    def _bias_fit(self, name: str, values: Sample) -> DistributionFit:
         """A bias begins at one value, or within torch's bound for its layer, or within millionths (vision in flax)."""
-        candidates = {Initialiser(Shape.NORMAL, 1e-6)}
+        candidates = {Initialiser(DistributionShape.NORMAL, 1e-6)}
         stem, leaf = split(name)
         weight = self._leaves[stem].get(leaf.removesuffix("bias") + "weight")
         if weight is not None and len(self._tensor(weight).shape) > 1 and self._tensor(weight).numel:
             shape = self._tensor(weight).shape
             inputs = self._tensor(weight).numel // shape[0]
-            candidates |= {Initialiser(Shape.UNIFORM, (3 * fan) ** -0.5) for fan in {inputs, shape[0]}}
+            candidates |= {Initialiser(DistributionShape.UNIFORM, (3 * fan) ** -0.5) for fan in {inputs, shape[0]}}
         if values.values.size >= FEWEST:
-            return fit(values, candidates)
+            return fit_distribution(values, candidates)
         within = [one for one in candidates if abs(values.values).max() <= min(one.bound, 6 * one.deviation) * 1.01]
-        return Fit(within[0]) if within else Fit()
+        return DistributionFit(within[0]) if within else DistributionFit()
 
 
 class _Block:

@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manifest.checkpoint import Checkpoint
-from manifest.initialisation.anomalies import Oddity, oddities
+from manifest.initialisation.anomalies import Anomaly, anomalies_of
 from manifest.initialisation.distributions import SIGNIFICANCE
 from manifest.initialisation.examination import BiasState, Examination, MatrixState, NormState
 from manifest.schema.name_ranges import listed
 from manifest.schema.vocabulary import Training
 
-__all__ = ["TOWERS", "Evidence", "Oddity", "evidence", "oddities"]
+__all__ = ["TOWERS", "Evidence", "Anomaly", "evidence", "anomalies_of"]
 
 TOWERS = {
     "vision_projection": ("vision_tower",),

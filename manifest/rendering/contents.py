@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
-from manifest.checkpoint.contents import Candidate
+from manifest.checkpoint.contents import StateDictCandidate
 from manifest.checks.safety import Safety, is_only_unknown, safety_of
 from manifest.escaping import printable
 
@@ -116,13 +116,13 @@ def _data_of(stored: Checkpoint, tensor: StoredTensor) -> Mapping[str, Any]:
     return {}
 
 
-def _chosen(stored: Checkpoint) -> tuple[Candidate, list[Candidate]]:
+def _chosen(stored: Checkpoint) -> tuple[StateDictCandidate, list[StateDictCandidate]]:
     """The candidate that is chosen, and the others."""
     first = next(candidate for candidate in stored.candidates if candidate.path == stored.state_path)
     return first, [candidate for candidate in stored.candidates if candidate is not first]
 
 
-def _describe(candidate: Candidate) -> str:
+def _describe(candidate: StateDictCandidate) -> str:
     types = Counter(tensor.dtype for tensor in candidate.tensors.values())
     elements = sum(tensor.numel for tensor in candidate.tensors.values())
     counts = ", ".join(f"{count} {dtype}" for dtype, count in sorted(types.items()))
@@ -131,7 +131,7 @@ def _describe(candidate: Candidate) -> str:
     )
 
 
-def _place(candidate: Candidate) -> str:
+def _place(candidate: StateDictCandidate) -> str:
     return ".".join(candidate.path) or "the top"
 
 

@@ -91,7 +91,7 @@ class History:
     unrecorded: tuple[str, ...] = ()
 
 
-def trace(generations: Sequence[Generation]) -> tuple[Descent, ...]:
+def trace_descent(generations: Sequence[Generation]) -> tuple[Descent, ...]:
     """Checkpoints with those that they started from, newest first; in a ring of ancestors, the newest begins."""
     newest = sorted(sorted(generations, key=lambda each: each.path), key=lambda each: each.created, reverse=True)
     found = _Found(newest)

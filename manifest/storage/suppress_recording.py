@@ -10,9 +10,9 @@ _OWN_WORK = threading.local()
 
 
 @contextlib.contextmanager
-def own_work() -> Iterator[None]:
+def suppress_recording() -> Iterator[None]:
     """Inside, what this thread writes, renames and removes is this package's doing, and no training's."""
-    before = at_own_work()
+    before = recording_suppressed()
     _OWN_WORK.now = True
     try:
         yield
@@ -20,6 +20,6 @@ def own_work() -> Iterator[None]:
         _OWN_WORK.now = before
 
 
-def at_own_work() -> bool:
-    """Whether this thread is inside of `own_work`."""
+def recording_suppressed() -> bool:
+    """Whether this thread is inside of `suppress_recording`."""
     return bool(getattr(_OWN_WORK, "now", False))

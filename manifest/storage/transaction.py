@@ -18,7 +18,7 @@ from manifest.signing import read_bundle
 from manifest.storage.files import _STAGED, _alone_in, _mode_of, _sync_directory, _write_durably
 from manifest.storage.places import is_special, kind_of, kind_of_mode, storage_errors
 from manifest.storage.sidecars import Pending, Sidecars, _described, recorded_files
-from manifest.storage.suppress_recording import own_work
+from manifest.storage.suppress_recording import suppress_recording
 from manifest.temporaries import remove_leftovers, temporary_directory
 
 
@@ -80,7 +80,7 @@ def staging(checkpoint: Path) -> Iterator[Path]:
     What a killed save to the same place has left is removed first. Errors of the file system become one-sentence
     `StorageError`s, also those that libraries wrap in their own.
     """
-    with own_work(), storage_errors(checkpoint):
+    with suppress_recording(), storage_errors(checkpoint):
         remove_leftovers(checkpoint.parent, checkpoint.name)
         with temporary_directory(checkpoint) as hidden:
             yield hidden / _STAGED
@@ -89,7 +89,7 @@ def staging(checkpoint: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def sidecars_only(checkpoint: Path) -> Iterator[None]:
     """Inside, only the sidecars of a checkpoint change; errors of the file system become `StorageError`s."""
-    with own_work(), storage_errors(checkpoint):
+    with suppress_recording(), storage_errors(checkpoint):
         yield
 
 

@@ -19,10 +19,10 @@ from manifest.families.wrappers import unwrap
 from manifest.golden.floor import Thoroughness
 from manifest.signing import PrivateKey
 from manifest.storage.places import is_special, place_to_save, warn_of_special
-from manifest.storage.suppress_recording import at_own_work, own_work
+from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
 from manifest.training.constructor_tracking import remember_makers
 from manifest.training.patches import Function, Patches, Wrapping
-from manifest.training.recorder import SIDECARS, Scribe, When, new_scribe
+from manifest.training.recorder import SIDECARS, CheckpointRecorder, When, new_recorder
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
@@ -37,7 +37,7 @@ def recording(
     partial: Sequence[str] = (),
     dataset: str | None = None,
     strict: bool = False,
-) -> Iterator[Scribe]:
+) -> Iterator[CheckpointRecorder]:
     """Inside, models' makings are remembered, and every save of theirs is followed by its manifest.
 
     `torch.save`, `safetensors.torch.save_file` and `save_model`, and the savers of libraries that call these, are
@@ -57,11 +57,11 @@ def recording(
     Yields:
         What has been described, left alone and failed so far.
     """
-    scribe = new_scribe(key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict)
-    with scribe, Patches() as patches, _Savers(scribe) as savers:
+    recorder = new_recorder(key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict)
+    with recorder, Patches() as patches, _Savers(recorder) as savers:
         savers.install(patches)
         remember_makers(patches)
-        yield scribe
+        yield recorder
         savers.look_at_open_files()
 
 
@@ -73,8 +73,8 @@ class _Savers:
 
     _all: ClassVar[list[_Savers]] = []
 
-    def __init__(self, scribe: Scribe) -> None:
-        self._scribe = scribe
+    def __init__(self, recorder: CheckpointRecorder) -> None:
+        self._recorder = recorder
         self._process = os.getpid()
         self._open: list[tuple[ReferenceType[Any], Path]] = []
 
@@ -109,8 +109,8 @@ class _Savers:
             file = kept()
             if file is None or file.closed:
                 self._open.remove((kept, path))
-                with own_work():
-                    self._scribe.describe(path, None)
+                with suppress_recording():
+                    self._recorder.describe(path, None)
 
     def _torch_save(self, original: Function) -> Function:
         def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,8 +122,8 @@ class _Savers:
                 result = original(obj, f, *args, **kwargs)
                 self._note_special(f)
                 return result
-            with own_work():
-                return self._scribe.save(
+            with suppress_recording():
+                return self._recorder.save(
                     place, obj, lambda target: original(obj, target, *args, **kwargs), to_file=True
                 )
 
@@ -136,8 +136,8 @@ class _Savers:
                 result = original(tensors, filename, *args, **kwargs)
                 self._note_special(filename)
                 return result
-            with own_work():
-                return self._scribe.save(
+            with suppress_recording():
+                return self._recorder.save(
                     place, tensors, lambda target: original(tensors, target, *args, **kwargs), to_file=False
                 )
 
@@ -148,8 +148,8 @@ class _Savers:
             place = kwargs.get("checkpoint_id")
             if not self._is_on() or not _is_name(place) or kwargs.get("no_dist") or kwargs.get("process_group"):
                 return original(state_dict, *args, **kwargs)
-            with own_work():
-                return self._scribe.save_together(
+            with suppress_recording():
+                return self._recorder.save_together(
                     _absolute(place), state_dict, lambda: original(state_dict, *args, **kwargs)
                 )
 
@@ -162,9 +162,9 @@ class _Savers:
             result = original(model, save_directory, *args, **kwargs)
             self._look_at_index(save_directory, model)
             alone = _absolute(save_directory) / "model.safetensors"
-            if self._is_on() and self._scribe.was_left_alone(alone):
-                with own_work():
-                    self._scribe.describe(alone, model)
+            if self._is_on() and self._recorder.was_left_alone(alone):
+                with suppress_recording():
+                    self._recorder.describe(alone, model)
             return result
 
         return save_pretrained
@@ -174,8 +174,8 @@ class _Savers:
             content = original(f, *args, **kwargs)
             name = f if _is_name(f) else getattr(f, "name", None)
             if self._is_on() and _is_name(name) and Path(name).is_file():
-                with own_work():
-                    self._scribe.origins.loaded(_absolute(name), content)
+                with suppress_recording():
+                    self._recorder.origins.loaded(_absolute(name), content)
             return content
 
         return load
@@ -184,7 +184,7 @@ class _Savers:
         def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(module, state_dict, *args, **kwargs)
             if isinstance(state_dict, Mapping):
-                self._scribe.origins.taken(module, state_dict)
+                self._recorder.origins.taken(module, state_dict)
             return result
 
         return load_state_dict
@@ -202,8 +202,8 @@ class _Savers:
     def _look_at_index(self, save_directory: Any, model: Any) -> None:
         directory = _absolute(save_directory)
         if self._is_on() and any(directory.glob("*.index.json")):
-            with own_work():
-                self._scribe.describe(directory, model)
+            with suppress_recording():
+                self._recorder.describe(directory, model)
 
     def _save_checkpoint(self, original: Function) -> Function:
         """Of Lightning, which serialises into memory, and then writes and renames a file."""
@@ -212,8 +212,8 @@ class _Savers:
             result = original(io, checkpoint, path, *args, **kwargs)
             place = _absolute(path)
             if self._is_on() and place.is_file():
-                with own_work():
-                    self._scribe.describe(place, checkpoint)
+                with suppress_recording():
+                    self._recorder.describe(place, checkpoint)
             return result
 
         return save_checkpoint
@@ -224,9 +224,11 @@ class _Savers:
         def save_checkpoint(trainer: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(trainer, filepath, *args, **kwargs)
             place = _absolute(filepath)
-            if self._is_on() and place.is_dir() and place not in self._scribe.described:
+            if self._is_on() and place.is_dir() and place not in self._recorder.described:
                 strategy = type(trainer.strategy).__name__
-                self._scribe.leave_alone(place, f"{strategy} saves what each process has, and no process has all of it")
+                self._recorder.leave_alone(
+                    place, f"{strategy} saves what each process has, and no process has all of it"
+                )
             return result
 
         return save_checkpoint
@@ -235,8 +237,8 @@ class _Savers:
         def rename(src: Any, dst: Any, **kwargs: Any) -> Any:
             if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
                 return original(src, dst, **kwargs)
-            with own_work():
-                return self._scribe.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
+            with suppress_recording():
+                return self._recorder.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
 
         return rename
 
@@ -244,8 +246,8 @@ class _Savers:
         def copy(src: Any, dst: Any, **kwargs: Any) -> Any:
             if not self._is_on() or not (_is_name(src) and _is_name(dst)):
                 return original(src, dst, **kwargs)
-            with own_work():
-                return self._scribe.copied(_absolute(src), _absolute(dst), lambda: original(src, dst, **kwargs))
+            with suppress_recording():
+                return self._recorder.copied(_absolute(src), _absolute(dst), lambda: original(src, dst, **kwargs))
 
         return copy
 
@@ -255,19 +257,19 @@ class _Savers:
                 return original(path, *args, **kwargs)
             if os.fsdecode(path).endswith(SIDECARS) and not os.path.lexists(path):
                 return None  # it went with its checkpoint, and the script that lists a folder first cannot know
-            with own_work():
-                return self._scribe.removed(_absolute(path), lambda: original(path, *args, **kwargs))
+            with suppress_recording():
+                return self._recorder.removed(_absolute(path), lambda: original(path, *args, **kwargs))
 
         return remove
 
     def _is_on(self) -> bool:
         """Whether a call is the script's own, in the process that records, and for this recording to look at."""
-        return not at_own_work() and self._all[-1:] == [self] and os.getpid() == self._process
+        return not recording_suppressed() and self._all[-1:] == [self] and os.getpid() == self._process
 
     def _note_special(self, target: Any) -> None:
         """Say that what was written into a pipe or a device has no manifest."""
         if self._is_on() and _is_name(target) and is_special(path := _absolute(target)):
-            self._scribe.leave_alone(path, "it is no regular file")
+            self._recorder.leave_alone(path, "it is no regular file")
             warn_of_special(path)
 
     def _note_open_file(self, file: Any) -> None:

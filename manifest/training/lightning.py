@@ -19,7 +19,7 @@ from manifest.errors import InputError
 from manifest.golden.floor import Thoroughness
 from manifest.signing import PrivateKey
 from manifest.training.interception import recording
-from manifest.training.recorder import Scribe, When
+from manifest.training.recorder import CheckpointRecorder, When
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -75,24 +75,24 @@ class ManifestCallback(_callback_class()):  # type: ignore[misc]
             dataset=dataset,
             strict=strict,
         )
-        self._scribe: Scribe | None = None
+        self._recorder: CheckpointRecorder | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         del pl_module
         if stage == "fit" and trainer.is_global_zero:
             fit = contextlib.ExitStack()
             fit.callback(self._let_go)
-            self._scribe = fit.enter_context(self._recording())
+            self._recorder = fit.enter_context(self._recording())
             _end_with(trainer.strategy, fit)
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        if self._scribe is not None:
-            self._scribe.catch_up()  # with what another thread saved, as `AsyncCheckpointIO` has one do
+        if self._recorder is not None:
+            self._recorder.catch_up()  # with what another thread saved, as `AsyncCheckpointIO` has one do
 
     def _let_go(self) -> None:
-        scribe, self._scribe = self._scribe, None
-        if scribe is not None:
-            scribe.warn_of_none()
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.warn_of_none()
 
 
 def _end_with(strategy: Any, fit: contextlib.ExitStack) -> None:

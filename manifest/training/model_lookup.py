@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from manifest.errors import ArchitectureError
-from manifest.families import creation_of, family_of, made
+from manifest.families import creation_of, family_of, tracked
 from manifest.families.wrappers import unwrap
 
 Tensors = Mapping[str, torch.Tensor]
@@ -100,7 +100,7 @@ def _family_name(module: nn.Module) -> str | None:
         return None
 
 
-def namesake_of(state: Tensors) -> nn.Module | None:
+def find_by_names(state: Tensors) -> nn.Module | None:
     """A module whose names and shapes some tensors have, whatever their values; also of a model in shards."""
     first = next(iter(state)).partition(".")[0]
     for module in _modules(""):
@@ -133,7 +133,7 @@ def tensors_in(saved: Any, path: tuple[str, ...], prefix: str, names: Mapping[st
 
 def _modules(prefix: str) -> Iterator[nn.Module]:
     """Modules that may be meant, the likely ones first, some of them twice."""
-    yield from (unwrap(module) for module in made())
+    yield from (unwrap(module) for module in tracked())
     # The type itself: asking a lazy proxy for its class may run whatever it stands for.
     alive = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
     for module in alive:

@@ -23,17 +23,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from manifest.capture.description import Asking, Description, asking_of, manifest_of
+from manifest.capture.description import Description, GoldenOptions, golden_options, manifest_of
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoint
 from manifest.checkpoint.opening import renamed
-from manifest.checks.subject import show_recorded
+from manifest.checks.target import select_recorded
 from manifest.digests import bytes_digests, files_digests
-from manifest.distributed.process_group import Together
+from manifest.distributed.process_group import ProcessGroup
 from manifest.errors import CheckpointError, InputError, ManifestError, NoManifestWarning, one_line
 from manifest.families import creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Family
 from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
@@ -41,10 +41,10 @@ from manifest.schema.document import Architecture, Manifest, Provenance
 from manifest.signing import PrivateKey, private_key
 from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest
-from manifest.storage.suppress_recording import own_work
+from manifest.storage.suppress_recording import suppress_recording
 from manifest.storage.transaction import clear_sidecars, replace_file, staging
 from manifest.training.load_tracking import Origins
-from manifest.training.model_lookup import Owner, model_in, namesake_of, owner_of, stored_names, tensors_in
+from manifest.training.model_lookup import Owner, find_by_names, model_in, owner_of, stored_names, tensors_in
 from manifest.weights.assign import mapped_tensor
 from manifest.workflows.saving_distributed import describe_distributed
 from manifest.workflows.signing import publish_signed
@@ -91,12 +91,12 @@ class _Job:
     manifest: Manifest | None = None
 
 
-class Scribe:
+class CheckpointRecorder:
     """Describes what is saved; a context manager that waits for all manifests at its end.
 
     Args:
         signer: Signs every manifest.
-        asking: What is recorded of the models' answers at every save; None for nothing.
+        options: What is recorded of the models' answers at every save; None for nothing.
         asking_last: What is recorded of the last save's, at the end; None for nothing.
         partial: Roles of components that are untrained by design.
         dataset: A note on the data.
@@ -113,8 +113,8 @@ class Scribe:
         self,
         *,
         signer: PrivateKey | None = None,
-        asking: Asking | None = None,
-        asking_last: Asking | None = None,
+        options: GoldenOptions | None = None,
+        asking_last: GoldenOptions | None = None,
         partial: Sequence[str] = (),
         dataset: str | None = None,
         strict: bool = False,
@@ -124,7 +124,7 @@ class Scribe:
         self.failed: list[tuple[Path, str]] = []
         self.origins = Origins()
         self._signer = signer
-        self._asking = asking
+        self._asking = options
         self._asking_last = asking_last
         self._partial = partial
         self._dataset = dataset
@@ -132,14 +132,14 @@ class Scribe:
         self._strict = strict
         self._lock = threading.RLock()
         self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
-        self._worker = threading.Thread(target=self._work, name="manifest-scribe", daemon=True)
+        self._worker = threading.Thread(target=self._work, name="manifest-recorder", daemon=True)
         self._jobs: dict[Path, _Job] = {}
         self._architectures: WeakKeyDictionary[nn.Module, tuple[Architecture, nn.Module]] = WeakKeyDictionary()
         self._thread = threading.get_ident()
         self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
 
-    def __enter__(self) -> Scribe:
+    def __enter__(self) -> CheckpointRecorder:
         self._worker.start()
         return self
 
@@ -192,7 +192,7 @@ class Scribe:
             waiting = [path for path in dict.fromkeys(self._from_other_threads) if path.exists()]
             self._from_other_threads.clear()
         for path in waiting:
-            with own_work():
+            with suppress_recording():
                 self._describe(path, None)
 
     def _describe(self, path: Path, saved: Any) -> None:
@@ -211,7 +211,7 @@ class Scribe:
 
     def save_together(self, directory: Path, saved: Mapping[str, Any], save: Callable[[], Any]) -> Any:
         """Do a saving by `torch.distributed.checkpoint`, in which all processes take part, and describe it together."""
-        together = Together()
+        together = ProcessGroup()
         with self._failing(directory):
             together.on_first(lambda: clear_sidecars(directory) if directory.is_dir() else None)
         result = save()
@@ -330,7 +330,7 @@ class Scribe:
                 architecture,
                 rebuilt=rebuilt,
                 live=owner.module if owner.live else None,
-                asking=self._asking,
+                options=self._asking,
                 partial=self._partial,
             )
             description.look()
@@ -339,14 +339,14 @@ class Scribe:
     def _captured(self, module: nn.Module, adapter: Family) -> tuple[Architecture, nn.Module]:
         """The architecture of a module, and what rebuilding it gives; captured once while it stays what it was."""
         known = self._architectures.get(module)
-        if known is not None and first_departure(known[1], module) is None:
+        if known is not None and first_difference(known[1], module) is None:
             return known[0].model_copy(update={"frozen": frozen(module), "mode": mode_of(module)}), known[1]
         architecture = adapter.capture(module, creation_of(module))
         self._architectures[module] = architecture, adapter.build(architecture)
         return self._architectures[module]
 
     def _work(self) -> None:
-        with own_work():
+        with suppress_recording():
             while (job := self._queue.get()) is not None:
                 with _kept_age(job.place), self._failing(job):
                     self._write_down(job)
@@ -390,18 +390,20 @@ class Scribe:
             if place not in self.described:
                 self.described.append(place)
 
-    def _ask_last(self, asking: Asking) -> None:
+    def _ask_last(self, options: GoldenOptions) -> None:
         """Ask the model of the last checkpoint, rebuilt from its file."""
         job = next((job for job in reversed(self._jobs.values()) if job.manifest is not None), None)
         if job is None or job.manifest is None:
             return
         with self._failing(job.place), open_checkpoint(job.place) as stored:
             manifest = job.manifest
-            show_recorded(stored, manifest)
+            select_recorded(stored, manifest)
             adapter = family(manifest.architecture.family)
             runs = [str(manifest.architecture.name).partition(":")[0]] if adapter.name == "callable" else []
             with granted(runs):
-                description = Description(stored, adapter, manifest.architecture, asking=asking, partial=self._partial)
+                description = Description(
+                    stored, adapter, manifest.architecture, options=options, partial=self._partial
+                )
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)
 
@@ -432,7 +434,7 @@ class Scribe:
                 raise
 
 
-def new_scribe(
+def new_recorder(
     key: str | os.PathLike[str] | PrivateKey | None,
     golden: When | str,
     floor: Thoroughness | str,
@@ -441,7 +443,7 @@ def new_scribe(
     passphrase: bytes | None = None,
     dataset: str | None = None,
     strict: bool,
-) -> Scribe:
+) -> CheckpointRecorder:
     """What describes checkpoints, by the arguments of `recording`.
 
     Raises:
@@ -452,11 +454,11 @@ def new_scribe(
         when = When(golden)
     except ValueError:
         raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
-    asking = asking_of(floor, (), ())
-    return Scribe(
+    options = golden_options(floor, (), ())
+    return CheckpointRecorder(
         signer=None if key is None else private_key(key, passphrase),
-        asking=asking if when is When.EVERY else None,
-        asking_last=asking if when is When.LAST else None,
+        options=options if when is When.EVERY else None,
+        asking_last=options if when is When.LAST else None,
         partial=partial,
         dataset=dataset,
         strict=strict,
@@ -508,7 +510,7 @@ def _namesake(saved: Mapping[str, Any]) -> tuple[str, nn.Module | None]:
     """The module whose names and shapes a state dict has, which is at the top or under a key, and that key."""
     for key, state in {"": saved, **saved}.items():
         if isinstance(state, Mapping) and state and all(isinstance(each, torch.Tensor) for each in state.values()):
-            module = namesake_of(state)
+            module = find_by_names(state)
             if module is not None:
                 return key, module
     return "", None

@@ -15,11 +15,11 @@ from manifest.golden.floor import Thoroughness
 from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey
 from manifest.storage.places import place_to_save, warn_of_special
-from manifest.storage.suppress_recording import own_work
-from manifest.training.recorder import When, new_scribe
+from manifest.storage.suppress_recording import suppress_recording
+from manifest.training.recorder import When, new_recorder
 
 
-@own_work()
+@suppress_recording()
 def torch_save(
     obj: Any,
     f: Any,
@@ -64,6 +64,6 @@ def torch_save(
         torch.save(obj, f, *args, **kwargs)
         warn_of_special(Path(f))
         return None
-    with new_scribe(key, when, floor, partial, passphrase=passphrase, strict=True) as scribe:
-        scribe.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), to_file=True)
-    return scribe.manifest_at(path)
+    with new_recorder(key, when, floor, partial, passphrase=passphrase, strict=True) as recorder:
+        recorder.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), to_file=True)
+    return recorder.manifest_at(path)

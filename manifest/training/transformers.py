@@ -13,7 +13,7 @@ from manifest.families.transformers.building import library
 from manifest.families.wrappers import unwrap
 from manifest.golden.floor import Thoroughness
 from manifest.signing import PrivateKey
-from manifest.training.recorder import Scribe, When, new_scribe
+from manifest.training.recorder import CheckpointRecorder, When, new_recorder
 
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
@@ -45,31 +45,31 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
                 the checkpoint.
         """
         self._new_scribe = functools.partial(
-            new_scribe, key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict
+            new_recorder, key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict
         )
         self._training = ExitStack()
-        self._scribe: Scribe | None = None
+        self._recorder: CheckpointRecorder | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         del args, control, kwargs
         self._training.close()  # one that raised did not come to its end
         if state.is_world_process_zero:
-            self._scribe = self._new_scribe()
-            self._training.callback(self._scribe.warn_of_none)
-            self._training.enter_context(self._scribe)
+            self._recorder = self._new_scribe()
+            self._training.callback(self._recorder.warn_of_none)
+            self._training.enter_context(self._recorder)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         del control, kwargs
-        if self._scribe is None:
+        if self._recorder is None:
             return
         folder = Path(args.output_dir).absolute() / f"checkpoint-{state.global_step}"
         place = next((folder / name for name in (_WEIGHTS, _INDEX) if (folder / name).is_file()), None)
         if place is None:
-            self._scribe.leave_alone(folder, f"it holds neither {_WEIGHTS} nor {_INDEX}")
+            self._recorder.leave_alone(folder, f"it holds neither {_WEIGHTS} nor {_INDEX}")
             return
         with _quiet():
-            self._scribe.describe(place if place.name == _WEIGHTS else folder, unwrap(model))
-            self._scribe.wait()  # the next save may remove it, and nothing must be written into it meanwhile
+            self._recorder.describe(place if place.name == _WEIGHTS else folder, unwrap(model))
+            self._recorder.wait()  # the next save may remove it, and nothing must be written into it meanwhile
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         del args, state, control, kwargs

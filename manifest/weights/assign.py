@@ -18,7 +18,7 @@ from manifest.errors import ArchitectureError
 from manifest.escaping import printable
 from manifest.fingerprints.structure import ties
 from manifest.neutral_process import neutral_process
-from manifest.weights.shape_diff import fit
+from manifest.weights.shape_diff import shape_diff
 
 
 def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def misfits(
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: stored.shape for name, stored in checkpoint.tensors.items()}
-    return fit(expected, found, absent).sentences(roles)
+    return shape_diff(expected, found, absent).sentences(roles)
 
 
 @neutral_process()

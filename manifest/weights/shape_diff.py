@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Fit:
+class ShapeDiff:
     """How found weights differ from expected ones.
 
     Attributes:
@@ -45,7 +45,9 @@ class Fit:
         return said
 
 
-def fit(expected: Mapping[str, Shape], found: Mapping[str, Shape], absent: frozenset[str] = frozenset()) -> Fit:
+def shape_diff(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], absent: frozenset[str] = frozenset()
+) -> ShapeDiff:
     """Hold found weights against expected ones.
 
     Args:
@@ -53,7 +55,7 @@ def fit(expected: Mapping[str, Shape], found: Mapping[str, Shape], absent: froze
         found: Shape by name, as the checkpoint has them.
         absent: Names that may be missing.
     """
-    return Fit(
+    return ShapeDiff(
         missing=tuple(name for name in expected if name not in found and name not in absent),
         unexpected=tuple(name for name in found if name not in expected),
         reshaped={

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
-from manifest.checks.ladder import Climbed, ascend
+from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.checks.safety import Safety, safety_findings, safety_of
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable
-from manifest.identification.claims import Claim, claims, contradictions, declared, of_published_file
-from manifest.identification.identify import Candidate, Identification, held_to, identify
-from manifest.initialisation.verdict import Evidence, Oddity, evidence, oddities
+from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
+from manifest.identification.identify import ArchitectureCandidate, Identification, identify, match_named
+from manifest.initialisation.verdict import Anomaly, Evidence, evidence, oddities
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Status, Training, role_words
-from manifest.weights.shape_diff import Fit, Shape
+from manifest.weights.shape_diff import Shape, ShapeDiff
 
 if TYPE_CHECKING:
     from manifest.checks.policy import Policy
@@ -74,7 +74,7 @@ def audit(
     """
     path = Path(path)
     demanded = None if policy is None else _demanded(policy)
-    claim = None if claimed is None else declared(claimed)
+    claim = None if claimed is None else parse_claim(claimed)
     try:
         with open_checkpoint(path) as stored:
             if state is not None:
@@ -82,8 +82,8 @@ def audit(
             report = _Audit(stored, claim, frozenset(only)).report()
     except CheckpointError as error:
         refusal = finding(error.rule, str(error), where=printable(path.name))
-        unreadable = Climbed("cannot be read, so nothing is known of it", [refusal])
-        report = ascend(Kind.AUDIT, path.name, [("format", lambda: unreadable)])
+        unreadable = CheckResult("cannot be read, so nothing is known of it", [refusal])
+        report = run_ladder(Kind.AUDIT, path.name, [("format", lambda: unreadable)])
         report.safety = Safety.UNREADABLE
     report.path = str(path)
     return report if demanded is None else demanded(report, path)
@@ -91,10 +91,10 @@ def audit(
 
 def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path], Report]:
     """What holds a report to a policy; most audits are held to none, and need not know what one is."""
-    from manifest.checks.policy import Policy, hold, read_policy
+    from manifest.checks.policy import Policy, apply_policy, read_policy
 
     read = policy if isinstance(policy, Policy) else read_policy(policy)
-    return lambda report, path: hold(report, read, path)
+    return lambda report, path: apply_policy(report, read, path)
 
 
 class _Audit:
@@ -107,13 +107,13 @@ class _Audit:
         self.components: list[ComponentVerdict] = []
 
     def report(self) -> Report:
-        rungs: list[tuple[str, Callable[[], Climbed]]] = [
+        rungs: list[tuple[str, Callable[[], CheckResult]]] = [
             ("format", self._format),
             ("identity", self._identity),
             ("completeness", self._completeness),
             ("numbers", self._numbers),
         ]
-        report = ascend(Kind.AUDIT, self.stored.path.name, rungs)
+        report = run_ladder(Kind.AUDIT, self.stored.path.name, rungs)
         report.safety = safety_of(self.stored)
         report.container = self.stored.container
         report.components = self.components
@@ -135,10 +135,10 @@ class _Audit:
         return [*declared_one, *claims(self.stored), *of_published_file(self.stored, self.identification)]
 
     @cached_property
-    def meant(self) -> Candidate | None:
+    def meant(self) -> ArchitectureCandidate | None:
         """The architecture that it is held to: the one that it is declared to be, else what it is or comes near to."""
         if self.claim is not None:
-            found = held_to(self.claim.library, self.claim.name or "", self.shapes)
+            found = match_named(self.claim.library, self.claim.name or "", self.shapes)
             if found is None:
                 name = printable(self.claim.name or "", 100)
                 raise InputError(f"--as names {name}, which no library here has; name another, or leave it out.")
@@ -149,17 +149,17 @@ class _Audit:
         names = {claim.name for claim in self.claims}
         return next((each for each in group if each.exact and each.name in names), group[0])
 
-    def _kin(self) -> Candidate | None:
+    def _kin(self) -> ArchitectureCandidate | None:
         """An architecture that names its tensors so, whatever their shapes: it says which belong together."""
         nearest = next(iter(self.identification.candidates), None)
         return nearest if nearest is not None and len(nearest.stored) >= _KIN * len(self.shapes) else None
 
-    def _format(self) -> Climbed:
+    def _format(self) -> CheckResult:
         findings = [*_damaged(self.stored), *_unlisted(self.stored), *safety_findings(self.stored)]
         words = f"well-formed {self.stored.container}, read without running any of it: {_weights(self.stored)}"
-        return Climbed(words, findings)
+        return CheckResult(words, findings)
 
-    def _identity(self) -> Climbed:
+    def _identity(self) -> CheckResult:
         found, meant = self.identification, self.meant
         findings = [finding("A011", printable(note, 1000), where="identity") for note in found.notes]
         findings += contradictions(self.claims, found, meant)
@@ -167,19 +167,21 @@ class _Audit:
         if meant is None:
             nearest = f"; nearest is {_named(found.candidates[0])}" if found.candidates else ""
             words = f"no architecture of open_clip, timm, torchvision or transformers{nearest}{renamed}"
-            return Climbed(words, [*findings, finding("A010", f"By names and shapes it is {words}.", where="identity")])
+            return CheckResult(
+                words, [*findings, finding("A010", f"By names and shapes it is {words}.", where="identity")]
+            )
         if not meant.exact:
-            return Climbed(f"near to {_named(meant)}{renamed}", [*findings, *_misfits(meant)])
+            return CheckResult(f"near to {_named(meant)}{renamed}", [*findings, *_misfits(meant)])
         twins = [each.name for each in found.candidates if each.library == meant.library]
         others = f" or {', '.join(name for name in twins if name != meant.name)}" if len(twins) > 1 else ""
         said = next((claim for claim in self.claims if claim.name == meant.name), None)
         word = f", as {printable(said.source)} says" if said else ""
-        return Climbed(f"{meant.library} {meant.name}{'' if said else others}{word}{renamed}", findings)
+        return CheckResult(f"{meant.library} {meant.name}{'' if said else others}{word}{renamed}", findings)
 
-    def _completeness(self) -> Climbed:
+    def _completeness(self) -> CheckResult:
         meant = self.meant
         if meant is None:
-            return Climbed("what it should hold is not known; say it with --as LIBRARY:NAME", skipped=True)
+            return CheckResult("what it should hold is not known; say it with --as LIBRARY:NAME", skipped=True)
         roles = list(dict.fromkeys(meant.roles.values()))
         if unknown := self.only - set(roles):
             raise InputError(f"--only is {', '.join(sorted(unknown))}, expected among {', '.join(roles)}; correct it.")
@@ -190,9 +192,9 @@ class _Audit:
         whole = sum(part.status is Status.COMPLETE for part in self.components)
         designed = [role_words(part.role) for part in self.components if part.by_design]
         words = f"{whole} of {len(roles)} components complete"
-        return Climbed(words + (f"; by design without {', '.join(designed)}" if designed else ""), findings)
+        return CheckResult(words + (f"; by design without {', '.join(designed)}" if designed else ""), findings)
 
-    def _numbers(self) -> Climbed:
+    def _numbers(self) -> CheckResult:
         meant, roles = self.meant or self._kin(), {}
         if meant is None or not meant.exact:
             roles = dict.fromkeys(self.stored.tensors, _WEIGHTS)
@@ -209,32 +211,34 @@ class _Audit:
         findings = _training_findings({role: each for role, each in verdicts.items() if role not in by_design})
         findings += [_odd(each) for each in odd.result()]
         counts = Counter(str(verdict.training) for verdict in verdicts.values())
-        return Climbed(", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings)
+        return CheckResult(
+            ", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings
+        )
 
 
-def _fitting(near: Candidate) -> int:
+def _fitting(near: ArchitectureCandidate) -> int:
     """How many tensors of a file are an architecture's, by name and shape."""
     return len(near.stored) - len(near.fit.reshaped)
 
 
-def _named(near: Candidate) -> str:
+def _named(near: ArchitectureCandidate) -> str:
     return f"{near.library} {near.name}, of whose {len(near.roles):,} tensors {_fitting(near):,} are there"
 
 
-def _component(role: str, meant: Candidate, *, by_design: bool) -> ComponentVerdict:
+def _component(role: str, meant: ArchitectureCandidate, *, by_design: bool) -> ComponentVerdict:
     expected, missing = _members(role, meant)
     status = Status.COMPLETE if not missing else Status.ABSENT if missing == expected else Status.PARTIAL
     return ComponentVerdict(role=role, status=status, training=Training.UNKNOWN, by_design=by_design)
 
 
-def _members(role: str, meant: Candidate) -> tuple[list[str], list[str]]:
+def _members(role: str, meant: ArchitectureCandidate) -> tuple[list[str], list[str]]:
     """The tensors of a component, and those of them that weights are not whole without and that are not there."""
     lacking = set(meant.fit.missing)
     expected = [name for name, of in meant.roles.items() if of == role]
     return expected, [name for name in expected if name in lacking]
 
 
-def _missing(part: ComponentVerdict, meant: Candidate, subject: str) -> list[Finding]:
+def _missing(part: ComponentVerdict, meant: ArchitectureCandidate, subject: str) -> list[Finding]:
     if part.by_design or part.status is Status.COMPLETE:
         return []
     expected, missing = _members(part.role, meant)
@@ -249,9 +253,9 @@ def _missing(part: ComponentVerdict, meant: Candidate, subject: str) -> list[Fin
     return [finding("C001", message, where=part.role, remedy=f"Get the whole file{meanwhile}")]
 
 
-def _misfits(meant: Candidate) -> list[Finding]:
+def _misfits(meant: ArchitectureCandidate) -> list[Finding]:
     """Tensors that the architecture has not, or has in another shape; what is missing is told by component."""
-    said = Fit((), meant.fit.unexpected, meant.fit.reshaped).sentences(meant.roles)
+    said = ShapeDiff((), meant.fit.unexpected, meant.fit.reshaped).sentences(meant.roles)
     if not said:
         return []
     message = f"Held against {meant.library} {meant.name}: {printable('; '.join(said), 900)}."
@@ -277,7 +281,7 @@ def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
     ]
 
 
-def _odd(odd: Oddity) -> Finding:
+def _odd(odd: Anomaly) -> Finding:
     names = [printable(name) for name in odd.names[:50]]
     where = names[0] if names else None
     return finding(_ODDITIES[odd.kind], printable(odd.message, 900), where=where, tensors=names)

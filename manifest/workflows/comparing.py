@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from manifest.checks.explanation import (
-    Original,
+    RecordedModel,
     cause_words,
     diagnosis_evidence,
     distance_words,
@@ -25,14 +25,14 @@ from manifest.checks.explanation import (
     inputs_apart,
     layer_words,
     measures,
-    original_of,
     question_of,
+    recorded_model,
     unexplained_words,
 )
 from manifest.checks.integrity import integrity
-from manifest.checks.ladder import Climbed
+from manifest.checks.ladder import CheckResult
 from manifest.checks.records import contrast_here
-from manifest.checks.subject import Check, Subject, climb, open_subject
+from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.errors import ArchitectureError, InputError
 from manifest.escaping import printable
 from manifest.families import family
@@ -40,11 +40,11 @@ from manifest.families.wrappers import unwrap
 from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
 from manifest.golden.compare import compare as compare_outputs
 from manifest.golden.diagnose import OutputsTarget
-from manifest.golden.layers import first_departure
+from manifest.golden.layers import first_divergence
 from manifest.golden.plausible import implausibilities
 from manifest.golden.precision import in_precision
 from manifest.golden.record import prepared
-from manifest.golden.run import Answers, ask, finite
+from manifest.golden.run import ProbeOutputs, finite, run_probe
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Probe, inputs_digest, shipped
@@ -77,7 +77,7 @@ def answer(
     Raises:
         ArchitectureError: The model fails on the probe, or the manifest has none.
     """
-    subject = open_subject(checkpoint)
+    subject = open_target(checkpoint)
     try:
         return _answer(model, subject.manifest, Probe(preprocess=preprocess, tokenizer=tokenizer))
     finally:
@@ -108,7 +108,7 @@ def compare(
         NoManifestError: There is no manifest to go by.
         InputError: The answers are not those to this checkpoint's probe, or of another precision.
     """
-    subject = open_subject(checkpoint)
+    subject = open_target(checkpoint)
     try:
         with granted(allow):
             if isinstance(answers, nn.Module):
@@ -119,7 +119,7 @@ def compare(
                 ("golden", lambda each: _hold(each, found, across_precisions)),
                 ("integrity", integrity),  # the record speaks for the checkpoint only if it is of these bytes
             ]
-            return climb(subject, rungs, Kind.COMPARE)
+            return run_checks(subject, rungs, Kind.COMPARE)
     finally:
         subject.close()
 
@@ -154,14 +154,14 @@ def _answer(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
         inputs = adapter.inputs(architecture, record.probe, material)
     if inputs is None or inputs.probe != record.probe:
         raise ArchitectureError(f"The probe {record.probe} cannot be made here; pass the tokenizer, or fetch it once.")
-    answers = ask(adapter, architecture, module, inputs, as_it_is=True)
+    answers = run_probe(adapter, architecture, module, inputs, native_mode=True)
     if not finite(answers.outputs):
         raise ArchitectureError("The model answers its probe with NaN or infinity; look for what diverged in it.")
-    first = ask(adapter, architecture, module, inputs.first(), as_it_is=True, layers=True)
+    first = run_probe(adapter, architecture, module, inputs.first(), native_mode=True, layers=True)
     return _described(answers, first, module)
 
 
-def _described(answers: Answers, first: Answers, module: nn.Module) -> Golden:
+def _described(answers: ProbeOutputs, first: ProbeOutputs, module: nn.Module) -> Golden:
     inputs = answers.inputs
     own = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
     precision = _PRECISIONS.get(own.dtype, str(own.dtype))
@@ -184,7 +184,7 @@ def _described(answers: Answers, first: Answers, module: nn.Module) -> Golden:
     )
 
 
-def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
+def _hold(subject: VerificationTarget, found: Golden, across: bool) -> CheckResult:
     golden = _golden_of(subject.manifest, found.precision)
     if found.probe != golden.probe:
         raise InputError(
@@ -192,7 +192,7 @@ def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
         )
     if (wrong := next(implausibilities(golden), None)) is not None:
         message = f"{printable(wrong[0].upper() + wrong[1:], 400)}."
-        return Climbed("nothing to compare with", [finding("G008", message, where="golden")])
+        return CheckResult("nothing to compare with", [finding("G008", message, where="golden")])
     here: dict[str, float] = {}
     if found.precision != golden.precision:
         if not across:
@@ -201,12 +201,12 @@ def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
                 "precision moves outputs as far as a wrong activation; ask it in float32, or pass "
                 "across_precisions=True (`--across-precisions`)."
             )
-        here = _precision_floor(original_of(subject), golden, found.precision)
+        here = _precision_floor(recorded_model(subject), golden, found.precision)
     across, device = found.precision != golden.precision, found.device
     comparisons = compare_outputs(golden, found.outputs, found.reading, here=here, device=device, across=across)
     allowed = tolerance(golden, here, device=device, across=across)
     if worst_of(comparisons).grade is not Grade.EXACT and allowed.explained > COARSE:
-        original = original_of(subject)
+        original = recorded_model(subject)
         contrast = contrast_here(original, golden, question_of(original, golden)(original.architecture))
         allowed = tolerance(golden, here, contrast=contrast, device=device, across=across)
         comparisons = compare_outputs(
@@ -214,10 +214,10 @@ def _hold(subject: Subject, found: Golden, across: bool) -> Climbed:
         )
     worst = worst_of(comparisons)
     if agree(comparisons):
-        return Climbed(agreement(comparisons))
+        return CheckResult(agreement(comparisons))
     if worst.grade is Grade.UNCERTAIN:
-        return Climbed("cannot be told", [_uncertain(golden, found, worst)])
-    return Climbed("different", [_explained(subject, golden, found, worst, allowed.equivalent)])
+        return CheckResult("cannot be told", [_uncertain(golden, found, worst)])
+    return CheckResult("different", [_explained(subject, golden, found, worst, allowed.equivalent)])
 
 
 def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
@@ -230,28 +230,30 @@ def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
 
 
 @neutral_process()
-def _precision_floor(original: Original, golden: Golden, precision: str) -> dict[str, float]:
+def _precision_floor(original: RecordedModel, golden: Golden, precision: str) -> dict[str, float]:
     """How far a precision moves the model that is on record."""
     inputs = question_of(original, golden)(original.architecture)
     if precision.startswith("amp_"):
         dtype = next(dtype for dtype, name in _PRECISIONS.items() if name == precision.removeprefix("amp_"))
         with torch.autocast("cpu", dtype=dtype):
-            said = original.built.ask(inputs, as_it_is=True)
+            said = original.built.ask(inputs, native_mode=True)
     else:
         said = in_precision(original.built, precision).ask(inputs)
     return {precision: max(each.distance for each in compare_outputs(golden, said.record()))}
 
 
-def _explained(subject: Subject, golden: Golden, found: Golden, worst: Comparison, allowed: float) -> Finding:
+def _explained(
+    subject: VerificationTarget, golden: Golden, found: Golden, worst: Comparison, allowed: float
+) -> Finding:
     """What is different about a model that gives other answers than its checkpoint."""
-    original = original_of(subject)
+    original = recorded_model(subject)
     brief = {name: output for name, output in found.brief.items() if not golden.brief or name in golden.brief}
     target = OutputsTarget(brief, allowed)
     diagnosis = original.diagnose(target, question_of(original, golden, brief=True))
     if diagnosis.agrees:  # the first sample alone does not show it
         target = OutputsTarget(found.outputs, allowed)
         diagnosis = original.diagnose(target, question_of(original, golden))
-    departure = first_departure(golden.layers, {layer.module: layer for layer in found.layers}, worst.tolerance)
+    departure = first_divergence(golden.layers, {layer.module: layer for layer in found.layers}, worst.tolerance)
     message = (
         f"The model gives other {worst.output} than its checkpoint: {distance_words(golden, worst)}"
         f"{greatest_change(golden.reading, found.reading)}."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
-from manifest.checks.subject import show_recorded
+from manifest.checks.target import select_recorded
 from manifest.digests import file_digests, weights_digest
 from manifest.errors import CheckpointError, InputError, StorageError
 from manifest.schema.document import CheckpointRecord, File, Manifest
@@ -60,7 +60,7 @@ def convert(
     recorded = read_manifest(source) if has_manifest(source) else None
     with open_checkpoint(source) as stored, staging(target) as staged:
         if recorded is not None:
-            show_recorded(stored, recorded)
+            select_recorded(stored, recorded)
         if state is not None:
             stored.choose(state)
         try:

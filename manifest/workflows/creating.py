@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from manifest.capture.description import Description, asking_of, manifest_of, require_recordable
+from manifest.capture.description import Description, golden_options, manifest_of, require_recordable
 from manifest.capture.provenance import provenance_of
 from manifest.checkpoint import open_checkpoint, require_undamaged
 from manifest.digests import files_digests
@@ -80,7 +80,7 @@ def create(
             stored,
             adapter,
             adapter.describe(creation),
-            asking=asking_of(floor, probes, precisions) if golden else None,
+            options=golden_options(floor, probes, precisions) if golden else None,
             partial=partial,
         )
         manifest = manifest_of(

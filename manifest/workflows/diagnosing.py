@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from manifest.checks.explanation import cause_words, diagnosis_evidence, original_of, unexplained_words
-from manifest.checks.ladder import Climbed
-from manifest.checks.subject import Subject, climb, open_subject
+from manifest.checks.explanation import cause_words, diagnosis_evidence, recorded_model, unexplained_words
+from manifest.checks.ladder import CheckResult
+from manifest.checks.target import VerificationTarget, open_target, run_checks
 from manifest.errors import ArchitectureError, InputError
 from manifest.golden.diagnose import ReadingsTarget
 from manifest.grants import granted
@@ -59,10 +59,10 @@ def diagnose(
         NoManifestError: There is no manifest to go by.
     """
     published = read_published(Path(reading))
-    subject = open_subject(checkpoint)
+    subject = open_target(checkpoint)
     try:
         with granted(allow):
-            return climb(subject, [("diagnosis", lambda each: _diagnosis(each, published))], Kind.DIAGNOSE)
+            return run_checks(subject, [("diagnosis", lambda each: _diagnosis(each, published))], Kind.DIAGNOSE)
     finally:
         subject.close()
 
@@ -98,8 +98,8 @@ def _image(name: str, folder: Path) -> Image.Image:
     return shipped[name] if name in shipped else read_image(folder / name)
 
 
-def _diagnosis(subject: Subject, published: Published) -> Climbed:
-    original = original_of(subject)
+def _diagnosis(subject: VerificationTarget, published: Published) -> CheckResult:
+    original = recorded_model(subject)
     prompts = list(published.readings[0].prompts)
     probe = Probe("published", published.images, prompts)
 
@@ -113,7 +113,7 @@ def _diagnosis(subject: Subject, published: Published) -> Climbed:
     target = ReadingsTarget(published.readings, max(published.resolution, 0.5e-4) * 1.01)
     diagnosis = original.diagnose(target, question)
     if diagnosis.agrees:
-        return Climbed(f"the reading is that of the checkpoint, within {diagnosis.distance:.1e}")
+        return CheckResult(f"the reading is that of the checkpoint, within {diagnosis.distance:.1e}")
     message = (
         f"The checkpoint's probabilities are up to {diagnosis.distance:.4f} from the reading, and its digits explain "
         f"{diagnosis.tolerance:.4f}."
@@ -121,9 +121,9 @@ def _diagnosis(subject: Subject, published: Published) -> Climbed:
     evidence: dict[str, Any] = {"distance": diagnosis.distance, **diagnosis_evidence(diagnosis)}
     if diagnosis.cause is None:
         found = finding("G001", message + unexplained_words(diagnosis), where="reading", **evidence)
-        return Climbed("no hypothesis fits", [found])
+        return CheckResult("no hypothesis fits", [found])
     variant = diagnosis.cause.variant
     message += f" They come out with {cause_words(diagnosis.cause)}."
     remedy = f"To get them: {variant.cure}"
     found = finding("G001", message, where="reading", severity=Severity.ERROR, remedy=remedy, **evidence)
-    return Climbed(f"{variant.name}: {variant.there}", [found])
+    return CheckResult(f"{variant.name}: {variant.there}", [found])

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifest.checkpoint import Checkpoint
-from manifest.checks.ladder import Climbed, ascend
-from manifest.checks.subject import Subject, open_subject
+from manifest.checks.ladder import CheckResult, run_ladder
+from manifest.checks.target import VerificationTarget, open_target
 from manifest.escaping import printable
 from manifest.fingerprints.module_tree import changes, grouped, unfold
 from manifest.grants import granted
@@ -42,10 +42,10 @@ def diff(
         NoManifestError: One of them has no manifest.
         CheckpointError: One of them cannot be read.
     """
-    first, second = open_subject(one), open_subject(other)
+    first, second = open_target(one), open_target(other)
     try:
         models = _models(first), _models(second)
-        rungs: list[tuple[str, Callable[[], Climbed]]] = [
+        rungs: list[tuple[str, Callable[[], CheckResult]]] = [
             ("integrity", lambda: _integrity((first, models[0]), (second, models[1]))),
             ("weights", lambda: _weights((first, models[0]), (second, models[1]))),
             ("architecture", lambda: _architecture(first, second)),
@@ -53,7 +53,7 @@ def diff(
         if outputs:
             rungs.append(("outputs", lambda: _outputs(first, second)))
         with granted(allow):
-            return ascend(Kind.DIFF, f"{first.path.name} → {second.path.name}", rungs)
+            return run_ladder(Kind.DIFF, f"{first.path.name} → {second.path.name}", rungs)
     finally:
         first.close()
         second.close()
@@ -74,11 +74,11 @@ class _Weights:
     components: Sequence[Component]
 
 
-_Side = tuple[Subject, Mapping[str, _Weights]]
+_Side = tuple[VerificationTarget, Mapping[str, _Weights]]
 """One of the two checkpoints, and the weights of each model in it by the keys that lead there."""
 
 
-def _models(subject: Subject) -> dict[str, _Weights]:
+def _models(subject: VerificationTarget) -> dict[str, _Weights]:
     """The weights of the model that is meant, under an empty key, and of the others in the checkpoint."""
     models = {"": _weights_of(subject)}
     for other in subject.others():
@@ -86,7 +86,7 @@ def _models(subject: Subject) -> dict[str, _Weights]:
     return models
 
 
-def _weights_of(subject: Subject) -> _Weights:
+def _weights_of(subject: VerificationTarget) -> _Weights:
     if not isinstance(subject.stored, Checkpoint):
         raise subject.stored
     stored, manifest = subject.stored, subject.manifest
@@ -94,7 +94,7 @@ def _weights_of(subject: Subject) -> _Weights:
     return _Weights(digests, {each.name: each.digest for each in manifest.weights.tensors}, manifest.components)
 
 
-def _integrity(*sides: _Side) -> Climbed:
+def _integrity(*sides: _Side) -> CheckResult:
     """Whether both hold the weights that their manifests describe; what else these say is about those."""
     findings = []
     for subject, models in sides:
@@ -110,10 +110,10 @@ def _integrity(*sides: _Side) -> Climbed:
                 remedy = f"Find out which of them is right: `manifest verify {name}`."
                 findings.append(finding("I002", message, where=f"{name}: {state}" if state else name, remedy=remedy))
     words = "a manifest is of other weights" if findings else "both hold the weights that their manifests describe"
-    return Climbed(words, findings)
+    return CheckResult(words, findings)
 
 
-def _weights(first: _Side, second: _Side) -> Climbed:
+def _weights(first: _Side, second: _Side) -> CheckResult:
     findings, counts = [], []
     for state in dict.fromkeys([*first[1], *second[1]]):
         then, now = first[1].get(state), second[1].get(state)
@@ -126,10 +126,10 @@ def _weights(first: _Side, second: _Side) -> Climbed:
         if found:
             counts.append(f"{state}: {_counted(then, now)}" if state else _counted(then, now))
     words = "; ".join(counts) or ("they hold other models" if findings else "the same weights")
-    return Climbed(words, [*findings, *_not_compared(first[0], second[0])])
+    return CheckResult(words, [*findings, *_not_compared(first[0], second[0])])
 
 
-def _not_compared(*subjects: Subject) -> list[Finding]:
+def _not_compared(*subjects: VerificationTarget) -> list[Finding]:
     """Tensors whose values cannot be listed, of which nobody knows whether they are the same."""
     findings = []
     for subject in subjects:
@@ -171,7 +171,7 @@ def _listed(names: Sequence[str]) -> str:
     return printable(listed(names), 300)
 
 
-def _architecture(first: Subject, second: Subject) -> Climbed:
+def _architecture(first: VerificationTarget, second: VerificationTarget) -> CheckResult:
     then, now = first.manifest.architecture, second.manifest.architecture
     findings = []
     if then.structure != now.structure:
@@ -182,7 +182,9 @@ def _architecture(first: Subject, second: Subject) -> Climbed:
         if before != after:
             message = f"The {name} differs: {_settings(before, after)}."
             findings.append(_difference(rule, message, f"architecture.{name}"))
-    return Climbed("they differ" if findings else "the same modules, preprocessing and tokenizer on record", findings)
+    return CheckResult(
+        "they differ" if findings else "the same modules, preprocessing and tokenizer on record", findings
+    )
 
 
 def _settings(before: Any, after: Any) -> str:
@@ -192,17 +194,17 @@ def _settings(before: Any, after: Any) -> str:
     return ", ".join(f"{name} {one.get(name)} → {value}" for name, value in other.items() if one.get(name) != value)
 
 
-def _outputs(first: Subject, second: Subject) -> Climbed:
+def _outputs(first: VerificationTarget, second: VerificationTarget) -> CheckResult:
     """Both models on the reference's own inputs, layer by layer."""
     from manifest.workflows.first_divergence import departure
 
     found = departure(first, second)
     if found is None:
-        return Climbed("the family has no probe for this model", skipped=True)
+        return CheckResult("the family has no probe for this model", skipped=True)
     if not found.message:
-        return Climbed("the same bit for bit, in every layer")
+        return CheckResult("the same bit for bit, in every layer")
     rule = finding("G001", found.message, where="outputs", remedy=_REMEDY, layers=found.layers)
-    return Climbed(f"{found.departed} of {len(found.layers)} layers differ", [rule])
+    return CheckResult(f"{found.departed} of {len(found.layers)} layers differ", [rule])
 
 
 _REMEDY = "Keep the one that is meant."

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from manifest.checks.explanation import original_of
-from manifest.checks.ladder import Climbed, ascend
-from manifest.checks.subject import open_subject
-from manifest.determinism.doctor import Effect, Trial, modes, ran
+from manifest.checks.explanation import recorded_model
+from manifest.checks.ladder import CheckResult, run_ladder
+from manifest.checks.target import open_target
+from manifest.determinism.doctor import Observation, Trial, modes, ran
 from manifest.families import creation_of, family, family_of
 from manifest.families.protocol import Creation, Family
 from manifest.families.wrappers import unwrap
@@ -78,9 +78,9 @@ def doctor(
             return _examined(_of_object(subject), train)
         if family is not None:
             return _examined(_of_name(str(subject), family, dict(arguments or {})), train)
-        opened = open_subject(subject)
+        opened = open_target(subject)
         try:
-            original = original_of(opened)
+            original = recorded_model(opened)
             threads = torch.get_num_threads()
             path, view = original.checkpoint.path, original.checkpoint.view
             elsewhere = partial(outputs_of_checkpoint, path, view, original.architecture, threads, _HASHING)
@@ -113,13 +113,13 @@ def _examined(patient: _Patient, train: bool) -> Report:
     try:
         if train:
             module.train()
-        return ascend(Kind.DOCTOR, patient.name, chain(_looks(patient), _experiments(patient)))
+        return run_ladder(Kind.DOCTOR, patient.name, chain(_looks(patient), _experiments(patient)))
     finally:
         for child, mode in before.items():
             child.training = mode
 
 
-def _looks(patient: _Patient) -> list[tuple[str, Callable[[], Climbed]]]:
+def _looks(patient: _Patient) -> list[tuple[str, Callable[[], CheckResult]]]:
     built = patient.built
     return [
         ("modes", lambda: _modes(built.module)),
@@ -128,24 +128,24 @@ def _looks(patient: _Patient) -> list[tuple[str, Callable[[], Climbed]]]:
     ]
 
 
-def _modes(module: nn.Module) -> Climbed:
+def _modes(module: nn.Module) -> CheckResult:
     found = modes(module)
     words = f"{found.training} of {found.modules} modules in train mode"
     if found.inert:
         words += f", {_counted(found.inert)} of them with probability 0, which change nothing"
     if not found.acting:
-        return Climbed(words)
+        return CheckResult(words)
     kinds = _counted({kind: len(paths) for kind, paths in found.acting.items()})
     where = listed([path for paths in found.acting.values() for path in paths])
     message = f"{kinds} in train mode compute something else than in eval mode: {where}."
-    return Climbed(words, [finding("D001", message, where="modes", modules=dict(found.acting))])
+    return CheckResult(words, [finding("D001", message, where="modes", modules=dict(found.acting))])
 
 
-def _operators(built: Built) -> Climbed:
+def _operators(built: Built) -> CheckResult:
     try:
         found = ran(built.module, built.family.forward)
     except (NotImplementedError, RuntimeError, ValueError):
-        return Climbed("it cannot be traced without values", skipped=True)
+        return CheckResult("it cannot be traced without values", skipped=True)
     findings: list[Finding] = []
     if found.random:
         what = "; ".join(f"{name} in {listed(paths)}" for name, paths in found.random.items())
@@ -165,40 +165,40 @@ def _operators(built: Built) -> Climbed:
     ]
     if innocent:
         words += f"; not the cause: {', '.join(innocent)}"
-    return Climbed(words, findings)
+    return CheckResult(words, findings)
 
 
-def _switches() -> Climbed:
+def _switches() -> CheckResult:
     flags = environment.flags(torch)
     unset = [f"{name} is {flags[name]}" for name, wanted in _WANTED.items() if flags[name] != wanted]
     if not unset:
-        return Climbed("all set for the same results")
+        return CheckResult("all set for the same results")
     message = f"Not set for the same results: {', '.join(unset)}."
-    return Climbed(f"{len(unset)} of {len(_WANTED)} not set", [finding("D004", message, where="switches")])
+    return CheckResult(f"{len(unset)} of {len(_WANTED)} not set", [finding("D004", message, where="switches")])
 
 
-def _experiments(patient: _Patient) -> Iterator[tuple[str, Callable[[], Climbed]]]:
+def _experiments(patient: _Patient) -> Iterator[tuple[str, Callable[[], CheckResult]]]:
     with neutral_process(arithmetic=False):
         inputs = patient.built.family.inputs(patient.built.architecture)
     if inputs is None:
-        yield "experiments", lambda: Climbed("the family has no probe for this model", skipped=True)
+        yield "experiments", lambda: CheckResult("the family has no probe for this model", skipped=True)
         return
     for cause, experiment in Trial(patient.built, inputs, patient.elsewhere).experiments():
         yield cause, partial(_shown, cause, experiment)
 
 
-def _shown(cause: str, experiment: Callable[[], Effect]) -> Climbed:
+def _shown(cause: str, experiment: Callable[[], Observation]) -> CheckResult:
     effect = experiment()
     if effect.size is None:
-        return Climbed(f"not tried: {effect.words}", skipped=True)
+        return CheckResult(f"not tried: {effect.words}", skipped=True)
     if effect.size == 0:
-        return Climbed(f"{effect.words}: the same bit for bit")
+        return CheckResult(f"{effect.words}: the same bit for bit")
     words = f"{effect.words}: moves by {effect.size:.1e}"
     if not effect.moves:
-        return Climbed(f"{words}, which is arithmetic")
+        return CheckResult(f"{words}, which is arithmetic")
     message = f"Outputs move by {effect.size:.1e}: {effect.words}."
     found = finding("D005", message, where=cause, size=effect.size, remedy=effect.cure or None)
-    return Climbed(f"{words}; cured by {effect.cure}" if effect.cure else words, [found])
+    return CheckResult(f"{words}; cured by {effect.cure}" if effect.cure else words, [found])
 
 
 def _counted(kinds: Mapping[str, int]) -> str:

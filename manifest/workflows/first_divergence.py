@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from manifest.checks.explanation import greatest_change, original_of
-from manifest.checks.subject import Subject
+from manifest.checks.explanation import greatest_change, recorded_model
+from manifest.checks.target import VerificationTarget
 from manifest.golden.layers import layer_distance
-from manifest.golden.run import Answers
+from manifest.golden.run import ProbeOutputs
 from manifest.neutral_process import neutral_process
 
 
@@ -31,14 +31,14 @@ class Departure:
 
 
 @neutral_process()
-def departure(first: Subject, second: Subject) -> Departure | None:
+def departure(first: VerificationTarget, second: VerificationTarget) -> Departure | None:
     """Ask two checkpoints' models the probe of the first; None where its family has none.
 
     Raises:
         CheckpointError: A file cannot be read.
         ArchitectureError: A model cannot be rebuilt, or fails.
     """
-    models = original_of(first), original_of(second)
+    models = recorded_model(first), recorded_model(second)
     inputs = models[0].family.inputs(models[0].architecture)
     if inputs is None:
         return None
@@ -56,6 +56,6 @@ def departure(first: Subject, second: Subject) -> Departure | None:
     return Departure(layers, f"{words}{greatest_change(then.readings, now.readings)}.")
 
 
-def _same(then: Answers, now: Answers) -> bool:
+def _same(then: ProbeOutputs, now: ProbeOutputs) -> bool:
     one, other = then.record(), now.record()
     return one.keys() == other.keys() and all(one[name].digest == other[name].digest for name in one)

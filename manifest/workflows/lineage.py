@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from manifest.checkpoint.discovering import discover
-from manifest.checks.subject import Subject
+from manifest.checks.target import VerificationTarget
 from manifest.checks.trust import trust
 from manifest.errors import ManifestError
 from manifest.schema.document import parse
-from manifest.schema.lineage import Generation, History, Unread, trace
+from manifest.schema.lineage import Generation, History, Unread, trace_descent
 from manifest.schema.report import Outcome, outcome_of
 from manifest.signing import PublicKey, Trusted, public_keys
 from manifest.storage.described import other_bytes, other_size
@@ -51,7 +51,7 @@ def history(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
             unread.append(Unread(str(path), str(error)))
         except OSError as error:
             unread.append(Unread(str(path), f"It cannot be read ({error.strerror}); check its permissions."))
-    return History(trace(generations), tuple(unread), tuple(unrecorded))
+    return History(trace_descent(generations), tuple(unread), tuple(unrecorded))
 
 
 def _of_directory(path: Path) -> Path:
@@ -71,10 +71,10 @@ def _generation(path: Path, keys: Sequence[PublicKey]) -> Generation:
     contents = read_sidecars(path)
     manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
     architecture = manifest.architecture
-    climbed = trust(Subject(path, contents, manifest), keys)
-    signed = bool(keys) and outcome_of(climbed.findings) is Outcome.PASS
+    result = trust(VerificationTarget(path, contents, manifest), keys)
+    signed = bool(keys) and outcome_of(result.findings) is Outcome.PASS
     problem = (other_bytes if signed else other_size)(path, manifest)
-    signature = climbed.reason
+    signature = result.reason
     if signed and problem is not None:
         signature = f"of the manifest alone, which describes another file: {problem}"
     return Generation(

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from manifest.checks.rebuild import Rebuilder
-from manifest.checks.subject import Subject, climb, open_subject
+from manifest.checks.target import VerificationTarget, open_target, run_checks
 from manifest.errors import ArchitectureError
 from manifest.families import family, remember
 from manifest.families.protocol import Creation
@@ -74,18 +74,18 @@ def rebuilt(
     verify: Verify,
     allow: Sequence[str],
     state: str | None = None,
-) -> tuple[Subject, nn.Module]:
+) -> tuple[VerificationTarget, nn.Module]:
     """The model of `load`, still on the CPU, and the open checkpoint that was verified; the arguments are those."""
     if verify not in ("full", "fast", "none"):
         raise ArchitectureError(f"verify is {verify!r}, expected 'full', 'fast' or 'none'.")
-    subject, rebuilder = open_subject(path), Rebuilder(brief=True)
+    subject, rebuilder = open_target(path), Rebuilder(brief=True)
     if state is not None:
         subject = subject.meaning(state)
     with granted(allow):
         if verify != "none":
             # Nothing here unpickles the file.
             rungs = static_rungs(key, code=Severity.WARNING) + (rebuilder.rungs() if verify == "full" else [])
-            report = climb(subject, rungs)
+            report = run_checks(subject, rungs)
             if not report.passed:
                 raise VerificationError(_first_failure(report), report)
         model = rebuilder.model(subject)
@@ -111,7 +111,7 @@ def load_transforms(path: str | os.PathLike[str]) -> Transforms:
     return Transforms(preprocess, tokenizer)
 
 
-def _warn_of_absent(subject: Subject) -> None:
+def _warn_of_absent(subject: VerificationTarget) -> None:
     absent = [role_words(part.role) for part in subject.manifest.components if part.status is Status.ABSENT]
     if absent:
         warnings.warn(
@@ -126,7 +126,7 @@ def _first_failure(report: Report) -> str:
     return f"{report.subject} fails its {failed.name} check ({worst.rule} {worst.name}): {worst.message} {worst.remedy}"
 
 
-def _creation(subject: Subject) -> Creation:
+def _creation(subject: VerificationTarget) -> Creation:
     """So that a model that is loaded, trained on and saved again names its parent."""
     manifest = subject.manifest
     architecture = manifest.architecture

@@ -20,7 +20,7 @@ from torch import nn
 from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.pickles.named_globals import Effect, judge
 from manifest.checkpoint.pickles.numpy_pickles import READERS
-from manifest.checks.subject import Subject
+from manifest.checks.target import VerificationTarget
 from manifest.errors import CheckpointError, one_line
 from manifest.escaping import printable, printable_list
 from manifest.neutral_process import neutral_process
@@ -113,7 +113,7 @@ class _Mapped(io.RawIOBase):
         super().close()
 
 
-def _stored(subject: Subject) -> Checkpoint:
+def _stored(subject: VerificationTarget) -> Checkpoint:
     if not isinstance(subject.stored, Checkpoint):
         raise subject.stored
     return subject.stored
@@ -171,7 +171,7 @@ def _refusal(stored: Checkpoint, error: Exception) -> CheckpointError:
     )
 
 
-def _in_mode(model: nn.Module, subject: Subject) -> nn.Module:
+def _in_mode(model: nn.Module, subject: VerificationTarget) -> nn.Module:
     """The model in the mode in which it was saved; where that is not known of each module, in train mode."""
     mode = subject.manifest.architecture.mode
     if mode is Mode.MIXED:

@@ -21,7 +21,7 @@ from manifest.capture.provenance import facts_of
 from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.tensors import SAFETENSORS_CODES
 from manifest.digests import files_digests
-from manifest.distributed.process_group import Together
+from manifest.distributed.process_group import ProcessGroup
 from manifest.distributed.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.errors import InputError, one_line
 from manifest.escaping import printable, writable
@@ -100,7 +100,7 @@ def save(
         return None
     checkpoint, module = Path(path), unwrap(model)
     sharded = is_sharded(module)
-    together = Together() if sharded else Together.alone()
+    together = ProcessGroup() if sharded else ProcessGroup.alone()
     if sharded:
         reshard(module)
     together.on_first(lambda: _require_name_of_file(checkpoint))

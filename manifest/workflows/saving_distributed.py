@@ -35,7 +35,7 @@ from manifest.capture.live_model import LiveModel, live_model
 from manifest.capture.provenance import facts_of
 from manifest.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from manifest.digests import file_digests
-from manifest.distributed.process_group import Together
+from manifest.distributed.process_group import ProcessGroup
 from manifest.distributed.sharding import reshard
 from manifest.errors import InputError
 from manifest.families.wrappers import unwrap
@@ -45,7 +45,7 @@ from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey
 from manifest.storage.places import storage_errors
 from manifest.storage.sidecars import require_checkpoint
-from manifest.storage.suppress_recording import own_work
+from manifest.storage.suppress_recording import suppress_recording
 from manifest.storage.transaction import clear_sidecars, staging_directory
 from manifest.workflows.signing import publish_signed, publish_signed_directory
 
@@ -56,7 +56,7 @@ _WRITTEN_BY = re.compile(r"__(\d+)_")
 """How the names of a process's files begin."""
 
 
-@own_work()
+@suppress_recording()
 def save_distributed(
     model: nn.Module,
     directory: str | os.PathLike[str],
@@ -113,7 +113,7 @@ def save_distributed(
         ArchitectureError: By a process alone: the model cannot be rebuilt exactly.
         StorageError: By a process alone: the place cannot be written.
     """
-    together = Together(process_group)
+    together = ProcessGroup(process_group)
     target = Path(directory)
     reshard(model)
     live = together.for_first(
@@ -139,7 +139,7 @@ def save_distributed(
         return together.on_first(lambda: _publish(live, shares, staged, target))
 
 
-@own_work()
+@suppress_recording()
 def describe_distributed(
     directory: str | os.PathLike[str],
     model: nn.Module,
@@ -179,7 +179,7 @@ def describe_distributed(
     Raises:
         GroupError: One of several processes failed; all of them raise it, and the message says which and why.
     """
-    together = Together(process_group)
+    together = ProcessGroup(process_group)
     target = Path(directory)
     together.on_first(lambda: clear_sidecars(require_checkpoint(target)))
     reshard(model)
@@ -250,7 +250,7 @@ def _stage(live: LiveModel | None, target: Path, staging: contextlib.ExitStack) 
         return staging.enter_context(staging_directory(target.resolve()))
 
 
-def _write(together: Together, module: nn.Module, extras: Mapping[str, Any], staged: Path, target: Path) -> None:
+def _write(together: ProcessGroup, module: nn.Module, extras: Mapping[str, Any], staged: Path, target: Path) -> None:
     state = together.everywhere(lambda: _state(together, module, extras, staged))
     try:
         together.exchanging(
@@ -266,7 +266,7 @@ def _write(together: Together, module: nn.Module, extras: Mapping[str, Any], sta
         together.fail(rank, cause)
 
 
-def _state(together: Together, module: nn.Module, extras: Mapping[str, Any], staged: Path) -> dict[str, Any]:
+def _state(together: ProcessGroup, module: nn.Module, extras: Mapping[str, Any], staged: Path) -> dict[str, Any]:
     """What is saved; nothing in it has to be asked any more."""
     if not staged.is_dir():
         raise InputError(
@@ -279,7 +279,7 @@ def _state(together: Together, module: nn.Module, extras: Mapping[str, Any], sta
     return {_WEIGHTS: get_model_state_dict(module), **others}
 
 
-def _digest(together: Together, place: Path, state: str | None) -> list[_Share]:
+def _digest(together: ProcessGroup, place: Path, state: str | None) -> list[_Share]:
     """What the processes find out of a checkpoint, each its share; by rank on the first, nothing on the others."""
     return together.collect(together.everywhere(lambda: _share(place, state, together.rank, together.size)))
 

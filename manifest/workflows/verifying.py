@@ -14,9 +14,9 @@ from manifest.checkpoint import Checkpoint
 from manifest.checks.completeness import _completeness
 from manifest.checks.format import _format, _listing
 from manifest.checks.integrity import integrity
-from manifest.checks.ladder import Climbed, joined
-from manifest.checks.policy import RUNG, Policy, floor_findings, hold, read_policy
-from manifest.checks.subject import Check, climb, open_subject
+from manifest.checks.ladder import CheckResult, merge_reports
+from manifest.checks.policy import RUNG, Policy, apply_policy, floor_findings, read_policy
+from manifest.checks.target import Check, open_target, run_checks
 from manifest.checks.trust import trust
 from manifest.escaping import printable
 from manifest.grants import granted
@@ -55,20 +55,20 @@ def verify(
         KeyFileError: The key cannot be used.
     """
     demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
-    subject = open_subject(path)
+    subject = open_target(path)
     try:
         with granted(allow):
             rungs = static_rungs(key, thorough=not fast) + (skipped_rungs() if fast else _dynamic_rungs(probes))
             floors: list[tuple[str, Check]] = [] if demanded is None else [(RUNG, _floors(demanded))]
-            report = climb(subject, rungs + floors)
+            report = run_checks(subject, rungs + floors)
             models = {"": report}
             for other in subject.others():
                 checks: list[tuple[str, Check]] = [("format", _listing), ("completeness", _completeness)]
                 checks += [] if fast else [rung for rung in _dynamic_rungs(probes) if rung[0] != "environment"]
                 state = printable(".".join(other.manifest.checkpoint.state.path))
-                models[state] = climb(other, checks + floors)
-                report = joined(report, models[state], state)
-            return hold(report, demanded, subject.path, models=models)
+                models[state] = run_checks(other, checks + floors)
+                report = merge_reports(report, models[state], state)
+            return apply_policy(report, demanded, subject.path, models=models)
     finally:
         subject.close()
 
@@ -95,7 +95,7 @@ def static_rungs(key: Trusted, *, code: Severity = Severity.ERROR, thorough: boo
 
 def skipped_rungs() -> list[tuple[str, Check]]:
     """The rungs above, when only a fast answer is wanted."""
-    skipped = Climbed("not asked for: --fast stops before torch", skipped=True)
+    skipped = CheckResult("not asked for: --fast stops before torch", skipped=True)
     return [(name, lambda subject: skipped) for name in ("architecture", "environment", "golden")]  # noqa: ARG005
 
 
@@ -108,4 +108,4 @@ def _dynamic_rungs(probes: Sequence[Any]) -> list[tuple[str, Check]]:
 
 def _floors(policy: Policy) -> Check:
     """The floors that a manifest records, held to what a policy demands of them."""
-    return lambda subject: Climbed("", floor_findings(policy.golden, subject.manifest.golden))
+    return lambda subject: CheckResult("", floor_findings(policy.golden, subject.manifest.golden))

@@ -59,7 +59,7 @@ def test_convert_when_the_file_has_other_names_then_the_new_one_has_the_modules(
 
 
 def test_recording_when_save_pretrained_writes_other_names_then_it_passes(vit, tmp_path):
-    with manifest.recording(golden="none") as scribe:
+    with manifest.recording(golden="none") as recorder:
         vit[0].save_pretrained(tmp_path)
-    assert (scribe.described, scribe.left_alone) == ([tmp_path / "model.safetensors"], [])
+    assert (recorder.described, recorder.left_alone) == ([tmp_path / "model.safetensors"], [])
     assert manifest.verify(tmp_path / "model.safetensors").exit_code == 0

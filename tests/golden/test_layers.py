@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from manifest.golden.layers import MOST_LAYERS, first_departure, layer_distance, layer_paths, sketched, watched
+from manifest.golden.layers import MOST_LAYERS, first_divergence, layer_distance, layer_paths, sketched, watched
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_the_first_layer_to_depart_is_the_one_that_was_changed() -> None:
     with torch.no_grad(), watched(model) as before:
         model(images)
     recorded = list(before.values())
-    assert first_departure(recorded, before, 1e-9) is None
+    assert first_divergence(recorded, before, 1e-9) is None
     with torch.no_grad():
         model.layer2[1].bn2.weight[0] += 1  # zero, as timm begins the last norm of a block
     with torch.no_grad(), watched(model) as after:
         model(images)
-    departure = first_departure(recorded, after, 1e-6)
+    departure = first_divergence(recorded, after, 1e-6)
     assert departure is not None
     assert departure[0].module == "layer2.1"
     assert 1e-6 < departure[1] < 1
-    missing = first_departure(recorded, {}, 1e-6)
+    missing = first_divergence(recorded, {}, 1e-6)
     assert missing is not None
     assert (missing[0].module, missing[1]) == ("conv1", math.inf)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from manifest.identification.identify import Candidate, identify
+from manifest.identification.identify import ArchitectureCandidate, identify
 
 Of = Callable[[str, str], dict[str, tuple[int, ...]]]
 
 
-def missing_roles(candidate: Candidate) -> set[str]:
+def missing_roles(candidate: ArchitectureCandidate) -> set[str]:
     return {candidate.roles[name] for name in candidate.fit.missing}
 
 

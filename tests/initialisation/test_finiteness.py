@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
 from manifest.initialisation.values import NotFinite, not_finite
-from manifest.initialisation.verdict import Oddity, oddities
+from manifest.initialisation.verdict import Anomaly, oddities
 
 WITH_INFINITY = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64]
 WITHOUT = [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
-Odd = Callable[[dict[str, torch.Tensor]], list[Oddity]]
+Odd = Callable[[dict[str, torch.Tensor]], list[Anomaly]]
 
 
 def scanned(tensor: torch.Tensor) -> NotFinite | None:
@@ -77,7 +77,7 @@ def test_one_value_in_a_large_tensor_is_found_at_the_borders_of_pieces(dtype: to
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Odd:
-    def read(state: dict[str, torch.Tensor]) -> list[Oddity]:
+    def read(state: dict[str, torch.Tensor]) -> list[Anomaly]:
         torch.save(state, tmp_path / "weights.pt")
         with open_checkpoint(tmp_path / "weights.pt") as checkpoint:
             return oddities(checkpoint)
@@ -90,7 +90,7 @@ def test_message_says_how_many_and_where_in_the_tensors_own_shape(odd: Odd) -> N
     weight[1, 2, 3:5] = float("nan")
     weight[3, 4, 5] = float("inf")
     message = "x.weight has 2 NaNs and 1 infinite value among its 120, the first at [1, 2, 3]."
-    assert odd({"x.weight": weight}) == [Oddity("not-finite", ("x.weight",), message)]
+    assert odd({"x.weight": weight}) == [Anomaly("not-finite", ("x.weight",), message)]
 
 
 def test_value_in_a_transposed_view_is_found_at_its_index_in_the_view(odd: Odd) -> None:

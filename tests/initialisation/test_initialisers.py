@@ -12,9 +12,9 @@ from torch import nn
 
 from manifest.initialisation.distributions import (
     SIGNIFICANCE,
+    DistributionShape,
     Initialiser,
-    Shape,
-    fit,
+    fit_distribution,
     fits_some_scale,
     initialisers,
     values_on_lattice,
@@ -46,17 +46,17 @@ def sample(values: torch.Tensor) -> Sample:
 def test_fresh_weight_fits_in_every_type(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     values = sample(DRAWS[name](torch.empty(shape)).to(dtype))
-    assert fit(values, initialisers(shape, 1, 0)).initialiser is not None
+    assert fit_distribution(values, initialisers(shape, 1, 0)).initialiser is not None
     assert fits_some_scale(values)
 
 
 @pytest.mark.parametrize("count", [200, 1_000])
-@pytest.mark.parametrize("shape", list(Shape))
-def test_distribution_is_judged_as_scipy_judges_it(shape: Shape, count: int) -> None:
+@pytest.mark.parametrize("shape", list(DistributionShape))
+def test_distribution_is_judged_as_scipy_judges_it(shape: DistributionShape, count: int) -> None:
     frozen = {
-        Shape.NORMAL: scipy.stats.norm(),
-        Shape.UNIFORM: scipy.stats.uniform(-(3**0.5), 2 * 3**0.5),
-        Shape.TRUNCATED: scipy.stats.truncnorm(-2, 2, scale=1 / scipy.stats.truncnorm(-2, 2).std()),
+        DistributionShape.NORMAL: scipy.stats.norm(),
+        DistributionShape.UNIFORM: scipy.stats.uniform(-(3**0.5), 2 * 3**0.5),
+        DistributionShape.TRUNCATED: scipy.stats.truncnorm(-2, 2, scale=1 / scipy.stats.truncnorm(-2, 2).std()),
     }[shape]
     assert frozen.stats("k") + 3 == pytest.approx(shape.value, abs=1e-3)
     for seed in range(20):
@@ -66,13 +66,15 @@ def test_distribution_is_judged_as_scipy_judges_it(shape: Shape, count: int) -> 
         assert ours == pytest.approx(theirs, rel=0.25, abs=0.01)
 
 
-@pytest.mark.parametrize("shape", list(Shape))
-def test_variance_of_fresh_values_has_the_chance_that_is_claimed(shape: Shape) -> None:
+@pytest.mark.parametrize("shape", list(DistributionShape))
+def test_variance_of_fresh_values_has_the_chance_that_is_claimed(shape: DistributionShape) -> None:
     generator = np.random.default_rng(0)
     draws = {
-        Shape.NORMAL: lambda: generator.standard_normal(256),
-        Shape.UNIFORM: lambda: generator.uniform(-(3**0.5), 3**0.5, 256),
-        Shape.TRUNCATED: lambda: scipy.stats.truncnorm(-2, 2).rvs(256, random_state=generator) / 0.8796256610342398,
+        DistributionShape.NORMAL: lambda: generator.standard_normal(256),
+        DistributionShape.UNIFORM: lambda: generator.uniform(-(3**0.5), 3**0.5, 256),
+        DistributionShape.TRUNCATED: lambda: (
+            scipy.stats.truncnorm(-2, 2).rvs(256, random_state=generator) / 0.8796256610342398
+        ),
     }[shape]
     chances = [
         variance_chance(prepared(Sample(draws(), True, "float64")), Initialiser(shape, 1.0))  # type: ignore[arg-type]
@@ -85,7 +87,7 @@ def test_of_two_thousand_fresh_weights_none_is_rejected() -> None:
     torch.manual_seed(0)
     candidates = initialisers((64, 64), 1, 0)
     rejected = sum(
-        fit(sample(draw(torch.empty(64, 64))), candidates).initialiser is None
+        fit_distribution(sample(draw(torch.empty(64, 64))), candidates).initialiser is None
         for draw in DRAWS.values()
         for _ in range(250)
     )
@@ -97,9 +99,9 @@ def test_values_of_another_shape_or_scale_do_not_fit() -> None:
     torch.manual_seed(0)
     candidates = initialisers((128, 128), 1, 0)
     heavy = torch.distributions.StudentT(3.0).sample((128, 128)) * 0.02
-    assert fit(sample(heavy), candidates).initialiser is None
+    assert fit_distribution(sample(heavy), candidates).initialiser is None
     assert not fits_some_scale(sample(heavy))
-    assert fit(sample(torch.randn(128, 128) * 0.37), candidates).initialiser is None
+    assert fit_distribution(sample(torch.randn(128, 128) * 0.37), candidates).initialiser is None
     assert fits_some_scale(sample(torch.randn(128, 128) * 0.37))
 
 
@@ -109,12 +111,12 @@ def test_uniform_draw_is_exact_until_the_smallest_step(step: float) -> None:
     layer = nn.Linear(256, 128)
     bound = 256**-0.5
     assert values_on_lattice(sample(layer.weight.detach()), bound)
-    assert fit(sample(layer.weight.detach()), initialisers((128, 256), 1, 0)).exact
+    assert fit_distribution(sample(layer.weight.detach()), initialisers((128, 256), 1, 0)).exact
     moved = layer.weight.detach() + step * torch.randn(128, 256)
     assert not values_on_lattice(sample(moved), bound)
-    assert fit(sample(moved), initialisers((128, 256), 1, 0)).initialiser is not None
+    assert fit_distribution(sample(moved), initialisers((128, 256), 1, 0)).initialiser is not None
 
 
 def test_shape_with_one_dimension_of_one_has_initialisers() -> None:
     assert initialisers((64, 1, 3, 3), 12, 11)
-    assert Initialiser(Shape.NORMAL, (2 / 9) ** 0.5) in initialisers((64, 1, 3, 3), 1, 0)
+    assert Initialiser(DistributionShape.NORMAL, (2 / 9) ** 0.5) in initialisers((64, 1, 3, 3), 1, 0)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifest.checkpoint import open_checkpoint
-from manifest.initialisation.verdict import Oddity, evidence, oddities
+from manifest.initialisation.verdict import Anomaly, evidence, oddities
 
 
-def odd(state: dict[str, torch.Tensor]) -> list[Oddity]:
+def odd(state: dict[str, torch.Tensor]) -> list[Anomaly]:
     with tempfile.TemporaryDirectory() as directory:
         torch.save(state, Path(directory) / "weights.pt")
         with open_checkpoint(Path(directory) / "weights.pt") as checkpoint:

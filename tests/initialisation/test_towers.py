@@ -15,11 +15,11 @@ from torch import nn
 
 from manifest.checkpoint import open_checkpoint
 from manifest.families.open_clip.adapter import FAMILY
-from manifest.initialisation.verdict import Evidence, Oddity, evidence, oddities
+from manifest.initialisation.verdict import Anomaly, Evidence, evidence, oddities
 from manifest.schema.vocabulary import Training
 
 State = Mapping[str, torch.Tensor]
-Told = Callable[..., tuple[dict[str, Evidence], list[Oddity]]]
+Told = Callable[..., tuple[dict[str, Evidence], list[Anomaly]]]
 TRAINED, INITIALISED, UNKNOWN = Training.TRAINED, Training.INITIALISED, Training.UNKNOWN
 
 
@@ -39,7 +39,7 @@ def is_late_text(name: str) -> bool:
 def told(tmp_path: Path) -> Told:
     """The evidence on each component of some weights, and what is odd about them."""
 
-    def read(state: State, roles: Mapping[str, str] | None = None) -> tuple[dict[str, Evidence], list[Oddity]]:
+    def read(state: State, roles: Mapping[str, str] | None = None) -> tuple[dict[str, Evidence], list[Anomaly]]:
         path = tmp_path / "weights.safetensors"
         save_file({name: value.contiguous() for name, value in state.items()}, path)
         with open_checkpoint(path) as checkpoint:
@@ -74,11 +74,11 @@ def mixed(trained: State, fresh: State, is_fresh: Callable[[str], bool]) -> Stat
     return {name: fresh[name] if is_fresh(name) else value for name, value in trained.items()}
 
 
-def verdicts(found: tuple[dict[str, Evidence], list[Oddity]]) -> dict[str, Training]:
+def verdicts(found: tuple[dict[str, Evidence], list[Anomaly]]) -> dict[str, Training]:
     return {role: verdict.training for role, verdict in found[0].items()}
 
 
-def fresh_layers(found: tuple[dict[str, Evidence], list[Oddity]]) -> list[Oddity]:
+def fresh_layers(found: tuple[dict[str, Evidence], list[Anomaly]]) -> list[Anomaly]:
     return [odd for odd in found[1] if odd.kind == "fresh-layers"]
 
 

@@ -23,7 +23,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import manifest
 from manifest.errors import IncompleteModelError
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Creation
 from manifest.families.torchvision.adapter import FAMILY
 from manifest.storage.sidecars import Sidecars
@@ -103,7 +103,7 @@ def test_library_loads_either_model_into_the_other_strictly_and_gives_other_outp
 def test_builder_told_of_the_weights_makes_the_same_as_its_own_parts_do() -> None:
     architecture = FAMILY.describe(Creation(NAME, {"weights": "COCO_V1"}))
     built, expected = FAMILY.build(architecture), as_for_weights()
-    assert first_departure(built, expected) is None
+    assert first_difference(built, expected) is None
     mine, yours = ({n: p.requires_grad for n, p in model.named_parameters()} for model in (built, expected))
     assert mine == yours
     assert sum(not wanted for wanted in mine.values()) == 11
@@ -111,7 +111,7 @@ def test_builder_told_of_the_weights_makes_the_same_as_its_own_parts_do() -> Non
 
 def test_load_of_what_was_saved_gives_the_exact_model(trained: RetinaNet, saved: Path) -> None:
     again: Any = manifest.load(saved)
-    assert first_departure(again, trained) is None
+    assert first_difference(again, trained) is None
     assert norms(again) == {("FrozenBatchNorm2d", 0.0)}
     assert torch.allclose(scores(again), scores(trained), rtol=1e-4, atol=1e-5)
     (mine,), (yours,) = (model([torch.full((3, 64, 64), 0.5)]) for model in (trained, again))

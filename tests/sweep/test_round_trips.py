@@ -23,7 +23,7 @@ import yaml
 from torch import nn
 
 from manifest.families import family
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.meta_build import without_weights
 from manifest.families.protocol import Creation
 from manifest.schema.document import Architecture
@@ -103,7 +103,7 @@ def round_trip(library: str, live: nn.Module, creation: Creation | None) -> str 
     written = adapter.capture(live, creation).model_dump_json(by_alias=True)
     architecture = Architecture.model_validate(json.loads(written))
     built = adapter.build(architecture)
-    if departure := first_departure(built, live):
+    if departure := first_difference(built, live):
         return departure
     # The structure is the same by now; the operators need be traced once more by one of the two ways only.
     if creation is not None and adapter.operators(built) != architecture.operators:

@@ -39,14 +39,14 @@ def prepared() -> tuple[Accelerator, Any, Any]:
 def recorded(tmp_path_factory):
     """What a training has saved in each way that accelerate has."""
     folder = tmp_path_factory.mktemp("recorded")
-    with manifest.recording(floor="none") as scribe:
+    with manifest.recording(floor="none") as recorder:
         accelerator, model, optimizer = prepared()
         steps(accelerator, model, optimizer, 2)
         accelerator.save_state(folder / "state")
         accelerator.save_model(model, folder / "model")
         accelerator.save_model(model, folder / "sharded", max_shard_size="200KB")
         accelerator.save(accelerator.get_state_dict(model), folder / "model.pt")
-    return accelerator.unwrap_model(model, keep_torch_compile=False), folder, scribe
+    return accelerator.unwrap_model(model, keep_torch_compile=False), folder, recorder
 
 
 SAVED = ["state/model.safetensors", "model/model.safetensors", "sharded", "model.pt"]
@@ -61,9 +61,9 @@ def test_recording_when_accelerate_saves_then_it_passes_and_loads(recorded, name
 
 
 def test_recording_when_accelerate_saves_then_nothing_else_is_described(recorded):
-    _, folder, scribe = recorded
-    assert {path.relative_to(folder).as_posix() for path in scribe.described} == set(SAVED)
-    assert not scribe.failed
+    _, folder, recorder = recorded
+    assert {path.relative_to(folder).as_posix() for path in recorder.described} == set(SAVED)
+    assert not recorder.failed
 
 
 def test_recording_when_accelerate_resumes_then_the_weights_are_those_of_one_training_without_it(recorded, tmp_path):

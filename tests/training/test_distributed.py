@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import manifest
 from manifest.checkpoint import open_checkpoint
-from manifest.distributed.process_group import Together
+from manifest.distributed.process_group import ProcessGroup
 from manifest.distributed.sharding import is_sharded
 from manifest.errors import InputError, NoManifestError
 from manifest.schema.report import Report, VerificationError
@@ -299,7 +299,7 @@ def test_process_without_a_group_when_it_fails_then_raises_its_own_error(tmp_pat
 
 def test_directory_when_a_process_does_not_see_it_then_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not see .*; save to a file system that all processes share"):
-        _state(Together.alone(), torch.nn.Linear(1, 1), {}, tmp_path / "elsewhere")
+        _state(ProcessGroup.alone(), torch.nn.Linear(1, 1), {}, tmp_path / "elsewhere")
 
 
 def test_tensors_when_dealt_out_then_everybody_has_about_as_many_bytes(play: Play) -> None:

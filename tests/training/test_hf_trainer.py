@@ -28,7 +28,7 @@ from transformers import (
 import manifest
 from manifest.errors import NoManifestWarning
 from manifest.storage.transaction import read_manifest
-from manifest.training.recorder import Scribe
+from manifest.training.recorder import CheckpointRecorder
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT = {**SIZES, "vocab_size": 99, "max_position_embeddings": 16}
@@ -166,9 +166,9 @@ def test_describe_when_it_is_late_then_the_directory_is_no_younger_for_it(tmp_pa
     model = clip()
     model.save_pretrained(tmp_path)
     os.utime(tmp_path, (1e9, 1e9))
-    with Scribe() as scribe:
-        scribe.describe(tmp_path / "model.safetensors", model)
-    assert scribe.described == [tmp_path / "model.safetensors"]
+    with CheckpointRecorder() as recorder:
+        recorder.describe(tmp_path / "model.safetensors", model)
+    assert recorder.described == [tmp_path / "model.safetensors"]
     assert tmp_path.stat().st_mtime == 1e9
 
 
@@ -204,8 +204,8 @@ def test_train_when_it_raises_then_what_was_saved_is_described(tmp_path):
 
 @pytest.mark.filterwarnings("error::manifest.errors.NoManifestWarning")
 def test_recording_when_a_script_uses_the_trainer_without_the_callback_then_it_describes_all_the_same(tmp_path):
-    with manifest.recording(golden="none") as scribe:
+    with manifest.recording(golden="none") as recorder:
         train(vit, tmp_path, steps=6, save_total_limit=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]
     assert passes(tmp_path / "checkpoint-6" / "model.safetensors")
-    assert not scribe.failed
+    assert not recorder.failed

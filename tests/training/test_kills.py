@@ -219,9 +219,9 @@ def test_a_disk_that_is_full_is_the_scripts_own_error(model: torch.nn.Module, mo
     with recording(golden="none"):
         torch.save(model.state_dict(), place / "a.pt")
     (place / "ballast").write_bytes(bytes(place_left(place) - (256 << 10)))
-    with recording(golden="none") as scribe, pytest.raises((RuntimeError, OSError)):
+    with recording(golden="none") as recorder, pytest.raises((RuntimeError, OSError)):
         torch.save(model.state_dict(), place / "b.pt")
-    assert not scribe.described + scribe.failed
+    assert not recorder.described + recorder.failed
     assert manifest.verify(place / "a.pt", fast=True).passed
     assert not [path for path in place.iterdir() if path.name.endswith((".tmp", ".pending"))]
 
@@ -246,17 +246,17 @@ def test_where_nothing_may_be_written_the_script_hears_it_as_without(
 ) -> None:
     (tmp_path / "source").mkdir()
     place = mounted("ro", source=tmp_path / "source")
-    with recording() as scribe, pytest.raises((RuntimeError, OSError)):
+    with recording() as recorder, pytest.raises((RuntimeError, OSError)):
         torch.save(model.state_dict(), place / "a.pt")
-    assert not scribe.described + scribe.failed + scribe.left_alone
+    assert not recorder.described + recorder.failed + recorder.left_alone
 
 
 def test_a_manifest_that_has_no_room_is_a_warning(model: torch.nn.Module, mounted: Callable[..., Path]) -> None:
     place = mounted("size=4m")
-    with pytest.warns(NoManifestWarning, match="disk of|No space"), recording(golden="none") as scribe:
+    with pytest.warns(NoManifestWarning, match="disk of|No space"), recording(golden="none") as recorder:
         torch.save(model.state_dict(), place / "a.pt")
         (place / "ballast").write_bytes(bytes(place_left(place)))
-    assert [path.name for path, _ in scribe.failed] == ["a.pt"]
+    assert [path.name for path, _ in recorder.failed] == ["a.pt"]
     assert torch.load(place / "a.pt")
     assert not (place / "a.pt.manifest.json").exists()
 

@@ -176,9 +176,9 @@ def test_fit_when_the_strategy_saves_in_parts_then_they_are_left_alone_with_the_
 
 
 def test_recording_when_a_script_uses_lightning_without_the_callback_then_it_describes_all_the_same(tmp_path):
-    with manifest.recording(golden="none") as scribe:
+    with manifest.recording(golden="none") as recorder:
         fit(tmp_path)
-    assert [path.name for path in scribe.described][-1] == "step=4.ckpt"
+    assert [path.name for path in recorder.described][-1] == "step=4.ckpt"
     assert passes(tmp_path / "step=4.ckpt")
 
 

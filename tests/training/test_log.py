@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import manifest
 from manifest.schema.document import Manifest, Parent, Provenance, serialize
-from manifest.schema.lineage import Generation, trace
+from manifest.schema.lineage import Generation, trace_descent
 from manifest.signing import generate_keys
 from manifest.storage.sidecars import Sidecars
 from manifest.storage.transaction import read_manifest
@@ -278,7 +278,7 @@ def generations(draw: st.DrawFn) -> list[Generation]:
 @settings(max_examples=300)
 @given(generations())
 def test_whoever_calls_whom_a_parent_each_is_told_once_and_children_first(found: list[Generation]) -> None:
-    traced = trace(found)
+    traced = trace_descent(found)
     assert sorted(each.generation.path for each in traced) == sorted(each.path for each in found)
     weights = {each.path: each.weights for each in found}
     for each in traced:

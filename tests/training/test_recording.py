@@ -65,7 +65,7 @@ def averaged(model: nn.Module) -> nn.Module:
 
 
 def test_every_way_to_save_a_model_is_followed_by_its_manifest(tmp_path: Path) -> None:
-    with recording() as scribe:
+    with recording() as recorder:
         model = resnet()
         wrapped = nn.DataParallel(model)
         torch.save(model.state_dict(), tmp_path / "bare.pt")
@@ -80,9 +80,9 @@ def test_every_way_to_save_a_model_is_followed_by_its_manifest(tmp_path: Path) -
             torch.save(model.state_dict(), file)
         torch.save(model.state_dict(), (tmp_path / "closed_by_nobody.pt").open("wb"))
         assert torch.load(tmp_path / "closed_by_nobody.pt")
-    assert not scribe.failed
+    assert not recorder.failed
     paths = sorted(path for path in tmp_path.iterdir() if path.suffix in (".pt", ".safetensors"))
-    assert sorted(scribe.described) == paths
+    assert sorted(recorder.described) == paths
     found = [holds(path) for path in paths]
     assert len({each.weights.digest for each in found}) == 1
     assert all(each.architecture.name == "resnet10t" and each.golden for each in found)
@@ -99,14 +99,14 @@ def test_the_savers_of_libraries_are_followed(digits_model: Any, tmp_path: Path)
             (place / "tokenizer.json").write_text("{}")
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    with recording(golden="none") as scribe:
+    with recording(golden="none") as recorder:
         save_for_hf(digits_model, Tokenizer(), {"embed_dim": 64}, str(tmp_path / "open_clip"))
         model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=3))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         model(torch.randn(2, 3, 32, 32)).logits.square().mean().backward()
         optimizer.step()
         model.save_pretrained(tmp_path / "transformers")
-    assert not scribe.failed
+    assert not recorder.failed
     weights = ["open_clip/open_clip_model.safetensors", "open_clip/open_clip_pytorch_model.bin"]
     for name in [*weights, "transformers/model.safetensors"]:
         assert manifest.verify(tmp_path / name, fast=True).passed
@@ -132,10 +132,10 @@ def test_a_module_that_is_not_hashable_is_made_as_without(tmp_path: Path) -> Non
         def __eq__(self, other: object) -> bool:
             return isinstance(other, Compared) and other.in_features == self.in_features
 
-    with pytest.warns(NoManifestWarning), recording() as scribe:
+    with pytest.warns(NoManifestWarning), recording() as recorder:
         model = Compared(4, 4)
         torch.save({"weight": model.weight, "bias": model.bias}, tmp_path / "a.pt")
-    assert [path.name for path, _ in scribe.failed] == ["a.pt"]
+    assert [path.name for path, _ in recorder.failed] == ["a.pt"]
     assert torch.load(tmp_path / "a.pt")["weight"].shape == (4, 4)
 
 
@@ -185,7 +185,7 @@ def test_what_is_wrong_with_another_model_fails_the_checkpoint(tmp_path: Path) -
 
 
 def test_what_holds_no_model_is_left_alone_and_says_why(tmp_path: Path) -> None:
-    with recording() as scribe:
+    with recording() as recorder:
         model = resnet()
         torch.save(torch.optim.AdamW(model.parameters()).state_dict(), tmp_path / "optimizer.pt")
         torch.save({"loss": 0.5}, tmp_path / "metrics.pt")
@@ -194,16 +194,16 @@ def test_what_holds_no_model_is_left_alone_and_says_why(tmp_path: Path) -> None:
             {"trunk." + name: value for name, value in list(model.state_dict().items())[:4]},
             tmp_path / "part.safetensors",
         )
-    assert [path.name for path, _ in scribe.left_alone] == [
+    assert [path.name for path, _ in recorder.left_alone] == [
         "optimizer.pt",
         "metrics.pt",
         "stranger.pt",
         "part.safetensors",
     ]
-    assert "no weights" in scribe.left_alone[1][1]
-    assert "no model in memory" in scribe.left_alone[2][1]
+    assert "no weights" in recorder.left_alone[1][1]
+    assert "no model in memory" in recorder.left_alone[2][1]
     assert not list(tmp_path.glob("*.manifest.*"))
-    assert not scribe.failed
+    assert not recorder.failed
 
 
 def test_a_manifest_goes_where_its_checkpoint_goes(tmp_path: Path) -> None:
@@ -226,10 +226,10 @@ def test_a_manifest_goes_where_its_checkpoint_goes(tmp_path: Path) -> None:
 
 
 def test_a_folder_can_be_cleared_file_by_file(tmp_path: Path) -> None:
-    with recording(golden="none") as scribe:
+    with recording(golden="none") as recorder:
         model = resnet()
         torch.save(model.state_dict(), tmp_path / "a.pt")
-        scribe.wait()
+        recorder.wait()
         for path in sorted(tmp_path.iterdir()):
             path.unlink()
         with pytest.raises(FileNotFoundError):
@@ -250,14 +250,14 @@ def test_an_overwritten_checkpoint_has_the_manifest_of_its_last_save(tmp_path: P
 
 
 def test_a_save_of_this_package_is_its_own(tmp_path: Path) -> None:
-    with recording() as scribe:
+    with recording() as recorder:
         model = resnet()
         for _ in range(2):
             manifest.save(model, tmp_path / "a.pt", extras={"epoch": 1})
             manifest.save(model, tmp_path / "b.safetensors")
             manifest.torch_save(model.state_dict(), tmp_path / "c.pt")
-    assert not scribe.failed + scribe.left_alone
-    assert not scribe.described
+    assert not recorder.failed + recorder.left_alone
+    assert not recorder.described
     assert all(holds(tmp_path / name) for name in ("a.pt", "b.safetensors", "c.pt"))
 
 
@@ -290,10 +290,10 @@ def test_what_cannot_be_described_is_a_warning_and_a_file_beside_it(tmp_path: Pa
         """Of a place that nobody can import it from."""
 
     path = tmp_path / "hidden.pt"
-    with pytest.warns(NoManifestWarning, match=r"hidden\.pt was saved and got no manifest"), recording() as scribe:
+    with pytest.warns(NoManifestWarning, match=r"hidden\.pt was saved and got no manifest"), recording() as recorder:
         model = Hidden(4, 4)
         torch.save(model.state_dict(), path)
-    assert scribe.failed[0][0] == path
+    assert recorder.failed[0][0] == path
     assert "Hidden" in path.with_name("hidden.pt.manifest.error").read_text()
     assert torch.load(path)["weight"].shape == (4, 4)
     with pytest.raises(manifest.errors.ManifestError), recording(strict=True):
@@ -310,9 +310,9 @@ def test_nothing_is_raised_where_warnings_are_errors(tmp_path: Path) -> None:
         """Of a place that nobody can import it from."""
 
     model = Hidden(4, 4)
-    with recording() as scribe:
+    with recording() as recorder:
         torch.save(model.state_dict(), tmp_path / "hidden.pt")
-    assert [path.name for path, _ in scribe.failed] == ["hidden.pt"]
+    assert [path.name for path, _ in recorder.failed] == ["hidden.pt"]
 
 
 def test_untrained_parts_are_declared_or_get_no_manifest(digits: Any, digits_model: Any, tmp_path: Path) -> None:
@@ -325,9 +325,9 @@ def test_untrained_parts_are_declared_or_get_no_manifest(digits: Any, digits_mod
         digits_model.positional_embedding.copy_(fresh.positional_embedding)
     with pytest.warns(NoManifestWarning, match="text tower was never trained"), recording(golden="none"):
         torch.save(digits_model.state_dict(), tmp_path / "refused.pt")
-    with recording(golden="none", partial=["text_tower", "text_projection"]) as scribe:
+    with recording(golden="none", partial=["text_tower", "text_projection"]) as recorder:
         torch.save(digits_model.state_dict(), tmp_path / "declared.pt")
-    assert [path.name for path in scribe.described] == ["declared.pt"]
+    assert [path.name for path in recorder.described] == ["declared.pt"]
     assert [path.name for path in sorted(tmp_path.glob("*.manifest.*"))] == [
         "declared.pt.manifest.json",
         "refused.pt.manifest.error",
@@ -374,12 +374,12 @@ def test_a_pickled_model_does_not_need_this_package(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_save_is_the_scripts_own(tmp_path: Path) -> None:
-    with recording() as scribe:
+    with recording() as recorder:
         with pytest.raises(RuntimeError, match="does not exist"):
             torch.save(resnet().state_dict(), tmp_path / "nowhere" / "a.pt")
         with pytest.raises((AttributeError, pickle.PicklingError)):
             torch.save({"function": lambda: None}, tmp_path / "a.pt")
-    assert not scribe.described
+    assert not recorder.described
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 

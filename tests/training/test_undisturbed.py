@@ -105,8 +105,8 @@ def test_a_recorded_training_is_the_same_to_the_bit(
     for name in ("alone", "recorded"):
         (tmp_path / name).mkdir()
     alone = trained(make, tmp_path / "alone", contextlib.nullcontext(), precision)
-    scribe = recording()
-    recorded = trained(make, tmp_path / "recorded", scribe, precision)
+    recorder = recording()
+    recorded = trained(make, tmp_path / "recorded", recorder, precision)
     assert sorted(path.name for path in (tmp_path / "recorded").glob("*.json")) == [
         "1.pt.manifest.json",
         "3.pt.manifest.json",
@@ -122,7 +122,7 @@ def test_a_compiled_training_is_not_compiled_again(tmp_path: Path) -> None:
         compiled.append(graph)
         return graph.forward
 
-    with recording() as scribe:
+    with recording() as recorder:
         model = timm.create_model("resnet10t", num_classes=3)
         model.compile(backend=backend)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -133,4 +133,4 @@ def test_a_compiled_training_is_not_compiled_again(tmp_path: Path) -> None:
             torch.save(model.state_dict(), tmp_path / f"{step}.pt")
             assert len(compiled) == once
     assert len(compiled) == 1
-    assert len(scribe.described) == 3
+    assert len(recorder.described) == 3

@@ -14,7 +14,7 @@ import torch
 
 import manifest
 from manifest.errors import ArchitectureError
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.open_clip.adapter import FAMILY
 from manifest.families.protocol import Creation
 from manifest.schema.document import Architecture
@@ -83,7 +83,7 @@ def test_saved_model_is_loaded_where_the_towers_directory_is_not(kind: str, regi
     assert str(tmp_path) not in recorded.model_dump_json()
     assert recorded.architecture.config["text_cfg"]["hf_model_name"] == f"tiny-{kind}"
     assert recorded.golden[0].probe == "photos-and-tokens/1"
-    assert first_departure(loaded, model) is None
+    assert first_difference(loaded, model) is None
     assert manifest.save(loaded, tmp_path / "b.pt", golden=False).weights.digest == recorded.weights.digest
 
 
@@ -93,7 +93,7 @@ def test_bare_module_shows_the_config_of_its_text_tower(kind: str, register: Mak
     model = open_clip.create_model(name, pretrained_hf=False)
     shutil.rmtree(tower)
     captured = FAMILY.capture(model, None)
-    assert first_departure(FAMILY.build(through_json(captured)), model) is None
+    assert first_difference(FAMILY.build(through_json(captured)), model) is None
     assert captured.config["text_cfg"]["hf_config"]["vocab_size"] == 99
 
 

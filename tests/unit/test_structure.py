@@ -21,7 +21,7 @@ from manifest.families.meta_build import without_weights
 from manifest.families.open_clip.adapter import FAMILY
 from manifest.families.protocol import Creation
 from manifest.fingerprints.module_tree import Part, changes, grouped, outline, structure_digest, unfold
-from manifest.fingerprints.structure import Trace, structure, trace
+from manifest.fingerprints.structure import Trace, structure, trace_operators
 from manifest.schema.document import ModuleRecord
 
 CONFIG: dict[str, Any] = {
@@ -145,14 +145,14 @@ def test_trace_leaves_views_out_and_counts_forms_in_place_as_plain() -> None:
     def forward(ghost: nn.Module) -> None:
         ghost(torch.empty(1, 4, device="meta")).view(4).t().relu_()
 
-    assert trace(nn.Linear(4, 4), forward).operators == ("aten.addmm.default", "aten.relu.default")
+    assert trace_operators(nn.Linear(4, 4), forward).operators == ("aten.addmm.default", "aten.relu.default")
 
 
 def test_trace_marks_operators_that_draw_random_numbers() -> None:
     def forward(ghost: nn.Module) -> None:
         nn.functional.dropout(ghost(torch.empty(1, 4, device="meta")), 0.5, training=True)
 
-    assert trace(nn.Linear(4, 4), forward).record().random == ["aten.bernoulli.float"]
+    assert trace_operators(nn.Linear(4, 4), forward).record().random == ["aten.bernoulli.float"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_trace_is_the_same_on_meta_and_on_real_weights_and_changes_nothing() -> 
 
 def test_trace_runs_in_eval_mode_so_that_dropout_leaves_no_operator() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
-    seen = trace(module, lambda ghost: ghost(torch.empty(1, 4, device="meta")))
+    seen = trace_operators(module, lambda ghost: ghost(torch.empty(1, 4, device="meta")))
     assert not any("dropout" in name or "bernoulli" in name for name in seen.operators)
 
 

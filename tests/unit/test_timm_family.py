@@ -17,7 +17,7 @@ from torch import nn
 import manifest
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
 from manifest.families import family_of
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Creation
 from manifest.families.timm.adapter import FAMILY
 from manifest.probes.inputs import photographs
@@ -70,13 +70,13 @@ def test_model_after_a_round_trip_through_json_is_built_as_it_was(
 ) -> None:
     live = without_values(name, **arguments)
     architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None)
-    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+    assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
 @pytest.mark.parametrize("name", WITH_TABLES)
 def test_tables_that_no_checkpoint_holds_are_those_of_a_normal_build(name: str) -> None:
     built, real = FAMILY.build(described(name)), timm.create_model(name)
-    assert first_departure(built, real) is None
+    assert first_difference(built, real) is None
     assert all(parameter.is_meta for parameter in built.parameters())
     expected = dict(real.named_buffers())
     assert all(torch.equal(buffer, expected[key]) for key, buffer in built.named_buffers())
@@ -105,7 +105,7 @@ def test_head_and_size_changed_afterwards_are_read_off_the_module() -> None:
     live.reset_classifier(3)
     live.set_input_size((256, 128))
     architecture = FAMILY.capture(live, None)
-    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+    assert first_difference(FAMILY.build(after_json(architecture)), live) is None
     assert architecture.config["num_classes"] == 3
     assert architecture.preprocess is not None
     assert architecture.preprocess.size == [256, 128]
@@ -118,7 +118,7 @@ def test_head_put_in_by_hand_is_read_off_its_shape_though_the_module_says_otherw
     setattr(live.get_submodule(holder), attribute, nn.Linear(live.get_submodule(head).in_features, 9, device="meta"))
     architecture = FAMILY.capture(live, None)
     again: Any = FAMILY.build(after_json(architecture))
-    assert first_departure(again, live) is None
+    assert first_difference(again, live) is None
     assert (again.get_submodule(head).out_features, again.num_classes) == (9, 1000)
 
 
@@ -127,7 +127,7 @@ def test_windows_that_follow_another_input_size_are_set_again() -> None:
     live.set_input_size(img_size=(256, 256))
     architecture = FAMILY.capture(live, None)
     assert architecture.config["afterwards"] == {"img_size": {"$tuple": [256, 256]}}
-    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+    assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
 def test_module_without_the_notes_of_a_newer_timm_is_read_off_what_it_shows() -> None:
@@ -135,7 +135,7 @@ def test_module_without_the_notes_of_a_newer_timm_is_read_off_what_it_shows() ->
     del live._model_args
     architecture = FAMILY.capture(live, None)
     assert architecture.config["drop_path_rate"] == 0.1
-    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+    assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
 def test_activation_put_in_by_hand_is_read_off_the_module() -> None:
@@ -144,7 +144,7 @@ def test_activation_put_in_by_hand_is_read_off_the_module() -> None:
         block.mlp.act = QuickGELU()
     architecture = FAMILY.capture(live, None)
     assert architecture.activations == {"model": {"QuickGELU": 12}}
-    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+    assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
 def test_module_changed_beyond_what_any_call_gives_is_refused_in_one_sentence() -> None:
@@ -190,7 +190,7 @@ def test_directory_that_timm_saved_is_resolved_with_its_arguments_and_its_images
     assert architecture.preprocess is not None
     assert architecture.preprocess.crop_pct == 0.5
     assert str(tmp_path) not in architecture.model_dump_json()
-    assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+    assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 import manifest
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
 from manifest.families import family_of
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.meta_build import without_weights
 from manifest.families.protocol import Creation
 from manifest.families.torchvision.adapter import FAMILY
@@ -88,7 +88,7 @@ def test_model_after_a_round_trip_through_json_is_built_as_it_was(name: str, arg
     live = made(name, arguments)
     architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None)
     again = FAMILY.build(after_json(architecture))
-    assert first_departure(again, live) is None
+    assert first_difference(again, live) is None
     assert frozen(again) == frozen(live)
     assert architecture.name == name
 
@@ -116,7 +116,7 @@ def test_module_is_recognised_as_torchvisions() -> None:
 def test_tables_that_no_checkpoint_holds_are_those_of_a_normal_build() -> None:
     real = torchvision.models.get_model("swin_t", weights=None)
     built = FAMILY.build(described("swin_t"))
-    assert first_departure(built, real) is None
+    assert first_difference(built, real) is None
     expected = dict(real.named_buffers())
     assert all(torch.equal(buffer, expected[key]) for key, buffer in built.named_buffers())
 
@@ -171,7 +171,7 @@ def test_settings_changed_afterwards_are_read_off_and_anchors_follow_them() -> N
     live.anchor_generator.sizes = tuple((side,) * 3 for side in (8, 16, 32, 64, 128))
     architecture = FAMILY.capture(live, None)
     again: Any = FAMILY.build(after_json(architecture))
-    assert first_departure(again, live) is None
+    assert first_difference(again, live) is None
     assert float(again.anchor_generator.cell_anchors[0].max()) < 12
 
 
@@ -194,7 +194,7 @@ def test_heads_put_in_for_other_classes_are_read_off_the_module() -> None:
     for live, classes in ((classifier, 7), (detector, 4)):
         architecture = FAMILY.capture(live, None)
         assert architecture.config["arguments"] == {"num_classes": classes}
-        assert first_departure(FAMILY.build(after_json(architecture)), live) is None
+        assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
 def test_module_changed_beyond_what_any_builder_makes_is_refused_in_one_sentence() -> None:

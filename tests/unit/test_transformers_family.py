@@ -14,7 +14,7 @@ from torch import nn
 import manifest
 from manifest.errors import ArchitectureError, InputError, UnknownModelError
 from manifest.families import family, family_of
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Creation
 from manifest.fingerprints.structure import ties
 from manifest.schema.document import Architecture
@@ -68,7 +68,7 @@ def hf() -> Any:
 def test_bare_module_after_a_round_trip_through_json_is_rebuilt_the_same(name: str) -> None:
     captured = hf().capture(live(name), None)
     built = hf().build(through_json(captured))
-    assert first_departure(built, live(name)) is None
+    assert first_difference(built, live(name)) is None
     assert captured.class_name == name
     assert all(parameter.is_meta for parameter in built.parameters())
 
@@ -76,7 +76,7 @@ def test_bare_module_after_a_round_trip_through_json_is_rebuilt_the_same(name: s
 @pytest.mark.parametrize("name", NAMES)
 def test_creation_call_describes_what_the_bare_module_shows(name: str) -> None:
     described = hf().describe(Creation(name, {"config": CONFIGS[name]}))
-    assert first_departure(hf().build(through_json(described)), live(name)) is None
+    assert first_difference(hf().build(through_json(described)), live(name)) is None
     assert described.operators == hf().capture(live(name), None).operators
 
 
@@ -146,7 +146,7 @@ def test_model_that_was_cast_is_rebuilt_with_its_buffers_cast(dtype: torch.dtype
     model = fresh("LlamaForCausalLM").to(dtype)
     captured = hf().capture(model, None)
     assert captured.precision == precision
-    assert first_departure(hf().build(through_json(captured)), model) is None
+    assert first_difference(hf().build(through_json(captured)), model) is None
 
 
 def test_model_loaded_in_half_precision_keeps_its_tables_in_full(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_model_loaded_in_half_precision_keeps_its_tables_in_full(tmp_path: Path)
     captured = hf().capture(model, None)
     assert captured.precision == "bf16"
     assert str(tmp_path) not in captured.model_dump_json()
-    assert first_departure(hf().build(through_json(captured)), model) is None
+    assert first_difference(hf().build(through_json(captured)), model) is None
 
 
 def test_directory_with_a_config_is_a_model_and_leaves_no_path_behind(tmp_path: Path) -> None:

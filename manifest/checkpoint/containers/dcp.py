@@ -15,7 +15,7 @@ from mmap import mmap
 from typing import Any, NoReturn
 
 from manifest.checkpoint.containers import torch_zip
-from manifest.checkpoint.contents import Candidate, Container, Contents
+from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.pickles.pickle_vm import interpret
 from manifest.checkpoint.pickles.stand_ins import Global, OddKey, Opaque, over_limit
@@ -90,7 +90,7 @@ def read(files: Files) -> Contents:
         names = {name: leaf.storage.key for name, leaf in state.tensors.items() if isinstance(leaf, PickledTensor)}
         whole = {name: reader.whole(name, full, tensors[full]) for name, full in names.items()}
         prefix, stripped = strip_prefixes(whole)
-        found.append(Candidate(stripped, state.path, prefix, state.average, {}, state.extras))
+        found.append(StateDictCandidate(stripped, state.path, prefix, state.average, {}, state.extras))
     total = sum(tensor.nbytes for candidate in found for tensor in candidate.tensors.values())
     check_expansion("all tensors", total, files.size, TOTAL_FREE)
     globals_ = dict.fromkeys((*interpreted.globals, *reader.globals))

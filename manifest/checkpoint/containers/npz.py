@@ -11,7 +11,7 @@ import re
 from mmap import mmap
 
 from manifest.checkpoint.containers.zip_records import Record, read_records
-from manifest.checkpoint.contents import Candidate, Container, Contents, alone
+from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.pickles.torch_objects import is_natural
 from manifest.checkpoint.sniffing import Sniffed
@@ -77,7 +77,7 @@ def read(mapping: mmap) -> Contents:
         raise CheckpointError(f"'{printable(name)}' is {kind}, and no array of numbers is there.", rule="F001")
     check_expansion("all arrays", sum(tensor.nbytes for tensor in stored.values()), len(mapping), 1 << 30)
     prefix, tensors = strip_prefixes(stored)
-    return Contents((Candidate(tensors, prefix=prefix, unlisted=unlisted),), records=records)
+    return Contents((StateDictCandidate(tensors, prefix=prefix, unlisted=unlisted),), records=records)
 
 
 CONTAINER = Container("npz", recognises, alone(read))

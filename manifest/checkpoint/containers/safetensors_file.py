@@ -12,7 +12,7 @@ from dataclasses import replace
 from mmap import mmap
 from typing import Any
 
-from manifest.checkpoint.contents import Candidate, Container, Contents, alone
+from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.strict_json import read_object
@@ -71,7 +71,7 @@ def read(mapping: mmap) -> Contents:
     stored = {name: _tensor(name, entry, data_start, len(mapping)) for name, entry in header.items()}
     _check_coverage(stored.values(), data_start, len(mapping))
     prefix, tensors = strip_prefixes(_with_tied(stored, metadata))
-    return Contents((Candidate(dict(tensors), prefix=prefix),), metadata=metadata)
+    return Contents((StateDictCandidate(dict(tensors), prefix=prefix),), metadata=metadata)
 
 
 CONTAINER = Container("safetensors", recognises, alone(read))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from mmap import mmap
 
 from manifest.checkpoint.containers import safetensors_file, torch_legacy, torch_zip
-from manifest.checkpoint.contents import Candidate, Container, Contents
+from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import strip_prefixes
@@ -64,7 +64,7 @@ def read(files: Files) -> Contents:
     check_expansion("all tensors", sum(tensor.nbytes for tensor in stored.values()), files.size, TOTAL_FREE)
     prefix, tensors = strip_prefixes(stored)
     return Contents(
-        (Candidate(tensors, prefix=prefix, extras=_extras(parts)),),
+        (StateDictCandidate(tensors, prefix=prefix, extras=_extras(parts)),),
         globals=tuple(dict.fromkeys(name for part in parts for name in part.globals)),
         refused_opcodes=tuple(dict.fromkeys(name for part in parts for name in part.refused_opcodes)),
         metadata={key: text for part in parts for key, text in part.metadata.items()},

@@ -12,7 +12,7 @@ from typing import Any
 from manifest.checkpoint.containers import torch_zip
 from manifest.checkpoint.containers.torch_archive import Archive, malformed, read_archive, storage_ranges
 from manifest.checkpoint.containers.zip_records import read_records
-from manifest.checkpoint.contents import Candidate, Container, Contents, alone
+from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.pickles.torch_objects import PickledStorage, PickledTensor, is_natural
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import find_states, strip_prefixes
@@ -88,7 +88,7 @@ def read(mapping: mmap) -> Contents:
 CONTAINER = Container("torch-export", recognises, alone(read))
 
 
-def _weights(archive: Archive, config: str, *, several: bool) -> Candidate:
+def _weights(archive: Archive, config: str, *, several: bool) -> StateDictCandidate:
     """The weights that one configuration lists."""
     model = config.removeprefix(_WEIGHTS).removesuffix(_CONFIG)
     what = f"the configuration of weights '{printable(model)}'"
@@ -109,7 +109,7 @@ def _weights(archive: Archive, config: str, *, several: bool) -> Candidate:
     )
     placed: dict[str, StoredTensor] = {name: strided(name, tensor, ranges) for name, tensor in tensors.items()}
     prefix, stripped = strip_prefixes(placed)
-    return Candidate(stripped, (model,) if several else (), prefix, unlisted=unlisted)
+    return StateDictCandidate(stripped, (model,) if several else (), prefix, unlisted=unlisted)
 
 
 def _tensor(archive: Archive, name: str, entry: Any) -> PickledTensor | str:

@@ -39,7 +39,7 @@ from manifest.families.readings import of_prompts
 from manifest.probes.inputs import WITHOUT_TOKENIZER, Inputs, Probe, images_and_prompts, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import activation_words
-from manifest.weights.shape_diff import Fit
+from manifest.weights.shape_diff import ShapeDiff
 
 _INTERPOLATED = frozenset({"visual.positional_embedding", "positional_embedding", "text.positional_embedding"})
 """What `open_clip.load_checkpoint` resizes; other sizes it refuses."""
@@ -187,7 +187,7 @@ class OpenClip(Adapter):
     def differences(self, asked: Architecture, recorded: Architecture) -> list[Difference]:
         return list(_differences(asked, recorded))
 
-    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+    def conversions(self, architecture: Architecture, misfit: ShapeDiff) -> list[Conversion]:
         del architecture
         found = [
             Conversion("position_embedding", f"{name} {list(before)} → {list(after)}")

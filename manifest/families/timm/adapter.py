@@ -28,7 +28,7 @@ from manifest.families.timm.recovery import recover
 from manifest.families.timm.resolving import WHERE_NOT_WHAT, change, resolve
 from manifest.probes.inputs import Inputs, Probe, images_alone, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading
-from manifest.weights.shape_diff import Fit
+from manifest.weights.shape_diff import ShapeDiff
 
 _MOST_FEATURES = 64
 _RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
@@ -182,7 +182,7 @@ class Timm(Adapter):
         path = (arguments.get("pretrained_cfg_overlay") or {}).get("file")
         return Path(path) if path and arguments.get("pretrained") else None
 
-    def conversions(self, architecture: Architecture, misfit: Fit) -> list[Conversion]:
+    def conversions(self, architecture: Architecture, misfit: ShapeDiff) -> list[Conversion]:
         roles = self.roles(architecture, misfit.reshaped)
         shapes = {name: f"{name} {list(found)} → {list(asked)}" for name, (found, asked) in misfit.reshaped.items()}
         return [

@@ -20,7 +20,7 @@ from torchvision.models import WeightsEnum, get_model_builder
 
 from manifest.errors import InputError
 from manifest.families.adapter import Draft, cast, frozen
-from manifest.families.equivalence import first_departure
+from manifest.families.equivalence import first_difference
 from manifest.families.json_arguments import as_data, from_data
 from manifest.families.limits import require_sane
 from manifest.families.meta_build import without_weights
@@ -176,7 +176,7 @@ def _simplest(
     for candidate in (plain, {**plain, "num_classes": classes} if classes else plain):
         with without_weights():
             built = build(name, candidate, {})
-        if first_departure(built, meant) is None and frozen(built) == frozen(meant):
+        if first_difference(built, meant) is None and frozen(built) == frozen(meant):
             return candidate, {}
     return plain, dict(told)
 

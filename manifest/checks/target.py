@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from manifest.checkpoint import Checkpoint, View, open_checkpoint
-from manifest.checks.ladder import Climbed, ascend
+from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
 from manifest.schema.document import Manifest, Model, parse
@@ -22,7 +22,7 @@ from manifest.storage.sidecars import Sidecars, require_checkpoint
 from manifest.storage.transaction import SidecarContents, read_sidecars
 
 
-class Subject:
+class VerificationTarget:
     """One checkpoint while it is verified; what several rungs need is read once."""
 
     def __init__(
@@ -48,17 +48,17 @@ class Subject:
     def _as_recorded(self, stored: Checkpoint) -> Checkpoint:
         """With the weights chosen that the manifest describes, where they are still there."""
         if any(candidate.path == tuple(self.manifest.checkpoint.state.path) for candidate in stored.candidates):
-            show_recorded(stored, self.manifest)
+            select_recorded(stored, self.manifest)
         return stored
 
-    def others(self) -> Iterator[Subject]:
+    def others(self) -> Iterator[VerificationTarget]:
         """The checkpoint once more for each of the other models in it; each is closed before the next."""
         for model in self.manifest.others:
             with contextlib.closing(self._with(model)) as other:
                 other.intact = self.intact
                 yield other
 
-    def meaning(self, state: str) -> Subject:
+    def meaning(self, state: str) -> VerificationTarget:
         """The checkpoint with another of its models as the one that is meant.
 
         Raises:
@@ -71,8 +71,8 @@ class Subject:
             raise InputError(f"The manifest of {self.path.name} describes no '{printable(state)}', only {known}.")
         return described[state]
 
-    def _with(self, model: Model) -> Subject:
-        other = Subject(self.path, self.contents, self.manifest.meaning(model))
+    def _with(self, model: Model) -> VerificationTarget:
+        other = VerificationTarget(self.path, self.contents, self.manifest.meaning(model))
         other.first = False
         return other
 
@@ -81,10 +81,10 @@ class Subject:
             self.stored.close()
 
 
-Check = Callable[[Subject], Climbed]
+Check = Callable[[VerificationTarget], CheckResult]
 
 
-def show_recorded(stored: Checkpoint, manifest: Manifest) -> None:
+def select_recorded(stored: Checkpoint, manifest: Manifest) -> None:
     """Mean the weights that a manifest describes, by the names that it has for them.
 
     Raises:
@@ -95,17 +95,19 @@ def show_recorded(stored: Checkpoint, manifest: Manifest) -> None:
     stored.tie(weights.tied)
 
 
-def open_subject(path: str | os.PathLike[str] | Checkpoint) -> Subject:
+def open_target(path: str | os.PathLike[str] | Checkpoint) -> VerificationTarget:
     """A checkpoint, by its path or open already, with its sidecars read."""
     stored = path if isinstance(path, Checkpoint) else None
     checkpoint = path.path if isinstance(path, Checkpoint) else require_checkpoint(path)
     contents = read_sidecars(checkpoint)
-    return Subject(checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored)
+    return VerificationTarget(
+        checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored
+    )
 
 
-def climb(subject: Subject, rungs: Sequence[tuple[str, Check]], kind: Kind = Kind.VERIFY) -> Report:
+def run_checks(subject: VerificationTarget, rungs: Sequence[tuple[str, Check]], kind: Kind = Kind.VERIFY) -> Report:
     """Climb some rungs with a checkpoint, timing each."""
-    report = ascend(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
+    report = run_ladder(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
     stored = subject.stored
     facts = {
         "path": str(subject.path),
