@@ -362,10 +362,10 @@ def _octets(tensor: torch.Tensor) -> bytes:
     return bytes(plain.untyped_storage())[: plain.numel() * plain.element_size()]
 
 
-def _same_weights(opened: Checkpoint, live: Any) -> None:
+def _same_weights(checkpoint: Checkpoint, live: Any) -> None:
     """Compare the weights that are listed, with their values and their aliases, with those in torch's object."""
-    for candidate in opened.candidates:
-        opened.choose(candidate.path)
+    for candidate in checkpoint.candidates:
+        opened = checkpoint.select(candidate.path)
         state = live
         for key in opened.state_path:
             state = state[int(key)] if isinstance(state, list | tuple) else state.get(key)

@@ -52,12 +52,12 @@ def examine(path: Path) -> None:
     try:
         with open_checkpoint(path) as checkpoint:
             for candidate in checkpoint.candidates:
-                checkpoint.choose(candidate.path)
                 _check_texts((*candidate.path, candidate.prefix, *candidate.extras, *candidate.unlisted))
                 _check_texts(candidate.unlisted.values())
-                _digest(checkpoint)
-            _check_texts((*checkpoint.globals, *checkpoint.refused_opcodes, *checkpoint.code))
-            _check_texts((*checkpoint.metadata, *checkpoint.metadata.values()))
+                _digest(checkpoint.select(candidate.path))
+            found = checkpoint.contents
+            _check_texts((*found.globals, *found.refused_opcodes, *found.code))
+            _check_texts((*found.metadata, *found.metadata.values()))
     except (CheckpointError, InputError) as error:
         _check_refusal(error)
 

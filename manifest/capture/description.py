@@ -76,11 +76,11 @@ class GoldenOptions:
 class Description:
     """One set of weights of an open checkpoint on its way to a manifest; each part is found out when it is asked for.
 
-    What takes torch (`look`) can so be found out at once, while the model is as it was saved, and what takes the bytes
-    alone later, on another thread.
+    What takes torch (`capture_outputs`) can so be found out at once, while the model is as it was saved, and what takes
+    the bytes alone later, on another thread.
 
     Args:
-        checkpoint: The file, which may still have a temporary name, with the weights chosen that are meant.
+        stored: The file, which may still have a temporary name, with the weights chosen that are meant.
         family: Of the model in it.
         architecture: What it is the weights of.
         rebuilt: What building that gives, where it is at hand already; it stays without weights.
@@ -94,7 +94,7 @@ class Description:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        stored: Checkpoint,
         family: Family,
         architecture: Architecture,
         *,
@@ -103,8 +103,8 @@ class Description:
         options: GoldenOptions | None = None,
         partial: Sequence[str] = (),
     ) -> None:
-        _require_listed(checkpoint)
-        self.checkpoint = checkpoint
+        _require_listed(stored)
+        self.stored = stored
         self.family = family
         self.architecture = architecture
         self.rebuilt = rebuilt
@@ -112,7 +112,7 @@ class Description:
         self.options = options
         self.partial = partial
 
-    def look(self) -> None:
+    def capture_outputs(self) -> None:
         """Find out all that takes torch, and let go of the live model.
 
         Raises:
@@ -126,7 +126,7 @@ class Description:
 
         Raises:
             IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
-            ArchitectureError: As in `look`.
+            ArchitectureError: As in `capture_outputs`.
         """
         components = assess(
             self._roles, self.checkpoint, {each.name: each.digest for each in self._tensors}, self.partial
@@ -158,21 +158,22 @@ class Description:
 
     @cached_property
     @neutral_process()
+    def checkpoint(self) -> Checkpoint:
+        """The weights by the names that the model has for them, tied ones by each of theirs."""
+        there = self.stored.tensors
+        names = self.family.stored_names(self._module if self.live is None else self.live)
+        others = {stored: name for stored, name in names.items() if stored in there and name not in there}
+        named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
+        return named.with_aliases(ties(self._module))
+
+    @cached_property
+    @neutral_process()
     def _roles(self) -> dict[str, str]:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
-        self._call_as_the_model_does()
-        self.checkpoint.tie(ties(self._module))
         roles = self.family.roles(self.architecture, self._module.state_dict())
         _require_known(self.partial, roles)
         _require_fitting(self._module, self.checkpoint, self.architecture, roles)
         return roles
-
-    def _call_as_the_model_does(self) -> None:
-        there = self.checkpoint.tensors
-        names = self.family.stored_names(self._module if self.live is None else self.live)
-        others = {stored: name for stored, name in names.items() if stored in there and name not in there}
-        if others:
-            self.checkpoint.show(replace(self.checkpoint.view, names=others))
 
     @cached_property
     def _tensors(self) -> list[TensorRecord]:
@@ -198,7 +199,7 @@ def manifest_of(
     """
     require_recordable(file_name)
     main, *others = [each.record(file_name) for each in descriptions]
-    checkpoint = descriptions[0].checkpoint
+    checkpoint = descriptions[0].stored
     return Manifest.model_validate(
         {
             "created": now(),

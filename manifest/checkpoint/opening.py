@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from manifest.checkpoint import directories, gathering, sniffing
 from manifest.checkpoint.containers import (
@@ -66,93 +67,77 @@ class View:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """An open checkpoint; a context manager.
+    """One set of weights of an open checkpoint; a context manager.
 
-    It may hold several sets of weights, such as those of a model and their average. The one that is meant is chosen by
-    the rule of `state_dicts.order`, and another by `choose`; the attributes below are those of the chosen one.
+    A checkpoint may hold several sets, such as those of a model and their average. Opening it gives the one that the
+    rule of `state_dicts.order` puts first, and `select` another, over the same open files. Nothing changes the object
+    that it is called on; closing one of them closes the files of all.
 
     Attributes:
         path: As it was given: a file, or a directory of files.
         container: The byte format: `safetensors`, `torch-zip`, `torch-legacy`, ….
         files: Its open files; of a directory, the one that leads to the others first.
-        candidates: Every set of weights in it.
+        contents: All that the files hold, with every set of weights.
+        view: Which set this is, and what its tensors are called.
         tensors: The weights by name without wrapper prefix, in stored order.
-        state_path: The keys that lead to them inside the object, for example `("state_dict",)`.
         prefix: The wrapper prefix that every stored name had, for example `module.`; empty when none.
         extras: What else the object holds: `epoch`, `optimizer`, …; keys that are no strings by their `repr`.
         unlisted: Tensors among the weights whose values cannot be listed: name → what they are, in words.
-        globals: `module.name` of every global that a real unpickler would import, as the file spells it.
-        refused_opcodes: Opcodes of its pickle that `torch.load(weights_only=True)` does not accept.
-        code: Names of records that are programs, none of which is ever run.
-        metadata: The `__metadata__` of safetensors.
-        said: Short texts and switches beside the weights of a pickle, by the keys that lead to them: `args.model`.
     """
 
-    def __init__(self, path: Path, container: str, files: Files, contents: Contents) -> None:
-        self.path = path
-        self.container = container
-        self.files = files
-        self.candidates = contents.candidates
-        self.globals = contents.globals
-        self.refused_opcodes = contents.refused_opcodes
-        self.code = contents.code
-        self.metadata = contents.metadata
-        self.said = contents.said
-        self._records = contents.records
-        self._mappings = [file.mapping for file in files]
-        self._hashing: threading.Thread | None = None
-        self._blake3: list[str] | None = None
-        self._cut: InputError | None = None
-        self._closed = False
-        self._digests: dict[str, str] = {}
-        self._told: dict[int, str] = {}
-        self._within = ""
-        self._names: dict[str, str] = {}
-        self._take(contents.candidates[0])
+    path: Path
+    container: str
+    files: Files
+    contents: Contents
+    view: View
+    tensors: Mapping[str, StoredTensor]
+    prefix: str
+    extras: tuple[str, ...]
+    unlisted: Mapping[str, str]
+    _hashes: _Hashes
+    _given: Mapping[int, str] = field(default_factory=dict)
 
-    def _take(self, chosen: StateDictCandidate) -> None:
-        part = _part(chosen, self._within)
-        self.tensors = renamed(part.tensors, self._names)
-        self.state_path = part.path
-        self.prefix = part.prefix
-        self.extras = part.extras
-        self.unlisted = part.unlisted
+    @property
+    def state_path(self) -> tuple[str, ...]:
+        """The keys that lead to the weights inside the object, for example `("state_dict",)`."""
+        return self.view.path
 
-    def choose(self, path: str | Sequence[str]) -> None:
-        """Mean another of the candidates, by the keys that lead to it, as they are or joined with dots.
+    @property
+    def candidates(self) -> tuple[StateDictCandidate, ...]:
+        """Every set of weights in the files."""
+        return self.contents.candidates
+
+    @property
+    def globals(self) -> tuple[str, ...]:
+        """`module.name` of every global that a real unpickler would import, as the file spells it."""
+        return self.contents.globals
+
+    def select(self, which: str | Sequence[str] | View) -> Checkpoint:
+        """Another set of weights of the same open files.
+
+        Args:
+            which: The keys that lead to it, as they are or joined with dots; names and the part are then those of this
+                view. Or a view.
 
         Raises:
             InputError: There is none under these keys.
         """
-        wanted = path if isinstance(path, str) else tuple(path)
-        paths = [".".join(candidate.path) if isinstance(path, str) else candidate.path for candidate in self.candidates]
-        found = self.candidates[paths.index(wanted)] if wanted in paths else None
-        if found is None:
-            shown = path if isinstance(path, str) else ".".join(path)
-            known = printable_list(".".join(candidate.path) for candidate in self.candidates)
-            raise InputError(
-                f"{printable(self.path.name)} has no weights under '{printable(shown)}', only under {known}; "
-                "name one of these."
-            )
-        self._take(found)
+        path = which.path if isinstance(which, View) else which
+        for candidate in self.candidates:
+            if path == (".".join(candidate.path) if isinstance(path, str) else candidate.path):
+                view = which if isinstance(which, View) else replace(self.view, path=candidate.path)
+                return replace(self, **_seen(candidate, view))
+        shown = path if isinstance(path, str) else ".".join(path)
+        known = printable_list(".".join(candidate.path) for candidate in self.candidates)
+        raise InputError(
+            f"{printable(self.path.name)} has no weights under '{printable(shown)}', only under {known}; "
+            "name one of these."
+        )
 
-    @property
-    def view(self) -> View:
-        """Which of its weights are meant, and what they are called."""
-        return View(self.state_path, self._within, self._names)
-
-    def show(self, view: View) -> None:
-        """Mean what another opening of the same checkpoint does; what is chosen later is shown in the same way.
-
-        Raises:
-            InputError: There are no weights under these keys.
-        """
-        self._within, self._names = view.within, dict(view.names)
-        self.choose(view.path)
-
-    def tie(self, tied: Mapping[str, str]) -> None:
-        """Know tensors by their other names too, under which some writers do not store them a second time.
+    def with_aliases(self, tied: Mapping[str, str]) -> Checkpoint:
+        """The same weights, each also by its other names, under which some writers do not store it a second time.
 
         Args:
             tied: Of a model's tied weights: name → the name of the same weight that comes first.
@@ -160,11 +145,16 @@ class Checkpoint:
         names: dict[str, list[str]] = {}
         for name, first in tied.items():
             names.setdefault(first, [first]).append(name)
+        tensors = dict(self.tensors)
         for same in names.values():
-            stored = next((self.tensors[name] for name in same if name in self.tensors), None)
+            stored = next((tensors[name] for name in same if name in tensors), None)
             if stored is not None:
-                missing = {name: replace(stored, name=name) for name in same if name not in self.tensors}
-                self.tensors = {**self.tensors, **missing}
+                tensors |= {name: replace(stored, name=name) for name in same if name not in tensors}
+        return replace(self, tensors=tensors)
+
+    def with_digests(self, digests: Mapping[str, str]) -> Checkpoint:
+        """The same weights, some with the digests that other processes have computed from the same files, by name."""
+        return replace(self, _given={id(self.tensors[name]): digest for name, digest in digests.items()})
 
     @property
     def size(self) -> int:
@@ -174,12 +164,11 @@ class Checkpoint:
     @property
     def mapping(self) -> mmap:
         """The first file, whole; writing to it changes memory only."""
-        return self._mappings[0]
+        return self.files[0].mapping
 
     def hash_ahead(self) -> None:
         """Begin to hash the files on other threads; `blake3` waits for them."""
-        self._hashing = threading.Thread(target=self._hash, daemon=True)
-        self._hashing.start()
+        self._hashes.begin()
 
     def blake3(self, file: int = 0) -> str:
         """BLAKE3 of a whole file, the first unless another is asked for, as 64 hexadecimal digits.
@@ -187,20 +176,7 @@ class Checkpoint:
         Raises:
             InputError: It was cut while it was read.
         """
-        if self._hashing is not None:
-            self._hashing.join()
-        if self._blake3 is None:
-            self._hash()
-        if self._cut is not None:
-            raise self._cut
-        assert self._blake3 is not None
-        return self._blake3[file]
-
-    def _hash(self) -> None:
-        try:
-            self._blake3 = [_file_digest(file) for file in self.files]
-        except InputError as error:  # on another thread, nobody would hear of it
-            self._cut = error
+        return self._hashes.blake3(file)
 
     def values(self, tensor: StoredTensor) -> memoryview:
         """A tensor's values: contiguous, row-major, little-endian bytes.
@@ -211,40 +187,36 @@ class Checkpoint:
             CheckpointError: It is sparse or quantized and has no plain values.
         """
         try:
-            return gathering.values(self._mappings, tensor)
+            return gathering.values(self._hashes.mappings, tensor)
         except CheckpointError as error:
             raise _of_file(self.path, error) from None
 
     def blocks(self, tensor: StoredTensor) -> Iterator[memoryview]:
         """The same values in consecutive blocks of bounded size, or in one that is the mapping itself."""
         try:
-            yield from gathering.blocks(self._mappings, tensor)
+            yield from gathering.blocks(self._hashes.mappings, tensor)
         except CheckpointError as error:
             raise _of_file(self.path, error) from None
 
-    def tell(self, digests: Mapping[str, str]) -> None:
-        """Take the word of other processes for the digests of tensors, by name, which they read from the same files."""
-        self._told = {id(self.tensors[name]): digest for name, digest in digests.items()}
-
     def digest(self, tensor: StoredTensor) -> str:
         """The tensor digest of its values, the same in every container; in bounded memory."""
-        if (told := self._told.get(id(tensor))) is not None:
-            return told
+        if (given := self._given.get(id(tensor))) is not None:
+            return given
         if isinstance(tensor, CompositeTensor):
             parts = [(role, self.digest(part)) for role, part in tensor.parts.items()]
             return composite_digest(tensor.layout, tensor.dtype, tensor.shape, tensor.facts, parts)
         if not isinstance(tensor, StridedTensor) or tensor.nbytes < _WORTH_REMEMBERING:
             return self._digest(tensor)
         # A few bytes of a file can give one large tensor a million names.
-        place = tensor.place
-        if place not in self._digests:
-            self._digests[place] = self._digest(tensor)
-        return self._digests[place]
+        known = self._hashes.of_tensors
+        if tensor.place not in known:
+            known[tensor.place] = self._digest(tensor)
+        return known[tensor.place]
 
     def _digest(self, tensor: StoredTensor) -> str:
         if isinstance(tensor, StridedTensor) and tensor.plain and tensor.nbytes:
             file = self.files[tensor.file]
-            if file.descriptor >= 0 and not self._closed:
+            if file.descriptor >= 0 and not self._hashes.closed:
                 read = read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name)
                 return streamed_tensor_digest(tensor.dtype, tensor.shape, read, tensor.nbytes)
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
@@ -255,9 +227,10 @@ class Checkpoint:
         Opening compares the checksums of descriptions only, and no reader of torch's compares any. A file that was
         written without checksums has none to compare.
         """
-        if not any(record.crc for record in self._records):
+        records = self.contents.records
+        if not any(record.crc for record in records):
             return []
-        return [record.name for record in self._records if wrong_checksum(self.mapping, record)]
+        return [record.name for record in records if wrong_checksum(self.mapping, record)]
 
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""
@@ -273,9 +246,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the mappings; each stays until the last view of it, such as a loaded tensor, is gone."""
-        if self._hashing is not None:
-            self._hashing.join()
-        self._closed = True
+        self._hashes.close()
         self.files.close()
 
     def __enter__(self) -> Checkpoint:
@@ -288,6 +259,57 @@ class Checkpoint:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Hashes:
+    """The mappings of some open files, and what is known of their bytes; shared by all views of the files.
+
+    Attributes:
+        mappings: Of the files, in order.
+        of_tensors: Tensor digests by the place of the tensor.
+        closed: Whether the files are closed, so that only mappings can be read.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.mappings = [file.mapping for file in files]
+        self.of_tensors: dict[str, str] = {}
+        self.closed = False
+        self._files = files
+        self._thread: threading.Thread | None = None
+        self._of_files: list[str] | None = None
+        self._cut: InputError | None = None
+
+    def begin(self) -> None:
+        self._thread = threading.Thread(target=self._hash, daemon=True)
+        self._thread.start()
+
+    def blake3(self, file: int) -> str:
+        if self._thread is not None:
+            self._thread.join()
+        if self._of_files is None:
+            self._hash()
+        if self._cut is not None:
+            raise self._cut
+        assert self._of_files is not None
+        return self._of_files[file]
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        self.closed = True
+
+    def _hash(self) -> None:
+        try:
+            self._of_files = [_file_digest(file) for file in self._files]
+        except InputError as error:  # on another thread, nobody would hear of it
+            self._cut = error
+
+
+def _seen(candidate: StateDictCandidate, view: View) -> dict[str, Any]:
+    """A set of weights as a view shows it: fields of `Checkpoint`."""
+    part = _part(candidate, view.within)
+    tensors = renamed(part.tensors, view.names)
+    return {"view": view, "tensors": tensors, "prefix": part.prefix, "extras": part.extras, "unlisted": part.unlisted}
 
 
 def _file_digest(file: OpenFile) -> str:
@@ -340,7 +362,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if files is not None:
             files.close()
         raise _of_file(path, error) from None
-    return Checkpoint(path, contents.container or container.name, files, contents)
+    first = contents.candidates[0]
+    kind = contents.container or container.name
+    return Checkpoint(path, kind, files, contents, _hashes=_Hashes(files), **_seen(first, View(first.path)))
 
 
 def _entry(directory: Path) -> Path:

@@ -64,12 +64,8 @@ class RecordedModel:
             return Built(self.family, architecture, module if variant.alter is None else twin(module))
         if variant.state is None:
             return Built(self.family, architecture, self._module(architecture))
-        chosen = self.checkpoint.state_path
-        self.checkpoint.choose(variant.state)
-        try:
-            return Built(self.family, architecture, self._module(architecture))
-        finally:
-            self.checkpoint.choose(chosen)
+        other = self.checkpoint.select(variant.state)
+        return Built(self.family, architecture, in_float32(self.family, architecture, other))
 
     def variants(self, inputs: Inputs) -> Iterator[Variant]:
         """All hypotheses: the family's own, other weights in the same file, and those that fit any model."""

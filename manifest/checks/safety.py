@@ -73,21 +73,21 @@ def safety_findings(
     if plain and torch_loads_it:
         message = f"The pickle names {_shown(plain)}, plain data that torch.load(weights_only=True) refuses."
         findings.append(finding("F011", message, where=printable(plain[0]), globals=_evidence(plain)))
-    if stored.refused_opcodes and torch_loads_it:
-        opcodes = ", ".join(stored.refused_opcodes[:_SHOWN])
+    if (refused := stored.contents.refused_opcodes) and torch_loads_it:
+        opcodes = ", ".join(refused[:_SHOWN])
         message = f"The pickle has opcodes that torch.load(weights_only=True) refuses: {opcodes}."
-        findings.append(finding("F011", message, where="pickle", opcodes=list(stored.refused_opcodes)))
-    if stored.code:
+        findings.append(finding("F011", message, where="pickle", opcodes=list(refused)))
+    if code := stored.contents.code:
         foreign = _foreign_code(stored)
-        message = f"The file holds {len(stored.code)} programs, {_shown(list(foreign or stored.code))}; none was run."
+        message = f"The file holds {len(code)} programs, {_shown(list(foreign or code))}; none was run."
         severity = known if foreign else Severity.NOTE
-        findings.append(finding("F012", message, where=printable(stored.code[0]), severity=severity))
+        findings.append(finding("F012", message, where=printable(code[0]), severity=severity))
     return findings
 
 
 def _foreign_code(stored: Checkpoint) -> tuple[str, ...]:
     """Programs with the rights of the whole process; TorchScript has those of a calculator."""
-    return () if stored.container == "torchscript" else stored.code
+    return () if stored.container == "torchscript" else stored.contents.code
 
 
 def _shown(names: list[str]) -> str:

@@ -5,7 +5,6 @@ What the rungs check is said in `verifying`, for those that need no torch, and i
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -48,15 +47,15 @@ class VerificationTarget:
     def _as_recorded(self, stored: Checkpoint) -> Checkpoint:
         """With the weights chosen that the manifest describes, where they are still there."""
         if any(candidate.path == tuple(self.manifest.checkpoint.state.path) for candidate in stored.candidates):
-            select_recorded(stored, self.manifest)
+            return select_recorded(stored, self.manifest)
         return stored
 
     def others(self) -> Iterator[VerificationTarget]:
-        """The checkpoint once more for each of the other models in it; each is closed before the next."""
+        """The same open checkpoint for each of the other models in it."""
         for model in self.manifest.others:
-            with contextlib.closing(self._with(model)) as other:
-                other.intact = self.intact
-                yield other
+            other = self._with(model)
+            other.intact = self.intact
+            yield other
 
     def meaning(self, state: str) -> VerificationTarget:
         """The checkpoint with another of its models as the one that is meant.
@@ -72,7 +71,8 @@ class VerificationTarget:
         return described[state]
 
     def _with(self, model: Model) -> VerificationTarget:
-        other = VerificationTarget(self.path, self.contents, self.manifest.meaning(model))
+        stored = self.stored if isinstance(self.stored, Checkpoint) else None
+        other = VerificationTarget(self.path, self.contents, self.manifest.meaning(model), stored)
         other.first = False
         return other
 
@@ -84,15 +84,14 @@ class VerificationTarget:
 Check = Callable[[VerificationTarget], CheckResult]
 
 
-def select_recorded(stored: Checkpoint, manifest: Manifest) -> None:
-    """Mean the weights that a manifest describes, by the names that it has for them.
+def select_recorded(stored: Checkpoint, manifest: Manifest) -> Checkpoint:
+    """The weights that a manifest describes, by the names that it has for them.
 
     Raises:
         InputError: They are not there.
     """
     state, weights = manifest.checkpoint.state, manifest.weights
-    stored.show(View(tuple(state.path), state.prefix, weights.stored))
-    stored.tie(weights.tied)
+    return stored.select(View(tuple(state.path), state.prefix, weights.stored)).with_aliases(weights.tied)
 
 
 def open_target(path: str | os.PathLike[str] | Checkpoint) -> VerificationTarget:

@@ -31,12 +31,11 @@ def run(
     from manifest.rendering import contents
 
     with open_checkpoint(path) as stored:
-        if state is not None:
-            stored.choose(state)
+        meant = stored if state is None else stored.select(state)
         if format is ShownFormat.JSON:
-            emit_data(contents.data(stored), output)
+            emit_data(contents.data(meant), output)
         else:
-            emit(contents.show(stored, tensors=tensors), output, color=not no_color)
+            emit(contents.show(meant, tensors=tensors), output, color=not no_color)
 
 
 def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:

@@ -97,8 +97,8 @@ def answer(question: Mapping[str, Any]) -> Outputs:
     if question["kind"] == _CHECKPOINT:
         architecture = Architecture.model_validate(question["architecture"])
         adapter = family(architecture.family)
-        stored = open_checkpoint(Path(question["path"]))
-        stored.show(View(**question["view"]))
+        view = question["view"]
+        stored = open_checkpoint(question["path"]).select(View(tuple(view["path"]), view["within"], view["names"]))
         module = in_float32(adapter, architecture, stored)
     else:
         adapter = family(question["family"])

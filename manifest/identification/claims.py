@@ -141,12 +141,12 @@ _CONFIGS = {
 
 def _inside(checkpoint: Checkpoint) -> Iterator[Claim]:
     for name in _NAMES_OF_MODELS:
-        if (said := _text(checkpoint.metadata.get(name))) is not None:
+        if (said := _text(checkpoint.contents.metadata.get(name))) is not None:
             yield _named(said, f"its safetensors metadata ({name})")
-    for key, value in checkpoint.said.items():
+    for key, value in checkpoint.contents.said.items():
         place, _, name = key.rpartition(".")
         if name in _NAMES_OF_MODELS and (said := _text(value)) is not None:
-            forced = checkpoint.said.get(f"{place}.force_quick_gelu") is True
+            forced = checkpoint.contents.said.get(f"{place}.force_quick_gelu") is True
             yield _named(said, f"its {key}", quick_gelu=forced or None)
 
 

@@ -1,7 +1,7 @@
 """What is odd about a checkpoint's numbers: not finite, constant, denormal, the same twice, fresh among trained layers.
 
 Only finiteness takes every byte; the rest looks at samples, and at whole tensors where a sample gives reason to. An
-oddity is no verdict: a tied weight that was saved twice is two equal tensors, and a head may begin at zero.
+anomaly is no verdict: a tied weight that was saved twice is two equal tensors, and a head may begin at zero.
 """
 
 from __future__ import annotations

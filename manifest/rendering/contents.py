@@ -37,10 +37,10 @@ def show(stored: Checkpoint, *, tensors: bool) -> RenderableType:
         "other weights": "; ".join(f"{_place(other)}: {_describe(other)}" for other in others),
         "beside them": ", ".join(stored.extras),
         "without values": ", ".join(f"{name} ({kind})" for name, kind in stored.unlisted.items()),
-        "metadata": ", ".join(f"{key}: {text}" for key, text in stored.metadata.items()),
+        "metadata": ", ".join(f"{key}: {text}" for key, text in stored.contents.metadata.items()),
         "loading it": _NOT_KNOWN if is_only_unknown(stored) else _SAFETY[safety_of(stored)],
         "globals": ", ".join(stored.globals),
-        "programs": ", ".join(stored.code),
+        "programs": ", ".join(stored.contents.code),
         "manifest": "none; `manifest create` writes one",
     }
     table = Table.grid(padding=(0, 2))
@@ -86,9 +86,9 @@ def data(stored: Checkpoint) -> dict[str, Any]:
         ],
         "extras": list(stored.extras),
         "unlisted": dict(stored.unlisted),
-        "metadata": dict(stored.metadata),
+        "metadata": dict(stored.contents.metadata),
         "globals": list(stored.globals),
-        "code": list(stored.code),
+        "code": list(stored.contents.code),
         "tensors": [
             {
                 "name": name,

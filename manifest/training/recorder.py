@@ -307,10 +307,7 @@ class CheckpointRecorder:
             stored.close()
             self.leave_alone(path, f"no model in memory has just the {count} tensors that it holds")
             return None
-        descriptions = [
-            self._description(stored if not index else open_checkpoint(path), view, owner)
-            for index, (view, owner) in enumerate(owners)
-        ]
+        descriptions = [self._description(stored.select(view), owner) for view, owner in owners]
         module = owners[0][1].module
         self._git = self._git or git_facts()  # once: what runs was read when the training began
         facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._dataset)
@@ -318,8 +315,7 @@ class CheckpointRecorder:
         parents = [*provenance.parents, *(each for each in self.origins.of(module) if each not in provenance.parents)]
         return _Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
 
-    def _description(self, stored: Checkpoint, view: View, owner: Owner) -> Description:
-        stored.show(view)
+    def _description(self, stored: Checkpoint, owner: Owner) -> Description:
         creation = creation_of(owner.module)
         adapter = family_of(owner.module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
@@ -333,7 +329,7 @@ class CheckpointRecorder:
                 options=self._asking,
                 partial=self._partial,
             )
-            description.look()
+            description.capture_outputs()
         return description
 
     def _captured(self, module: nn.Module, adapter: Family) -> tuple[Architecture, nn.Module]:
@@ -353,7 +349,8 @@ class CheckpointRecorder:
                 self._queue.task_done()
 
     def _write_down(self, job: _Job) -> None:
-        files = job.descriptions[0].checkpoint.files
+        stored = job.descriptions[0].stored
+        files = stored.files
         digests: Future[list[tuple[str, str]]] = Future()
         # Of the mapping: the script may have renamed the file. What was written just now is still in memory.
         digests.set_result([bytes_digests(file.mapping) for file in files])
@@ -367,8 +364,7 @@ class CheckpointRecorder:
             provenance=job.provenance,
             signer=self._signer.public.hint if self._signer else None,
         )
-        for description in job.descriptions:
-            description.checkpoint.close()
+        stored.close()
         job.descriptions = []
         with self._lock:
             for place in (job.place, *job.copies):
@@ -397,12 +393,12 @@ class CheckpointRecorder:
             return
         with self._failing(job.place), open_checkpoint(job.place) as stored:
             manifest = job.manifest
-            select_recorded(stored, manifest)
             adapter = family(manifest.architecture.family)
             runs = [str(manifest.architecture.name).partition(":")[0]] if adapter.name == "callable" else []
             with granted(runs):
+                recorded = select_recorded(stored, manifest)
                 description = Description(
-                    stored, adapter, manifest.architecture, options=options, partial=self._partial
+                    recorded, adapter, manifest.architecture, options=options, partial=self._partial
                 )
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)

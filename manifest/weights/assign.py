@@ -70,7 +70,7 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, absent: frozenset[str] 
         ArchitectureError: A name is missing or unexpected, a shape differs, or the module has not taken the tensors.
     """
     tied = ties(module)
-    checkpoint.tie(tied)
+    checkpoint = checkpoint.with_aliases(tied)
     if problems := misfits(module, checkpoint, absent=absent):
         raise ArchitectureError(
             f"The weights of {checkpoint.path.name} do not fit the architecture ({'; '.join(problems)}); "

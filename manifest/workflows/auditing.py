@@ -21,7 +21,7 @@ from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable
 from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
 from manifest.identification.identify import ArchitectureCandidate, Identification, identify, match_named
-from manifest.initialisation.verdict import Anomaly, Evidence, evidence, oddities
+from manifest.initialisation.verdict import Anomaly, Evidence, anomalies_of, evidence
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
@@ -37,7 +37,7 @@ _KIN = 0.9
 """Share of a file's names that an architecture of other sizes must have for its parts to be called the same."""
 _WEIGHTS = "weights"
 """The role of what no known architecture has."""
-_ODDITIES = {
+_ANOMALIES = {
     "not-finite": "C006",
     "constant": "C007",
     "all-zero": "C007",
@@ -45,7 +45,7 @@ _ODDITIES = {
     "denormal": "C009",
     "fresh-layers": "C005",
 }
-"""Rules by kinds of oddities."""
+"""Rules by kinds of anomalies."""
 
 
 def audit(
@@ -77,9 +77,8 @@ def audit(
     claim = None if claimed is None else parse_claim(claimed)
     try:
         with open_checkpoint(path) as stored:
-            if state is not None:
-                stored.choose(state)
-            report = _Audit(stored, claim, frozenset(only)).report()
+            meant = stored if state is None else stored.select(state)
+            report = _Audit(meant, claim, frozenset(only)).report()
     except CheckpointError as error:
         refusal = finding(error.rule, str(error), where=printable(path.name))
         unreadable = CheckResult("cannot be read, so nothing is known of it", [refusal])
@@ -201,7 +200,7 @@ class _Audit:
         if meant is not None:
             roles |= {meant.stored[name]: role for name, role in meant.roles.items() if name in meant.stored}
         with ThreadPoolExecutor(1) as pool:  # one waits for the bytes, the other computes
-            odd = pool.submit(oddities, self.stored)
+            odd = pool.submit(anomalies_of, self.stored)
             verdicts = evidence(roles, self.stored)
         self.components = [
             part.model_copy(update={"training": verdicts[part.role].training}) if part.role in verdicts else part
@@ -284,7 +283,7 @@ def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
 def _odd(odd: Anomaly) -> Finding:
     names = [printable(name) for name in odd.names[:50]]
     where = names[0] if names else None
-    return finding(_ODDITIES[odd.kind], printable(odd.message, 900), where=where, tensors=names)
+    return finding(_ANOMALIES[odd.kind], printable(odd.message, 900), where=where, tensors=names)
 
 
 def _weights(stored: Checkpoint) -> str:

@@ -58,11 +58,9 @@ def convert(
         raise InputError(f"{source.name} has no manifest that could be signed; leave out the key.")
     signer = None if key is None else private_key(key, passphrase)
     recorded = read_manifest(source) if has_manifest(source) else None
-    with open_checkpoint(source) as stored, staging(target) as staged:
-        if recorded is not None:
-            select_recorded(stored, recorded)
-        if state is not None:
-            stored.choose(state)
+    with open_checkpoint(source) as opened, staging(target) as staged:
+        stored = opened if recorded is None else select_recorded(opened, recorded)
+        stored = stored if state is None else stored.select(state)
         try:
             check_writable(stored)
         except CheckpointError as error:

@@ -73,11 +73,9 @@ def create(
         adapter.register(Path(model_config))
     # Who names a factory here asks for it to be run.
     with granted(creation.runs), open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
-        if state is not None:
-            stored.choose(state)
         require_undamaged(stored)
         description = Description(
-            stored,
+            stored if state is None else stored.select(state),
             adapter,
             adapter.describe(creation),
             options=golden_options(floor, probes, precisions) if golden else None,

@@ -123,7 +123,7 @@ def _stored(subject: VerificationTarget) -> Checkpoint:
 def _content(stored: Checkpoint) -> Mapping[Any, Any]:
     """Everything in a checkpoint as Python's own objects and tensors, as far as its container holds such."""
     if stored.container not in _PICKLED or len(stored.files) > 1:
-        return stored.metadata
+        return stored.contents.metadata
     try:
         with io.BufferedReader(_Mapped(stored.mapping)) as file, torch.serialization.safe_globals(_readers()):
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -314,8 +314,8 @@ def _publish(
 ) -> Manifest:
     """Merge what the processes found, describe the checkpoint, and put everything in place."""
     assert live is not None
-    with _opened(place, state) as stored:
-        stored.tell({name: digest for share in shares for name, digest in share.tensors.items()})
+    with _opened(place, state) as opened:
+        stored = opened.with_digests({name: digest for share in shares for name, digest in share.tensors.items()})
         found = {name: digests for share in shares for name, digests in share.files.items()}
         digests: Future[list[tuple[str, str]]] = Future()
         digests.set_result([found[file.name] for file in stored.files])
@@ -330,6 +330,4 @@ def _publish(
 
 def _opened(place: Path, state: str | None) -> Checkpoint:
     stored = open_checkpoint(place)
-    if state is not None:
-        stored.choose(state)
-    return stored
+    return stored if state is None else stored.select(state)

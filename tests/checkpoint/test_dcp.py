@@ -162,7 +162,7 @@ def test_prefix_of_a_wrapper_when_on_every_name_then_is_stripped(save_alone):
 def test_globals_when_in_the_metadata_then_are_named(save_alone):
     with open_checkpoint(save_alone({"w": torch.ones(2)})) as checkpoint:
         assert "torch.distributed.checkpoint.metadata.Metadata" in checkpoint.globals
-        assert "STACK_GLOBAL" in checkpoint.refused_opcodes
+        assert "STACK_GLOBAL" in checkpoint.contents.refused_opcodes
 
 
 def test_checkpoint_when_it_has_no_tensors_then_is_refused(save_alone, refusal):

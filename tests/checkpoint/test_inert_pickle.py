@@ -289,15 +289,15 @@ def test_object_when_built_by_an_unknown_class_then_keeps_its_name():
 def test_opcodes_when_of_the_protocol_of_torch_then_none_is_refused(save):
     for options in ({}, {"_use_new_zipfile_serialization": False}):
         with open_checkpoint(save({"w": torch.ones(2), "epoch": 3, "name": "run"}, **options)) as checkpoint:
-            assert checkpoint.refused_opcodes == ()
+            assert checkpoint.contents.refused_opcodes == ()
 
 
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
 def test_opcodes_when_of_a_later_protocol_then_are_named_once_and_torch_refuses_them(save, options):
     path = save({"w": torch.ones(2), "v": torch.ones(3)}, pickle_protocol=4, **options)
     with open_checkpoint(path) as checkpoint:
-        assert set(checkpoint.refused_opcodes) == {"FRAME", "SHORT_BINUNICODE", "MEMOIZE", "STACK_GLOBAL"}
-        assert len(checkpoint.refused_opcodes) == 4
+        assert set(checkpoint.contents.refused_opcodes) == {"FRAME", "SHORT_BINUNICODE", "MEMOIZE", "STACK_GLOBAL"}
+        assert len(checkpoint.contents.refused_opcodes) == 4
     with pytest.warns(UserWarning, match="pickle protocol 4"), pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
 
@@ -305,7 +305,7 @@ def test_opcodes_when_of_a_later_protocol_then_are_named_once_and_torch_refuses_
 def test_opcodes_when_forged_into_a_pickle_then_are_named(forge):
     odd = b"(" + forge.text("id") + b"ios\nsystem\n"
     with open_checkpoint(forge.archive(forge.state(w=forge.tensor(), x=odd + b"20"), {"0": VALUES})) as checkpoint:
-        assert checkpoint.refused_opcodes == ("INST", "DUP", "POP")
+        assert checkpoint.contents.refused_opcodes == ("INST", "DUP", "POP")
 
 
 def test_refused_opcodes_when_compared_with_torch_then_are_those_that_it_does_not_handle():

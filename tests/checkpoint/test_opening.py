@@ -34,7 +34,7 @@ def test_safetensors_when_opened_then_lists_its_tensors_and_metadata(tmp_path, s
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.container == "safetensors"
         assert checkpoint.tensors.keys() == WEIGHTS.keys()
-        assert checkpoint.metadata == {"format": "pt"}
+        assert checkpoint.contents.metadata == {"format": "pt"}
         assert (checkpoint.state_path, checkpoint.prefix, checkpoint.extras) == ((), "", ())
         assert strangers(checkpoint) == ()
 
@@ -200,19 +200,20 @@ def test_path_when_it_has_a_null_character_then_is_an_input_error():
         open_checkpoint(Path("a\0b"))
 
 
-def test_tie_when_a_name_is_not_stored_then_it_is_another_of_the_same_tensor(save):
-    with open_checkpoint(save(WEIGHTS)) as checkpoint:
-        checkpoint.tie({"second": "first", "logit_scale": "first", "unknown": "absent"})
+def test_alias_when_not_stored_then_is_another_name_of_the_same_tensor(save):
+    with open_checkpoint(save(WEIGHTS)) as opened:
+        checkpoint = opened.with_aliases({"second": "first", "logit_scale": "first", "unknown": "absent"})
+        assert opened.tensors.keys() == WEIGHTS.keys()
         assert list(checkpoint.tensors) == ["visual.proj", "logit_scale", "first", "second"]
         assert checkpoint.aliases() == {"first": "logit_scale", "second": "logit_scale"}
         assert checkpoint.candidates[0].tensors.keys() == WEIGHTS.keys()
 
 
-def test_show_when_a_part_is_meant_then_its_tensors_are_called_without_it_and_the_others_are_extras(save):
+def test_view_when_of_a_part_then_its_tensors_lose_its_prefix_and_others_are_extras(save):
     path = save({"state_dict": {"net.a.w": torch.ones(2), "net.b": torch.ones(1), "loss.w": torch.ones(3)}})
-    with open_checkpoint(path) as checkpoint:
-        checkpoint.show(View(("state_dict",), "net.", {"b": "bias"}))
+    with open_checkpoint(path) as opened:
+        checkpoint = opened.select(View(("state_dict",), "net.", {"b": "bias"}))
         assert list(checkpoint.tensors) == ["a.w", "bias"]
         assert (checkpoint.prefix, checkpoint.extras) == ("net.", ("state_dict.loss",))
-        checkpoint.choose(("state_dict",))
-        assert list(checkpoint.tensors) == ["a.w", "bias"]
+        assert list(checkpoint.select(("state_dict",)).tensors) == ["a.w", "bias"]
+        assert list(opened.tensors) == ["net.a.w", "net.b", "loss.w"]

@@ -178,7 +178,7 @@ def test_fdet_when_its_name_carries_a_digest_then_it_is_the_files_sha256(path_of
 
 def test_silero_when_saved_without_metadata_then_has_none(path_of):
     with open_checkpoint(path_of("silero_vad_16k.safetensors")) as checkpoint:
-        assert checkpoint.metadata == {}
+        assert checkpoint.contents.metadata == {}
 
 
 def test_minilm_when_it_has_the_position_ids_of_old_transformers_then_they_are_listed(path_of):

@@ -210,10 +210,10 @@ def test_average_when_beside_the_weights_then_is_the_second_choice(save, model, 
             ((key,), True),
         ]
         before = checkpoint.digest(checkpoint.tensors["0.weight"])
-        checkpoint.choose(key)
-        assert checkpoint.state_path == (key,)
-        assert checkpoint.extras == ("model", "epoch")
-        assert checkpoint.digest(checkpoint.tensors["0.weight"]) != before
+        chosen = checkpoint.select(key)
+        assert (chosen.state_path, checkpoint.state_path) == ((key,), ("model",))
+        assert chosen.extras == ("model", "epoch")
+        assert chosen.digest(chosen.tensors["0.weight"]) != before
 
 
 def test_average_when_it_is_all_there_is_then_is_chosen(save, model):
@@ -232,7 +232,7 @@ def test_candidate_when_there_is_none_under_a_key_then_the_others_are_named(save
         open_checkpoint(save({"state_dict": model.state_dict()})) as checkpoint,
         pytest.raises(InputError, match="no weights under 'ema', only under 'state_dict'; name one of these"),
     ):
-        checkpoint.choose("ema")
+        checkpoint.select("ema")
 
 
 def test_optimizer_when_under_any_key_then_is_told_by_its_form(save, model):

@@ -63,7 +63,7 @@ def test_class_when_its_source_is_in_the_package_then_its_module_is_read_without
     source = f"open({str(trap)!r}, 'w')\n"
     with open_checkpoint(export(source={"hostile": source}, model={"w": torch.ones(2)})) as checkpoint:
         assert list(checkpoint.tensors) == ["w"]
-        assert checkpoint.code == ("hostile.py",)
+        assert checkpoint.contents.code == ("hostile.py",)
     assert not trap.exists()
 
 
@@ -83,8 +83,7 @@ def test_pickles_when_several_hold_weights_then_are_all_candidates(export, model
             "net/model.pkl",
         }
         check_weights(checkpoint, model.state_dict())
-        checkpoint.choose(("other/model.pkl", "ema"))
-        check_weights(checkpoint, average)
+        check_weights(checkpoint.select(("other/model.pkl", "ema")), average)
 
 
 def test_storages_when_shared_between_pickles_then_are_one(export):
@@ -127,5 +126,5 @@ def test_program_of_torchscript_when_in_a_package_then_the_weights_beside_it_are
     with open_checkpoint(export(net=saved)) as checkpoint:
         assert list(checkpoint.tensors) == ["w"]
         assert checkpoint.extras == ("net/model.pkl.program",)
-        assert all(name.endswith(".py") for name in checkpoint.code)
-        assert checkpoint.code
+        assert all(name.endswith(".py") for name in checkpoint.contents.code)
+        assert checkpoint.contents.code

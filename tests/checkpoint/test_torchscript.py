@@ -142,8 +142,8 @@ def test_weights_when_of_a_program_then_digest_as_those_of_the_module(save_progr
 
 def test_code_when_in_a_program_then_is_named(save_program):
     with open_checkpoint(save_program(scripted("stack"))) as checkpoint:
-        assert checkpoint.code
-        assert all(name.startswith("code/") and name.endswith(".py") for name in checkpoint.code)
+        assert checkpoint.contents.code
+        assert all(name.startswith("code/") and name.endswith(".py") for name in checkpoint.contents.code)
 
 
 def test_extra_files_when_in_a_program_then_are_passed_over(save_program, check_weights):
@@ -192,7 +192,7 @@ def test_program_when_its_code_is_missing_then_all_its_tensors_count(save_progra
     path = repacked(save_program(scripted("attention")), lambda name, data: None if "/code/" in name else data)
     with open_checkpoint(path) as checkpoint:
         assert "plain" in checkpoint.tensors
-        assert checkpoint.code == ()
+        assert checkpoint.contents.code == ()
 
 
 def test_code_when_its_bytes_are_not_those_that_were_written_then_is_refused(save_program, refusal):

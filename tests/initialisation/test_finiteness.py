@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
 from manifest.initialisation.values import NotFinite, not_finite
-from manifest.initialisation.verdict import Anomaly, oddities
+from manifest.initialisation.verdict import Anomaly, anomalies_of
 
 WITH_INFINITY = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64]
 WITHOUT = [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
@@ -80,7 +80,7 @@ def odd(tmp_path: Path) -> Odd:
     def read(state: dict[str, torch.Tensor]) -> list[Anomaly]:
         torch.save(state, tmp_path / "weights.pt")
         with open_checkpoint(tmp_path / "weights.pt") as checkpoint:
-            return oddities(checkpoint)
+            return anomalies_of(checkpoint)
 
     return read
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from manifest.checkpoint import open_checkpoint
 from manifest.families.open_clip.adapter import FAMILY
-from manifest.initialisation.verdict import Anomaly, Evidence, evidence, oddities
+from manifest.initialisation.verdict import Anomaly, Evidence, anomalies_of, evidence
 from manifest.schema.vocabulary import Training
 
 State = Mapping[str, torch.Tensor]
@@ -43,7 +43,7 @@ def told(tmp_path: Path) -> Told:
         path = tmp_path / "weights.safetensors"
         save_file({name: value.contiguous() for name, value in state.items()}, path)
         with open_checkpoint(path) as checkpoint:
-            found = evidence(roles or FAMILY.roles(None, list(state)), checkpoint), oddities(checkpoint)  # type: ignore[arg-type]
+            found = evidence(roles or FAMILY.roles(None, list(state)), checkpoint), anomalies_of(checkpoint)  # type: ignore[arg-type]
         path.unlink()
         return found
 

@@ -87,10 +87,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     with open_checkpoint(path) as checkpoint:
         tensors = 0
         for candidate in checkpoint.candidates:
-            checkpoint.choose(candidate.path)
-            checkpoint.aliases()
-            for tensor in checkpoint.tensors.values():
-                checkpoint.digest(tensor)
+            weights = checkpoint.select(candidate.path)
+            weights.aliases()
+            for tensor in weights.tensors.values():
+                weights.digest(tensor)
                 tensors += 1
         return {"globals": checkpoint.globals, "tensors": tensors, "container": checkpoint.container}
 

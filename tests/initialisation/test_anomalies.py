@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifest.checkpoint import open_checkpoint
-from manifest.initialisation.verdict import Anomaly, evidence, oddities
+from manifest.initialisation.verdict import Anomaly, anomalies_of, evidence
 
 
 def odd(state: dict[str, torch.Tensor]) -> list[Anomaly]:
     with tempfile.TemporaryDirectory() as directory:
         torch.save(state, Path(directory) / "weights.pt")
         with open_checkpoint(Path(directory) / "weights.pt") as checkpoint:
-            return oddities(checkpoint)
+            return anomalies_of(checkpoint)
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,4 +117,4 @@ def test_any_bytes_get_a_verdict_without_a_warning(raw: bytes, times: int, dtype
         warnings.simplefilter("error")
         with open_checkpoint(Path(directory) / "weights.pt") as checkpoint:
             assert set(evidence(dict.fromkeys(state, "head"), checkpoint)) == {"head"}
-            oddities(checkpoint)
+            anomalies_of(checkpoint)
