@@ -178,7 +178,7 @@ def golden(name: str, runs: str, directory: str) -> str:
 
     model = manifest.create_model(name)
     adapter = family("open_clip")
-    built = Built(adapter, adapter.capture(model, creation_of(model)), model.eval())
+    built = Built(adapter, adapter.capture(model, creation_of(model)).architecture, model.eval())
     inputs = adapter.inputs(built.architecture)
     answers = built.ask(inputs)
 

@@ -25,7 +25,7 @@ from manifest.errors import CheckpointError, CreationMismatchError, InputError
 from manifest.families import remember
 from manifest.families.open_clip.adapter import FAMILY
 from manifest.families.open_clip.inputs import registry_entry
-from manifest.families.protocol import Creation, Difference, Family
+from manifest.families.protocol import Captured, Creation, Difference, Family
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Architecture, Manifest, Parent
@@ -87,7 +87,7 @@ def create_model(
             if manifest is None:
                 if not has_manifest(Path(pretrained)):  # otherwise it was said already what is wrong with it
                     _say_nothing_to_compare(pretrained)
-            elif differences := _against_manifest(asked, manifest, convert):
+            elif differences := _against_manifest(asked.architecture, manifest, convert):
                 if on_mismatch == "raise":
                     raise _mismatch(creation, pretrained, "its manifest", differences)
                 return load(pretrained, verify="none", device=str(arguments.get("device", "cpu"))).train()
@@ -102,7 +102,7 @@ def create_model(
             creation = _with_parent(creation, Path(arguments[argument]))
     model = _made(FAMILY, creation)
     if ":" in model_name:  # a directory or a hub, which need not be there when the model is saved
-        creation = replace(creation, architecture=FAMILY.describe(creation))
+        creation = replace(creation, architecture=FAMILY.describe(creation).architecture)
     remember(model, creation)
     return model
 
@@ -172,7 +172,7 @@ def _create(
             creation = _with_parent(creation, weights)
         model = _made(adapter, creation)
         if ":" in name and not creation.runs:  # a directory or a hub, which need not be there when the model is saved
-            creation = replace(creation, architecture=adapter.describe(creation))
+            creation = replace(creation, architecture=adapter.describe(creation).architecture)
     remember(model, creation)
     return model
 
@@ -193,13 +193,14 @@ def _against_manifest(asked: Architecture, manifest: Manifest, convert: Sequence
     return [item for item in differences if item.conversion not in convert]
 
 
-def _conversions(adapter: Family, asked: Architecture, weights: Path, convert: Sequence[str]) -> tuple[str, ...]:
+def _conversions(adapter: Family, captured: Captured, weights: Path, convert: Sequence[str]) -> tuple[str, ...]:
     """What a library would do to weights to make them fit, as far as that was asked for.
 
     Raises:
         CreationMismatchError: It would do more than was asked for, or would leave other parts at random beside it.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in adapter.build(asked).state_dict().items()}
+    asked = captured.architecture
+    expected = {name: tuple(tensor.shape) for name, tensor in captured.module.state_dict().items()}
     try:
         with open_checkpoint(weights) as stored:
             found = {name: tensor.shape for name, tensor in stored.tensors.items()}
@@ -244,10 +245,10 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
         CheckpointError: It cannot be read.
     """
     asked = FAMILY.describe(Creation(creation.name, creation.arguments))
-    model = FAMILY.build(asked)
+    model = asked.module
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     prefix = "visual." if role == "vision_tower" else "text." if hasattr(model, "text") else ""
-    parts = FAMILY.roles(asked, state)
+    parts = FAMILY.roles(asked.architecture, state)
     roles = {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}
     expected = {name: state[prefix + name] for name, part in roles.items() if part == role}
     with open_checkpoint(weights) as stored:

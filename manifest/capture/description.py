@@ -24,7 +24,7 @@ from manifest.digests import weights_digest
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.escaping import printable, writable
 from manifest.families.adapter import PRECISIONS
-from manifest.families.protocol import Family
+from manifest.families.protocol import Captured, Family
 from manifest.fingerprints import environment
 from manifest.fingerprints.structure import ties
 from manifest.golden.compare import Grade, compare, worst_of
@@ -55,7 +55,7 @@ from manifest.schema.document import (
 )
 from manifest.schema.report import Severity
 from manifest.version import __version__
-from manifest.weights.assign import assign, misfits
+from manifest.weights.assign import assign, misfits, twin
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ class Description:
     Args:
         stored: The file, which may still have a temporary name, with the weights chosen that are meant.
         family: Of the model in it.
-        architecture: What it is the weights of.
-        rebuilt: What building that gives, where it is at hand already; it stays without weights.
+        captured: What it is the weights of; its module stays without weights.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
         options: What is recorded of its answers; None for no golden outputs.
         partial: Roles that are absent or untrained by design.
@@ -96,9 +95,8 @@ class Description:
         self,
         stored: Checkpoint,
         family: Family,
-        architecture: Architecture,
+        captured: Captured,
         *,
-        rebuilt: nn.Module | None = None,
         live: nn.Module | None = None,
         options: GoldenOptions | None = None,
         partial: Sequence[str] = (),
@@ -106,8 +104,7 @@ class Description:
         _require_listed(stored)
         self.stored = stored
         self.family = family
-        self.architecture = architecture
-        self.rebuilt = rebuilt
+        self.captured = captured
         self.live = live
         self.options = options
         self.partial = partial
@@ -135,7 +132,7 @@ class Description:
         return Model(
             state=State(path=list(self.checkpoint.state_path), prefix=self.checkpoint.prefix),
             weights=_weights(self.checkpoint, self._tensors),
-            architecture=self.architecture,
+            architecture=self.captured.architecture,
             components=components,
             golden=self.golden,
         )
@@ -147,32 +144,28 @@ class Description:
         if self.options is None:
             return []
         declared = frozenset(name for name, role in self._roles.items() if role in self.partial)
-        module = self.family.build(self.architecture) if self.rebuilt is not None else self._module
+        module = twin(self.captured.module)
         assign(module, self.checkpoint, absent=declared)
-        return _golden(self.checkpoint, self.family, self.architecture, module, self.live, self.options)
-
-    @cached_property
-    def _module(self) -> nn.Module:
-        """The architecture rebuilt, without weights."""
-        return self.rebuilt if self.rebuilt is not None else self.family.build(self.architecture)
+        return _golden(self.checkpoint, self.family, self.captured.architecture, module, self.live, self.options)
 
     @cached_property
     @neutral_process()
     def checkpoint(self) -> Checkpoint:
         """The weights by the names that the model has for them, tied ones by each of theirs."""
         there = self.stored.tensors
-        names = self.family.stored_names(self._module if self.live is None else self.live)
+        names = self.family.stored_names(self.captured.module if self.live is None else self.live)
         others = {stored: name for stored, name in names.items() if stored in there and name not in there}
         named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
-        return named.with_aliases(ties(self._module))
+        return named.with_aliases(ties(self.captured.module))
 
     @cached_property
     @neutral_process()
     def _roles(self) -> dict[str, str]:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
-        roles = self.family.roles(self.architecture, self._module.state_dict())
+        architecture, module = self.captured.architecture, self.captured.module
+        roles = self.family.roles(architecture, module.state_dict())
         _require_known(self.partial, roles)
-        _require_fitting(self._module, self.checkpoint, self.architecture, roles)
+        _require_fitting(module, self.checkpoint, architecture, roles)
         return roles
 
     @cached_property

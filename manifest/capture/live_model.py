@@ -17,13 +17,13 @@ from manifest.checkpoint import Checkpoint
 from manifest.distributed.sharding import is_sharded, unsharded
 from manifest.families import creation_of, family_of
 from manifest.families import family as family_named
-from manifest.families.protocol import Creation, Family
+from manifest.families.protocol import Captured, Creation, Family
 from manifest.families.wrappers import unwrap
 from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Probe
-from manifest.schema.document import Architecture, Manifest
+from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey, private_key
 
 
@@ -53,7 +53,7 @@ class LiveModel:
 
     @cached_property
     @neutral_process()
-    def architecture(self) -> Architecture:
+    def captured(self) -> Captured:
         """What it is made of.
 
         Raises:
@@ -64,12 +64,12 @@ class LiveModel:
 
     def describe(self, stored: Checkpoint, file_name: str, digests: Future[list[tuple[str, str]]]) -> Manifest:
         """The manifest of a checkpoint that it was written to; see `describing.manifest_of`."""
-        architecture = self.architecture
+        captured = self.captured
         with granted(self._runs):
             description = Description(
                 stored,
                 self.family,
-                architecture,
+                captured,
                 live=self.witness,
                 options=self.options,
                 partial=self.partial,

@@ -19,7 +19,7 @@ from torch import nn
 from manifest.errors import ArchitectureError, InputError, ManifestError, one_line
 from manifest.families.equivalence import first_difference
 from manifest.families.meta_build import without_weights
-from manifest.families.protocol import Conversion, Creation, Difference, Variant
+from manifest.families.protocol import Captured, Conversion, Creation, Difference, Variant
 from manifest.fingerprints.module_tree import changes, grouped, outline, structure_digest, unfold
 from manifest.fingerprints.structure import structure, trace_operators
 from manifest.neutral_process import neutral_process
@@ -131,7 +131,7 @@ class Adapter(ABC):
         )
 
     @neutral_process()
-    def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
+    def capture(self, module: nn.Module, creation: Creation | None) -> Captured:
         departures = []
         for draft in self._drafts(module, creation):
             try:
@@ -140,7 +140,7 @@ class Adapter(ABC):
             except Exception as error:  # what was read off a module may be beyond what its library can build
                 departure = f"{type(error).__name__}: {one_line(error)}"
             if departure is None:
-                return self._architecture(draft, built, module, creation)
+                return self._captured(draft, built, module, creation)
             departures.append(departure)
         why = f" ({departures[-1]:.300})" if departures else ""
         raise ArchitectureError(
@@ -150,10 +150,10 @@ class Adapter(ABC):
         )
 
     @neutral_process()
-    def describe(self, creation: Creation) -> Architecture:
+    def describe(self, creation: Creation) -> Captured:
         try:
             draft = self.resolve(creation)
-            return self._architecture(draft, self._build(draft), None, creation)
+            return self._captured(draft, self._build(draft), None, creation)
         except ManifestError:
             raise
         except Exception as error:  # the library may raise anything over a name or an argument that someone made up
@@ -165,7 +165,10 @@ class Adapter(ABC):
 
     @neutral_process()
     def build(self, architecture: Architecture) -> nn.Module:
-        module = self._build(self.draft_of(architecture))
+        return self.settle(self._build(self.draft_of(architecture)), architecture)
+
+    def settle(self, module: nn.Module, architecture: Architecture) -> nn.Module:
+        """Give a module that was built what its library sets afterwards, and freeze its parameters as recorded."""
         if architecture.frozen is not None:
             parameters = dict(module.named_parameters(remove_duplicate=False))
             frozen = set(component_tensors(architecture.frozen, parameters))
@@ -260,11 +263,9 @@ class Adapter(ABC):
         with without_weights():
             return self.construct(draft)
 
-    def _architecture(
-        self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None
-    ) -> Architecture:
+    def _captured(self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Captured:
         parts = structure(built)
-        return Architecture.model_validate(
+        architecture = Architecture.model_validate(
             {
                 "family": self.name,
                 "name": draft.name,
@@ -283,6 +284,7 @@ class Adapter(ABC):
                 "operators": self.operators(built),
             }
         )
+        return Captured(architecture, self.settle(built, architecture))
 
 
 def precision_of(module: nn.Module) -> str:

@@ -118,6 +118,19 @@ class Conversion:
     words: str
 
 
+@dataclass(frozen=True)
+class Captured:
+    """An architecture, and the module that proved it.
+
+    Attributes:
+        architecture: What goes on record.
+        module: What building it gives: parameters on the meta device, buffers for real.
+    """
+
+    architecture: Architecture
+    module: nn.Module
+
+
 class Family(Protocol):
     """What this package needs to know of a model library; `families.adapter.Adapter` does most of it."""
 
@@ -140,14 +153,14 @@ class Family(Protocol):
     def create(self, creation: Creation) -> nn.Module:
         """What the library's own builder makes of a call, weights and all."""
 
-    def capture(self, module: nn.Module, creation: Creation | None) -> Architecture:
+    def capture(self, module: nn.Module, creation: Creation | None) -> Captured:
         """The architecture of a live module, proved by rebuilding it.
 
         Raises:
             ArchitectureError: Something that cannot be recovered changes outputs; the message names the argument.
         """
 
-    def describe(self, creation: Creation) -> Architecture:
+    def describe(self, creation: Creation) -> Captured:
         """The architecture that a creation call would build, without a live module.
 
         Raises:

@@ -104,7 +104,7 @@ def answer(question: Mapping[str, Any]) -> Outputs:
         adapter = family(question["family"])
         creation = Creation(question["name"], question["arguments"], family=adapter.name)
         with granted(creation.runs):
-            architecture = adapter.describe(creation)
+            architecture = adapter.describe(creation).architecture
             torch.manual_seed(question["seed"])
             module = adapter.create(creation)
     inputs = adapter.inputs(architecture)

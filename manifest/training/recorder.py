@@ -34,10 +34,10 @@ from manifest.errors import CheckpointError, InputError, ManifestError, NoManife
 from manifest.families import creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.equivalence import first_difference
-from manifest.families.protocol import Family
+from manifest.families.protocol import Captured, Family
 from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
-from manifest.schema.document import Architecture, Manifest, Provenance
+from manifest.schema.document import Manifest, Provenance
 from manifest.signing import PrivateKey, private_key
 from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest
@@ -134,7 +134,7 @@ class CheckpointRecorder:
         self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
         self._worker = threading.Thread(target=self._work, name="manifest-recorder", daemon=True)
         self._jobs: dict[Path, _Job] = {}
-        self._architectures: WeakKeyDictionary[nn.Module, tuple[Architecture, nn.Module]] = WeakKeyDictionary()
+        self._architectures: WeakKeyDictionary[nn.Module, Captured] = WeakKeyDictionary()
         self._thread = threading.get_ident()
         self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
@@ -319,12 +319,10 @@ class CheckpointRecorder:
         creation = creation_of(owner.module)
         adapter = family_of(owner.module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
-            architecture, rebuilt = self._captured(owner.module, adapter)
             description = Description(
                 stored,
                 adapter,
-                architecture,
-                rebuilt=rebuilt,
+                self._captured(owner.module, adapter),
                 live=owner.module if owner.live else None,
                 options=self._asking,
                 partial=self._partial,
@@ -332,14 +330,14 @@ class CheckpointRecorder:
             description.capture_outputs()
         return description
 
-    def _captured(self, module: nn.Module, adapter: Family) -> tuple[Architecture, nn.Module]:
-        """The architecture of a module, and what rebuilding it gives; captured once while it stays what it was."""
+    def _captured(self, module: nn.Module, adapter: Family) -> Captured:
+        """The architecture of a module, captured once while it stays what it was."""
         known = self._architectures.get(module)
-        if known is not None and first_difference(known[1], module) is None:
-            return known[0].model_copy(update={"frozen": frozen(module), "mode": mode_of(module)}), known[1]
-        architecture = adapter.capture(module, creation_of(module))
-        self._architectures[module] = architecture, adapter.build(architecture)
-        return self._architectures[module]
+        if known is not None and first_difference(known.module, module) is None:
+            now = {"frozen": frozen(module), "mode": mode_of(module)}
+            return Captured(known.architecture.model_copy(update=now), known.module)
+        self._architectures[module] = captured = adapter.capture(module, creation_of(module))
+        return captured
 
     def _work(self) -> None:
         with suppress_recording():
@@ -397,9 +395,8 @@ class CheckpointRecorder:
             runs = [str(manifest.architecture.name).partition(":")[0]] if adapter.name == "callable" else []
             with granted(runs):
                 recorded = select_recorded(stored, manifest)
-                description = Description(
-                    recorded, adapter, manifest.architecture, options=options, partial=self._partial
-                )
+                captured = Captured(manifest.architecture, adapter.build(manifest.architecture))
+                description = Description(recorded, adapter, captured, options=options, partial=self._partial)
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)
 

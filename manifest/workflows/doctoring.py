@@ -92,14 +92,14 @@ def doctor(
 def _of_object(module: nn.Module) -> _Patient:
     module = unwrap(module)
     adapter = family_of(module)
-    architecture = adapter.capture(module, creation_of(module))
+    architecture = adapter.capture(module, creation_of(module)).architecture
     return _Patient(architecture.name or architecture.class_name, Built(adapter, architecture, module))
 
 
 def _of_name(name: str, library: str, arguments: dict[str, Any]) -> _Patient:
     adapter: Family = family(library)
     creation = Creation(name, arguments, family=adapter.name)
-    architecture = adapter.describe(creation)
+    architecture = adapter.describe(creation).architecture
     with torch.random.fork_rng(devices=[]), neutral_process(arithmetic=False, generators=False):
         torch.manual_seed(_SEED)
         module = adapter.create(creation)

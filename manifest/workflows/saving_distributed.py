@@ -245,7 +245,7 @@ def _stage(live: LiveModel | None, target: Path, staging: contextlib.ExitStack) 
     assert live is not None
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file, expected a directory for a distributed checkpoint; name another.")
-    _ = live.architecture
+    _ = live.captured
     with storage_errors(target):
         return staging.enter_context(staging_directory(target.resolve()))
 

@@ -101,7 +101,7 @@ def test_library_loads_either_model_into_the_other_strictly_and_gives_other_outp
 
 
 def test_builder_told_of_the_weights_makes_the_same_as_its_own_parts_do() -> None:
-    architecture = FAMILY.describe(Creation(NAME, {"weights": "COCO_V1"}))
+    architecture = FAMILY.describe(Creation(NAME, {"weights": "COCO_V1"})).architecture
     built, expected = FAMILY.build(architecture), as_for_weights()
     assert first_difference(built, expected) is None
     mine, yours = ({n: p.requires_grad for n, p in model.named_parameters()} for model in (built, expected))

@@ -100,7 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def round_trip(library: str, live: nn.Module, creation: Creation | None) -> str | None:
     """How the model that comes back differs from the one that went out; None when it does not."""
     adapter = family(library)
-    written = adapter.capture(live, creation).model_dump_json(by_alias=True)
+    written = adapter.capture(live, creation).architecture.model_dump_json(by_alias=True)
     architecture = Architecture.model_validate(json.loads(written))
     built = adapter.build(architecture)
     if departure := first_difference(built, live):

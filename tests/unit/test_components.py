@@ -58,7 +58,9 @@ def assessed(tmp_path: Path) -> Assess:
     def run(state: State, *, expected: State | None = None, by_design: tuple[str, ...] = ()) -> dict[str, Component]:
         path = tmp_path / "weights.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-        roles = FAMILY.roles(FAMILY.describe(Creation("ViT-B-32")), expected if expected is not None else clip())
+        roles = FAMILY.roles(
+            FAMILY.describe(Creation("ViT-B-32")).architecture, expected if expected is not None else clip()
+        )
         with open_checkpoint(path) as stored:
             digests = {name: stored.digest(tensor) for name, tensor in stored.tensors.items()}
             return {part.role: part for part in assess(roles, stored, digests, by_design)}

@@ -35,7 +35,7 @@ NAMES = [
 
 @cache
 def described(name: str) -> Architecture:
-    return FAMILY.describe(Creation(name))
+    return FAMILY.describe(Creation(name)).architecture
 
 
 @cache
@@ -45,7 +45,7 @@ def built(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_module_whose_making_was_not_seen_is_recognised_by_what_it_shows(name: str) -> None:
-    captured = FAMILY.capture(built(name), None)
+    captured = FAMILY.capture(built(name), None).architecture
     assert captured.name == name
     assert captured.structure == described(name).structure
     assert captured.operators == described(name).operators
@@ -89,7 +89,7 @@ def test_every_tensor_has_a_role_and_both_towers_are_there(name: str) -> None:
 def test_forced_argument_is_resolved_into_the_config_and_recorded(
     arguments: dict[str, Any], part: tuple[str, ...], expected: object
 ) -> None:
-    architecture = FAMILY.describe(Creation("ViT-B-32", arguments))
+    architecture = FAMILY.describe(Creation("ViT-B-32", arguments)).architecture
     value = from_data(architecture.config)
     for key in part:
         value = value[key]
@@ -99,18 +99,18 @@ def test_forced_argument_is_resolved_into_the_config_and_recorded(
 
 
 def test_force_custom_text_gives_a_text_tower_of_its_own() -> None:
-    architecture = FAMILY.describe(Creation("ViT-B-32", {"force_custom_text": True}))
+    architecture = FAMILY.describe(Creation("ViT-B-32", {"force_custom_text": True})).architecture
     assert architecture.class_name == "CustomTextCLIP"
 
 
 def test_precision_gives_the_types_of_the_parameters() -> None:
-    half = FAMILY.build(FAMILY.describe(Creation("ViT-B-32", {"precision": "pure_bf16"})))
+    half = FAMILY.build(FAMILY.describe(Creation("ViT-B-32", {"precision": "pure_bf16"})).architecture)
     assert {str(parameter.dtype) for parameter in half.parameters()} == {"torch.bfloat16"}
 
 
 def test_defaults_of_the_call_are_not_recorded() -> None:
     creation = Creation("ViT-B-32", {"force_quick_gelu": False, "precision": "fp32", "device": "cpu"})
-    assert FAMILY.describe(creation).arguments == {}
+    assert FAMILY.describe(creation).architecture.arguments == {}
 
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:

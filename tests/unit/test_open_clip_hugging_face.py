@@ -92,14 +92,14 @@ def test_bare_module_shows_the_config_of_its_text_tower(kind: str, register: Mak
     name, tower = register(kind)
     model = open_clip.create_model(name, pretrained_hf=False)
     shutil.rmtree(tower)
-    captured = FAMILY.capture(model, None)
+    captured = FAMILY.capture(model, None).architecture
     assert first_difference(FAMILY.build(through_json(captured)), model) is None
     assert captured.config["text_cfg"]["hf_config"]["vocab_size"] == 99
 
 
 def test_every_tensor_has_a_role(register: Make) -> None:
     model = made(register("roberta")[0])
-    roles = FAMILY.roles(FAMILY.capture(model, None), model.state_dict())
+    roles = FAMILY.roles(FAMILY.capture(model, None).architecture, model.state_dict())
     assert roles["text.transformer.embeddings.word_embeddings.weight"] == "text_tower"
     assert roles["text.proj.0.weight"] == "text_projection"
 
@@ -110,7 +110,7 @@ def test_tower_that_is_nowhere_on_this_machine_is_not_fetched() -> None:
 
 
 def test_record_without_the_towers_config_or_with_a_made_up_one_is_refused(register: Make) -> None:
-    sound = FAMILY.describe(Creation(register("bert")[0]))
+    sound = FAMILY.describe(Creation(register("bert")[0])).architecture
     text = sound.config["text_cfg"]
     for inner, words in (
         (None, "does not hold its config"),

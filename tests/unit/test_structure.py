@@ -129,7 +129,7 @@ def test_folded_paths_stand_for_the_same_paths(paths: list[str]) -> None:
 
 
 def test_outline_of_a_model_stands_for_all_of_its_modules_in_few_records() -> None:
-    parts = structure(FAMILY.build(FAMILY.describe(Creation("ViT-B-32"))))
+    parts = structure(FAMILY.build(FAMILY.describe(Creation("ViT-B-32")).architecture))
     short = outline(parts)
     assert len(short) < len(parts) / 5
     assert {part.path: str(part) for part in unfold(short)} == {part.path: str(part) for part in parts}
@@ -163,7 +163,7 @@ def test_trace_marks_operators_that_draw_random_numbers() -> None:
     ],
 )
 def test_operators_of_a_vit_have_one_activation_a_block(name: str, operator: str, other: str) -> None:
-    counts = FAMILY.describe(Creation(name)).operators.counts
+    counts = FAMILY.describe(Creation(name)).architecture.operators.counts
     assert counts[operator] == 24
     assert other not in counts
 

@@ -52,7 +52,7 @@ def without_values(name: str, **arguments: Any) -> nn.Module:
 
 @cache
 def described(name: str) -> Architecture:
-    return FAMILY.describe(Creation(name))
+    return FAMILY.describe(Creation(name)).architecture
 
 
 def after_json(architecture: Architecture) -> Architecture:
@@ -69,7 +69,7 @@ def test_model_after_a_round_trip_through_json_is_built_as_it_was(
     name: str, arguments: dict[str, Any], known: str
 ) -> None:
     live = without_values(name, **arguments)
-    architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None)
+    architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None).architecture
     assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
 
@@ -95,7 +95,7 @@ def test_tag_that_changes_nothing_is_no_part_of_the_name_and_one_that_does_is() 
 
 def test_tag_known_as_the_pretrained_one_brings_its_preprocessing() -> None:
     creation = Creation("vit_base_patch16_clip_224", pretrained="openai")
-    preprocess = FAMILY.describe(creation).preprocess
+    preprocess = FAMILY.describe(creation).architecture.preprocess
     assert preprocess is not None
     assert (preprocess.crop_pct, preprocess.mean[0]) == (0.9, 0.48145466)
 
@@ -104,7 +104,7 @@ def test_head_and_size_changed_afterwards_are_read_off_the_module() -> None:
     live: Any = without_values("vit_tiny_patch16_224")
     live.reset_classifier(3)
     live.set_input_size((256, 128))
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     assert first_difference(FAMILY.build(after_json(architecture)), live) is None
     assert architecture.config["num_classes"] == 3
     assert architecture.preprocess is not None
@@ -116,7 +116,7 @@ def test_head_put_in_by_hand_is_read_off_its_shape_though_the_module_says_otherw
     live: Any = without_values(name)
     holder, _, attribute = head.rpartition(".")
     setattr(live.get_submodule(holder), attribute, nn.Linear(live.get_submodule(head).in_features, 9, device="meta"))
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     again: Any = FAMILY.build(after_json(architecture))
     assert first_difference(again, live) is None
     assert (again.get_submodule(head).out_features, again.num_classes) == (9, 1000)
@@ -125,7 +125,7 @@ def test_head_put_in_by_hand_is_read_off_its_shape_though_the_module_says_otherw
 def test_windows_that_follow_another_input_size_are_set_again() -> None:
     live: Any = without_values("swin_tiny_patch4_window7_224")
     live.set_input_size(img_size=(256, 256))
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     assert architecture.config["afterwards"] == {"img_size": {"$tuple": [256, 256]}}
     assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
@@ -133,7 +133,7 @@ def test_windows_that_follow_another_input_size_are_set_again() -> None:
 def test_module_without_the_notes_of_a_newer_timm_is_read_off_what_it_shows() -> None:
     live: Any = without_values("vit_tiny_patch16_224", num_classes=4, act_layer=nn.ReLU, drop_path_rate=0.1)
     del live._model_args
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     assert architecture.config["drop_path_rate"] == 0.1
     assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
@@ -142,7 +142,7 @@ def test_activation_put_in_by_hand_is_read_off_the_module() -> None:
     live: Any = without_values("vit_tiny_patch16_224")
     for block in live.blocks:
         block.mlp.act = QuickGELU()
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     assert architecture.activations == {"model": {"QuickGELU": 12}}
     assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
@@ -156,13 +156,13 @@ def test_module_changed_beyond_what_any_call_gives_is_refused_in_one_sentence() 
 
 def test_precision_gives_the_types_of_the_parameters() -> None:
     live = without_values("test_vit").bfloat16()
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     assert architecture.precision == "bf16"
     assert {parameter.dtype for parameter in FAMILY.build(architecture).parameters()} == {torch.bfloat16}
 
 
 def test_precision_that_is_asked_for_by_name_is_recorded_and_an_unknown_one_is_refused() -> None:
-    assert FAMILY.describe(Creation("test_vit", {"precision": "fp16"})).precision == "fp16"
+    assert FAMILY.describe(Creation("test_vit", {"precision": "fp16"})).architecture.precision == "fp16"
     with pytest.raises(ArchitectureError, match="There is no precision 'fp12'"):
         FAMILY.describe(Creation("test_vit", {"precision": "fp12"}))
 
@@ -185,7 +185,7 @@ def test_argument_that_cannot_be_written_down_is_refused() -> None:
 def test_directory_that_timm_saved_is_resolved_with_its_arguments_and_its_images(tmp_path: Path) -> None:
     live = timm.create_model("test_vit", num_classes=7, pretrained_cfg_overlay={"crop_pct": 0.5})
     timm.models.save_for_hf(live, tmp_path, model_args={"num_classes": 7})
-    architecture = FAMILY.describe(Creation(f"local-dir:{tmp_path}"))
+    architecture = FAMILY.describe(Creation(f"local-dir:{tmp_path}")).architecture
     assert (architecture.name, architecture.config["num_classes"]) == ("test_vit", 7)
     assert architecture.preprocess is not None
     assert architecture.preprocess.crop_pct == 0.5
@@ -265,12 +265,12 @@ def test_roles_of_a_model_with_two_heads_are_of_both() -> None:
     ],
 )
 def test_roles_of_the_image_tower_of_a_clip_say_so(name: str, arguments: dict[str, Any], expected: set[str]) -> None:
-    architecture = FAMILY.describe(Creation(name, arguments))
+    architecture = FAMILY.describe(Creation(name, arguments)).architecture
     assert set(FAMILY.roles(architecture, FAMILY.build(architecture).state_dict()).values()) == expected
 
 
 def test_operators_of_a_quick_gelu_are_other_than_those_of_a_gelu() -> None:
-    quick = FAMILY.describe(Creation("vit_tiny_patch16_224", {"act_layer": "quick_gelu"})).operators
+    quick = FAMILY.describe(Creation("vit_tiny_patch16_224", {"act_layer": "quick_gelu"})).architecture.operators
     plain = described("vit_tiny_patch16_224").operators
     assert quick is not None
     assert plain is not None

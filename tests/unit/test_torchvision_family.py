@@ -67,7 +67,7 @@ def made(name: str, arguments: Arguments) -> nn.Module:
 
 @cache
 def described(name: str, **arguments: Any) -> Architecture:
-    return FAMILY.describe(Creation(name, arguments))
+    return FAMILY.describe(Creation(name, arguments)).architecture
 
 
 def after_json(architecture: Architecture) -> Architecture:
@@ -86,7 +86,7 @@ def setting(architecture: Architecture, path: str, name: str) -> str:
 @pytest.mark.parametrize("known", ["call", "bare module"])
 def test_model_after_a_round_trip_through_json_is_built_as_it_was(name: str, arguments: Arguments, known: str) -> None:
     live = made(name, arguments)
-    architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None)
+    architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None).architecture
     again = FAMILY.build(after_json(architecture))
     assert first_difference(again, live) is None
     assert frozen(again) == frozen(live)
@@ -98,7 +98,7 @@ def test_weights_are_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{self} is fetched")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", fetch)
-    assert FAMILY.describe(Creation("resnet18", {"weights": "DEFAULT"})).name == "resnet18"
+    assert FAMILY.describe(Creation("resnet18", {"weights": "DEFAULT"})).architecture.name == "resnet18"
 
 
 def test_weights_and_their_loading_are_as_before_afterwards() -> None:
@@ -169,7 +169,7 @@ def test_settings_changed_afterwards_are_read_off_and_anchors_follow_them() -> N
     live.score_thresh = 0.3
     live.proposal_matcher.low_threshold = 0.1
     live.anchor_generator.sizes = tuple((side,) * 3 for side in (8, 16, 32, 64, 128))
-    architecture = FAMILY.capture(live, None)
+    architecture = FAMILY.capture(live, None).architecture
     again: Any = FAMILY.build(after_json(architecture))
     assert first_difference(again, live) is None
     assert float(again.anchor_generator.cell_anchors[0].max()) < 12
@@ -182,7 +182,7 @@ def test_detector_that_has_run_is_still_itself() -> None:
     with torch.no_grad():
         live([torch.rand(3, 64, 64)])
     assert live.roi_heads.box_roi_pool.scales is not None
-    assert FAMILY.capture(live, None).name == "fasterrcnn_mobilenet_v3_large_320_fpn"
+    assert FAMILY.capture(live, None).architecture.name == "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
 def test_heads_put_in_for_other_classes_are_read_off_the_module() -> None:
@@ -192,7 +192,7 @@ def test_heads_put_in_for_other_classes_are_read_off_the_module() -> None:
     with without_weights():
         detector.roi_heads.box_predictor = FastRCNNPredictor(1024, 4)
     for live, classes in ((classifier, 7), (detector, 4)):
-        architecture = FAMILY.capture(live, None)
+        architecture = FAMILY.capture(live, None).architecture
         assert architecture.config["arguments"] == {"num_classes": classes}
         assert first_difference(FAMILY.build(after_json(architecture)), live) is None
 
@@ -205,7 +205,7 @@ def test_module_changed_beyond_what_any_builder_makes_is_refused_in_one_sentence
 
 
 def test_precision_that_is_asked_for_by_name_is_recorded() -> None:
-    architecture = FAMILY.describe(Creation("resnet18", {"precision": "bf16"}))
+    architecture = FAMILY.describe(Creation("resnet18", {"precision": "bf16"})).architecture
     assert {parameter.dtype for parameter in FAMILY.build(architecture).parameters()} == {torch.bfloat16}
 
 
@@ -304,7 +304,7 @@ def test_model_that_is_saved_verified_and_loaded_says_the_same(tmp_path: Path) -
 
 def test_output_of_a_segmenter_is_a_score_for_each_class_and_pixel() -> None:
     model = torchvision.models.get_model("lraspp_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
-    architecture = FAMILY.capture(model, None)
+    architecture = FAMILY.capture(model, None).architecture
     inputs = FAMILY.inputs(architecture)
     assert inputs is not None
     with torch.no_grad():

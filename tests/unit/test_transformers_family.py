@@ -66,7 +66,7 @@ def hf() -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bare_module_after_a_round_trip_through_json_is_rebuilt_the_same(name: str) -> None:
-    captured = hf().capture(live(name), None)
+    captured = hf().capture(live(name), None).architecture
     built = hf().build(through_json(captured))
     assert first_difference(built, live(name)) is None
     assert captured.class_name == name
@@ -75,14 +75,14 @@ def test_bare_module_after_a_round_trip_through_json_is_rebuilt_the_same(name: s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_creation_call_describes_what_the_bare_module_shows(name: str) -> None:
-    described = hf().describe(Creation(name, {"config": CONFIGS[name]}))
+    described = hf().describe(Creation(name, {"config": CONFIGS[name]})).architecture
     assert first_difference(hf().build(through_json(described)), live(name)) is None
-    assert described.operators == hf().capture(live(name), None).operators
+    assert described.operators == hf().capture(live(name), None).architecture.operators
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_buffer_has_the_values_of_a_normal_build(name: str) -> None:
-    built = dict(hf().build(hf().capture(live(name), None)).named_buffers())
+    built = dict(hf().build(hf().capture(live(name), None).architecture).named_buffers())
     expected = dict(live(name).named_buffers())
     assert built.keys() == expected.keys()
     assert all(torch.equal(built[key], value) for key, value in expected.items())
@@ -90,7 +90,7 @@ def test_every_buffer_has_the_values_of_a_normal_build(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("Wav2Vec2Model", "SwinModel")])
 def test_operators_are_traced_without_weights(name: str) -> None:
-    operators = hf().capture(live(name), None).operators
+    operators = hf().capture(live(name), None).architecture.operators
     assert operators is not None
     assert not operators.random
     assert any(word in operator for operator in operators.counts for word in ("mm", "convolution"))
@@ -134,17 +134,17 @@ def test_tied_head_is_recorded_once_and_stays_tied_after_a_second_save(tmp_path:
 def test_attention_that_was_chosen_is_recorded_and_built_again() -> None:
     model = fresh("CLIPModel")
     model.set_attn_implementation("eager")
-    captured = hf().capture(model, None)
+    captured = hf().capture(model, None).architecture
     built: Any = hf().build(through_json(captured))
     assert captured.config["attn_implementation"] == "eager"
     assert built.vision_model.config._attn_implementation == "eager"
-    assert captured.operators != hf().capture(live("CLIPModel"), None).operators
+    assert captured.operators != hf().capture(live("CLIPModel"), None).architecture.operators
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [(torch.bfloat16, "pure_bf16"), (torch.float64, "pure_fp64")])
 def test_model_that_was_cast_is_rebuilt_with_its_buffers_cast(dtype: torch.dtype, precision: str) -> None:
     model = fresh("LlamaForCausalLM").to(dtype)
-    captured = hf().capture(model, None)
+    captured = hf().capture(model, None).architecture
     assert captured.precision == precision
     assert first_difference(hf().build(through_json(captured)), model) is None
 
@@ -152,7 +152,7 @@ def test_model_that_was_cast_is_rebuilt_with_its_buffers_cast(dtype: torch.dtype
 def test_model_loaded_in_half_precision_keeps_its_tables_in_full(tmp_path: Path) -> None:
     live("LlamaForCausalLM").save_pretrained(tmp_path)
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    captured = hf().capture(model, None)
+    captured = hf().capture(model, None).architecture
     assert captured.precision == "bf16"
     assert str(tmp_path) not in captured.model_dump_json()
     assert first_difference(hf().build(through_json(captured)), model) is None
@@ -160,7 +160,7 @@ def test_model_loaded_in_half_precision_keeps_its_tables_in_full(tmp_path: Path)
 
 def test_directory_with_a_config_is_a_model_and_leaves_no_path_behind(tmp_path: Path) -> None:
     live("ViTForImageClassification").save_pretrained(tmp_path)
-    described = hf().describe(Creation(str(tmp_path), {"attn_implementation": "eager"}))
+    described = hf().describe(Creation(str(tmp_path), {"attn_implementation": "eager"})).architecture
     assert described.class_name == "ViTForImageClassification"
     assert described.config["attn_implementation"] == "eager"
     assert str(tmp_path) not in described.model_dump_json()
@@ -184,7 +184,7 @@ def test_preprocessor_config_that_is_named_is_recorded_and_used() -> None:
         "resample": 3,
     }
     arguments = {"config": CONFIGS["CLIPModel"], "preprocessor": content}
-    described = hf().describe(Creation("CLIPModel", arguments))
+    described = hf().describe(Creation("CLIPModel", arguments)).architecture
     assert described.preprocess is not None
     assert (described.preprocess.resize_mode, described.preprocess.mean) == ("shortest", [0.5, 0.5, 0.5])
     assert described.arguments == {}
@@ -195,7 +195,7 @@ def test_preprocessor_config_that_is_named_is_recorded_and_used() -> None:
 
 def roles(kind: str) -> dict[str, str]:
     model = live(kind)
-    return hf().roles(hf().capture(model, None), model.state_dict())
+    return hf().roles(hf().capture(model, None).architecture, model.state_dict())
 
 
 def test_roles_are_those_of_two_towers_or_of_a_backbone_and_its_head() -> None:
@@ -260,13 +260,13 @@ def test_activation_that_was_mistaken_is_found_and_its_cure_named(tmp_path: Path
     ],
 )
 def test_config_that_would_exhaust_memory_or_lead_elsewhere_is_refused(change: dict[str, Any], words: str) -> None:
-    sound = hf().capture(live("BertModel"), None)
+    sound = hf().capture(live("BertModel"), None).architecture
     with pytest.raises(ArchitectureError, match=words):
         hf().build(sound.model_copy(update={"config": {**sound.config, **change}}))
 
 
 def test_code_that_a_config_names_is_left_out() -> None:
-    sound = hf().capture(live("BertModel"), None)
+    sound = hf().capture(live("BertModel"), None).architecture
     named = {**sound.config, "auto_map": {"AutoModel": "someone/repository--code.Model"}}
     built: Any = hf().build(sound.model_copy(update={"config": named}))
     assert type(built) is transformers.BertModel
@@ -275,7 +275,7 @@ def test_code_that_a_config_names_is_left_out() -> None:
 
 def test_backbone_of_timm_is_built_without_its_published_weights() -> None:
     config = {"model_type": "timm_backbone", "backbone": "resnet18", "use_pretrained_backbone": True}
-    built = hf().build(hf().describe(Creation("TimmBackbone", {"config": config})))
+    built = hf().build(hf().describe(Creation("TimmBackbone", {"config": config})).architecture)
     assert all(parameter.is_meta for parameter in built.parameters())
 
 

@@ -17,9 +17,8 @@ from torch import nn
 from manifest.errors import ArchitectureError, InputError, NotGrantedError, UnknownModelError, one_line
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.json_arguments import as_data, from_data
-from manifest.families.protocol import Creation
+from manifest.families.protocol import Captured, Creation
 from manifest.grants import is_granted
-from manifest.schema.document import Architecture
 
 AS_BUILT = "as_built"
 """The precision of a model that is as its factory makes it, whatever that is."""
@@ -63,10 +62,8 @@ class Factory(Adapter):
             if draft.precision == AS_BUILT:
                 yield replace(draft, precision=precision_of(module))
 
-    def _architecture(
-        self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None
-    ) -> Architecture:
-        return super()._architecture(replace(draft, class_name=type(built).__name__), built, live, creation)
+    def _captured(self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Captured:
+        return super()._captured(replace(draft, class_name=type(built).__name__), built, live, creation)
 
 
 FAMILY = Factory()

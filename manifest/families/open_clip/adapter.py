@@ -103,11 +103,10 @@ class OpenClip(Adapter):
             config = {**registered.config, **config, "text_cfg": text}
         yield Draft(None, class_name, as_data(config, "config"), {}, precision)
 
-    def build(self, architecture: Architecture) -> nn.Module:
-        module = super().build(architecture)
+    def settle(self, module: nn.Module, architecture: Architecture) -> nn.Module:
         if architecture.preprocess is not None:
             open_clip.model.set_model_preprocess_cfg(module, preprocess_cfg(architecture.preprocess))
-        return module
+        return super().settle(module, architecture)
 
     def tower(self, path: str) -> str:
         top = path.partition(".")[0]
