@@ -7,35 +7,32 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import nn
 
+from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.checkpoint import Checkpoint
 from manifest.checks.components import assess, component_findings
 from manifest.digests import weights_digest
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.escaping import printable, writable
-from manifest.families.adapter import PRECISIONS
 from manifest.families.protocol import Captured, Family
 from manifest.fingerprints import environment
 from manifest.fingerprints.structure import ties
 from manifest.golden.compare import Grade, compare, worst_of
-from manifest.golden.floor import Built, Elsewhere, Thoroughness, as_thoroughness
+from manifest.golden.floor import Built, Elsewhere
 from manifest.golden.precision import in_float32, in_precision
 from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.neutral_process import neutral_process
-from manifest.probes.directory import as_probe
-from manifest.probes.inputs import Probe
 from manifest.schema.document import (
     FILE_NAME,
     Architecture,
@@ -58,21 +55,6 @@ from manifest.version import __version__
 from manifest.weights.assign import assign, misfits, twin
 
 
-@dataclass(frozen=True)
-class GoldenOptions:
-    """What is recorded of a model's answers.
-
-    Attributes:
-        floor: How much time the numerics floor may take.
-        probes: What else the model is asked, besides its family's probe.
-        precisions: In what else it answers, besides float32.
-    """
-
-    floor: Thoroughness = Thoroughness.QUICK
-    probes: Sequence[Probe] = ()
-    precisions: Sequence[str] = ()
-
-
 class Description:
     """One set of weights of an open checkpoint on its way to a manifest; each part is found out when it is asked for.
 
@@ -84,8 +66,7 @@ class Description:
         family: Of the model in it.
         captured: What it is the weights of; its module stays without weights.
         live: The model in memory that was saved, when there is one: its word is what goes on record.
-        options: What is recorded of its answers; None for no golden outputs.
-        partial: Roles that are absent or untrained by design.
+        options: What is recorded of it.
 
     Raises:
         ArchitectureError: A tensor among the weights has no values.
@@ -98,8 +79,7 @@ class Description:
         captured: Captured,
         *,
         live: nn.Module | None = None,
-        options: GoldenOptions | None = None,
-        partial: Sequence[str] = (),
+        options: RecordOptions,
     ) -> None:
         _require_listed(stored)
         self.stored = stored
@@ -107,7 +87,6 @@ class Description:
         self.captured = captured
         self.live = live
         self.options = options
-        self.partial = partial
 
     def capture_outputs(self) -> None:
         """Find out all that takes torch, and let go of the live model.
@@ -126,7 +105,7 @@ class Description:
             ArchitectureError: As in `capture_outputs`.
         """
         components = assess(
-            self._roles, self.checkpoint, {each.name: each.digest for each in self._tensors}, self.partial
+            self._roles, self.checkpoint, {each.name: each.digest for each in self._tensors}, self.options.partial
         )
         _require_whole(components, file_name)
         return Model(
@@ -141,12 +120,12 @@ class Description:
     @neutral_process()
     def golden(self) -> list[Golden]:
         """What the model says, none where that is not asked."""
-        if self.options is None:
+        if self.options.golden is None:
             return []
-        declared = frozenset(name for name, role in self._roles.items() if role in self.partial)
+        declared = frozenset(name for name, role in self._roles.items() if role in self.options.partial)
         module = twin(self.captured.module)
         assign(module, self.checkpoint, absent=declared)
-        return _golden(self.checkpoint, self.family, self.captured.architecture, module, self.live, self.options)
+        return _golden(self.checkpoint, self.family, self.captured.architecture, module, self.live, self.options.golden)
 
     @cached_property
     @neutral_process()
@@ -164,7 +143,7 @@ class Description:
         """The role of each tensor of the architecture, which those of the checkpoint fit."""
         architecture, module = self.captured.architecture, self.captured.module
         roles = self.family.roles(architecture, module.state_dict())
-        _require_known(self.partial, roles)
+        _require_known(self.options.partial, roles)
         _require_fitting(module, self.checkpoint, architecture, roles)
         return roles
 
@@ -396,16 +375,3 @@ def _require_same(golden: Golden, rebuilt: ProbeOutputs) -> None:
 
 def _on_cpu(module: nn.Module) -> bool:
     return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
-
-
-def golden_options(
-    floor: Thoroughness | str, probes: Sequence[Probe | str | os.PathLike[str]], precisions: Sequence[str]
-) -> GoldenOptions:
-    """What is to be recorded of a model's answers, as a caller gives it.
-
-    Raises:
-        InputError: One of these cannot be used.
-    """
-    if unknown := [name for name in precisions if name not in PRECISIONS or name == "fp32"]:
-        raise InputError(f"The precision is {unknown[0]!r}, expected fp64, fp16 or bf16; float32 is always recorded.")
-    return GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,20 +10,18 @@ from typing import Any
 
 from torch import nn
 
-from manifest.capture.description import Description, GoldenOptions, golden_options, manifest_of
-from manifest.capture.provenance import TrainingFacts, provenance_of
+from manifest.capture.description import Description, manifest_of
+from manifest.capture.options import RecordOptions
+from manifest.capture.provenance import TrainingFacts, facts_of, provenance_of
 from manifest.checkpoint import Checkpoint
 from manifest.distributed.sharding import is_sharded, unsharded
 from manifest.families import creation_of, family_of
 from manifest.families import family as family_named
 from manifest.families.protocol import Captured, Creation, Family
 from manifest.families.wrappers import unwrap
-from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
-from manifest.probes.inputs import Probe
 from manifest.schema.document import Manifest
-from manifest.signing import PrivateKey, private_key
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,7 @@ class LiveModel:
         witness: The model that golden outputs are asked of; None where no process has the whole of it.
         family: The library that made it.
         creation: How it was made, if known.
-        signer: Who signs.
-        options: What is recorded of its answers; None for no golden outputs.
-        partial: Roles of components that are untrained by design.
+        options: What is recorded of it.
         facts: Of the training that it is saved in.
     """
 
@@ -46,9 +41,7 @@ class LiveModel:
     witness: nn.Module | None
     family: Family
     creation: Creation | None
-    signer: PrivateKey | None
-    options: GoldenOptions | None
-    partial: Sequence[str]
+    options: RecordOptions
     facts: TrainingFacts
 
     @cached_property
@@ -72,14 +65,13 @@ class LiveModel:
                 captured,
                 live=self.witness,
                 options=self.options,
-                partial=self.partial,
             )
             return manifest_of(
                 [description],
                 file_name=file_name,
                 digests=digests,
                 provenance=provenance_of(self.family, self.creation, self.facts),
-                signer=self.signer.public.hint if self.signer else None,
+                signer=self.options.hint,
             )
 
     @property
@@ -90,22 +82,14 @@ class LiveModel:
 
 def live_model(
     model: nn.Module,
+    options: RecordOptions,
+    extras: Mapping[str, Any] | None,
     *,
-    key: str | os.PathLike[str] | PrivateKey | None,
-    passphrase: bytes | None,
-    golden: bool,
-    floor: Thoroughness | str,
-    probes: Sequence[Probe | str | os.PathLike[str]],
-    precisions: Sequence[str],
-    partial: Sequence[str],
     model_name: str | None,
     family: str | None,
     arguments: Mapping[str, Any] | None,
-    facts: TrainingFacts,
 ) -> LiveModel:
-    """A model as a caller gives it, with the arguments of `manifest.save`, and the facts of its training."""
-    options = golden_options(floor, probes, precisions)
-    signer = None if key is None else private_key(key, passphrase)
+    """A model as a caller gives it, with the arguments of `manifest.save`."""
     module = unwrap(model)
     sharded = is_sharded(module)
     witness = None if sharded else module
@@ -114,4 +98,4 @@ def live_model(
     if creation is None and model_name is not None:
         creation = Creation(model_name, dict(arguments or {}), family=family)
     adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    return LiveModel(module, witness, adapter, creation, signer, options if golden else None, partial, facts)
+    return LiveModel(module, witness, adapter, creation, options, facts_of(extras or {}, dataset=options.dataset))

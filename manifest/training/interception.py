@@ -6,18 +6,17 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard, Unpack
 from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
 
+from manifest.capture.options import Key, RecordKeywords
 from manifest.families.wrappers import unwrap
-from manifest.golden.floor import Thoroughness
-from manifest.signing import PrivateKey
 from manifest.storage.places import is_special, place_to_save, warn_of_special
 from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
 from manifest.training.constructor_tracking import remember_makers
@@ -30,13 +29,10 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 @contextlib.contextmanager
 def recording(
     *,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
-    passphrase: bytes | None = None,
+    key: Key = None,
     golden: When | str = When.EVERY,
-    floor: Thoroughness | str = Thoroughness.QUICK,
-    partial: Sequence[str] = (),
-    dataset: str | None = None,
     strict: bool = False,
+    **record: Unpack[RecordKeywords],
 ) -> Iterator[CheckpointRecorder]:
     """Inside, models' makings are remembered, and every save of theirs is followed by its manifest.
 
@@ -46,18 +42,15 @@ def recording(
 
     Args:
         key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
-        passphrase: Of an encrypted key.
         golden: Which saves get golden outputs: `every`, the `last`, or `none`.
-        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
-        partial: Roles of components that are untrained by design.
-        dataset: A note on the data, for the record.
         strict: Raise what fails, into the training too. Otherwise it is a warning and a `.manifest.error` file beside
             the checkpoint.
+        **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
 
     Yields:
         What has been described, left alone and failed so far.
     """
-    recorder = new_recorder(key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict)
+    recorder = new_recorder(key, golden, strict=strict, **record)
     with recorder, Patches() as patches, _Savers(recorder) as savers:
         savers.install(patches)
         remember_makers(patches)

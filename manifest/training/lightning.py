@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Unpack
 
+from manifest.capture.options import Key, RecordKeywords
 from manifest.errors import InputError
-from manifest.golden.floor import Thoroughness
-from manifest.signing import PrivateKey
 from manifest.training.interception import recording
 from manifest.training.recorder import CheckpointRecorder, When
 
@@ -44,36 +41,27 @@ class ManifestCallback(_callback_class()):  # type: ignore[misc]
 
     def __init__(
         self,
-        key: str | os.PathLike[str] | PrivateKey | None = None,
+        key: Key = None,
         *,
-        passphrase: bytes | None = None,
         golden: When | str = When.EVERY,
-        floor: Thoroughness | str = Thoroughness.QUICK,
-        partial: Sequence[str] = (),
-        dataset: str | None = None,
         strict: bool = False,
+        **record: Unpack[RecordKeywords],
     ) -> None:
         """
         Args:
             key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
-            passphrase: Of an encrypted key.
             golden: Which saves get golden outputs: `every`, the `last`, or `none`.
-            floor: How much time the numerics floor may take: `quick`, `full` or `none`.
-            partial: Roles of components that are untrained by design.
-            dataset: A note on the data, for the record.
             strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
                 the checkpoint.
+            **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
         """
         super().__init__()
         self._recording = functools.partial(
             recording,
             key=key,
-            passphrase=passphrase,
             golden=golden,
-            floor=floor,
-            partial=partial,
-            dataset=dataset,
             strict=strict,
+            **record,
         )
         self._recorder: CheckpointRecorder | None = None
 

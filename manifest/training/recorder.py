@@ -12,18 +12,21 @@ import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from manifest.capture.description import Description, GoldenOptions, golden_options, manifest_of
+from manifest.capture.description import Description, manifest_of
+from manifest.capture.live_model import live_model
+from manifest.capture.options import Key, RecordKeywords, RecordOptions, record_options
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoint
 from manifest.checkpoint.opening import renamed
@@ -35,10 +38,8 @@ from manifest.families import creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Captured, Family
-from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
 from manifest.schema.document import Manifest, Provenance
-from manifest.signing import PrivateKey, private_key
 from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest
 from manifest.storage.suppress_recording import suppress_recording
@@ -46,7 +47,7 @@ from manifest.storage.transaction import clear_sidecars, replace_file, staging
 from manifest.training.load_tracking import Origins
 from manifest.training.model_lookup import Owner, find_by_names, model_in, owner_of, stored_names, tensors_in
 from manifest.weights.assign import mapped_tensor
-from manifest.workflows.saving_distributed import describe_distributed
+from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
 
 _WAITING = 4
@@ -95,11 +96,8 @@ class CheckpointRecorder:
     """Describes what is saved; a context manager that waits for all manifests at its end.
 
     Args:
-        signer: Signs every manifest.
-        options: What is recorded of the models' answers at every save; None for nothing.
-        asking_last: What is recorded of the last save's, at the end; None for nothing.
-        partial: Roles of components that are untrained by design.
-        dataset: A note on the data.
+        options: What is recorded of the models.
+        golden: Which saves get golden outputs, where these are recorded at all.
         strict: Raise what fails, instead of warning of it.
 
     Attributes:
@@ -109,25 +107,13 @@ class CheckpointRecorder:
         origins: What weights were loaded from.
     """
 
-    def __init__(
-        self,
-        *,
-        signer: PrivateKey | None = None,
-        options: GoldenOptions | None = None,
-        asking_last: GoldenOptions | None = None,
-        partial: Sequence[str] = (),
-        dataset: str | None = None,
-        strict: bool = False,
-    ) -> None:
+    def __init__(self, options: RecordOptions, golden: When = When.EVERY, *, strict: bool = False) -> None:
         self.described: list[Path] = []
         self.left_alone: list[tuple[Path, str]] = []
         self.failed: list[tuple[Path, str]] = []
         self.origins = Origins()
-        self._signer = signer
-        self._asking = options
-        self._asking_last = asking_last
-        self._partial = partial
-        self._dataset = dataset
+        self._options = options if golden is When.EVERY else replace(options, golden=None)
+        self._at_the_end = options if golden is When.LAST else None
         self._git: GitFacts | None = None
         self._strict = strict
         self._lock = threading.RLock()
@@ -147,8 +133,8 @@ class CheckpointRecorder:
         self.catch_up()
         self._queue.put(None)
         self._worker.join()
-        if self._asking_last is not None:
-            self._ask_last(self._asking_last)
+        if self._at_the_end is not None:
+            self._ask_last(self._at_the_end)
         if self._strict and self._first_error is not None and kind is None:
             raise self._first_error
 
@@ -220,16 +206,8 @@ class CheckpointRecorder:
             if not together.agree(module is not None) or module is None:
                 self.leave_alone(directory, "no model in memory has just the tensors that it holds")
                 return result
-            describe_distributed(
-                directory,
-                module,
-                key=self._signer,
-                golden=self._asking is not None,
-                floor=self._asking.floor if self._asking else Thoroughness.NONE,
-                partial=self._partial,
-                state=state,
-                extras=saved,
-            )
+            plain = partial(live_model, module, self._options, saved, model_name=None, family=None, arguments=None)
+            describe_together(together, directory, module, plain, state)
             self.described.append(directory)
         return result
 
@@ -310,7 +288,7 @@ class CheckpointRecorder:
         descriptions = [self._description(stored.select(view), owner) for view, owner in owners]
         module = owners[0][1].module
         self._git = self._git or git_facts()  # once: what runs was read when the training began
-        facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._dataset)
+        facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._options.dataset)
         provenance = provenance_of(descriptions[0].family, creation_of(module), facts, self._git)
         parents = [*provenance.parents, *(each for each in self.origins.of(module) if each not in provenance.parents)]
         return _Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
@@ -324,8 +302,7 @@ class CheckpointRecorder:
                 adapter,
                 self._captured(owner.module, adapter),
                 live=owner.module if owner.live else None,
-                options=self._asking,
-                partial=self._partial,
+                options=self._options,
             )
             description.capture_outputs()
         return description
@@ -360,7 +337,7 @@ class CheckpointRecorder:
             file_name=job.place.name,
             digests=digests,
             provenance=job.provenance,
-            signer=self._signer.public.hint if self._signer else None,
+            signer=self._options.hint,
         )
         stored.close()
         job.descriptions = []
@@ -379,12 +356,14 @@ class CheckpointRecorder:
         record = job.manifest.checkpoint.model_copy(update={"files": files})
         identity = job.identity if place == job.place else _identity(place)
         manifest = job.manifest.model_copy(update={"checkpoint": record})
-        if publish_signed(None, place, manifest, self._signer, lambda: _identity(place, missing=True) == identity):
+        if publish_signed(
+            None, place, manifest, self._options.signer, lambda: _identity(place, missing=True) == identity
+        ):
             _error_file(place).unlink(missing_ok=True)
             if place not in self.described:
                 self.described.append(place)
 
-    def _ask_last(self, options: GoldenOptions) -> None:
+    def _ask_last(self, options: RecordOptions) -> None:
         """Ask the model of the last checkpoint, rebuilt from its file."""
         job = next((job for job in reversed(self._jobs.values()) if job.manifest is not None), None)
         if job is None or job.manifest is None:
@@ -396,7 +375,7 @@ class CheckpointRecorder:
             with granted(runs):
                 recorded = select_recorded(stored, manifest)
                 captured = Captured(manifest.architecture, adapter.build(manifest.architecture))
-                description = Description(recorded, adapter, captured, options=options, partial=self._partial)
+                description = Description(recorded, adapter, captured, options=options)
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)
 
@@ -427,16 +406,7 @@ class CheckpointRecorder:
                 raise
 
 
-def new_recorder(
-    key: str | os.PathLike[str] | PrivateKey | None,
-    golden: When | str,
-    floor: Thoroughness | str,
-    partial: Sequence[str],
-    *,
-    passphrase: bytes | None = None,
-    dataset: str | None = None,
-    strict: bool,
-) -> CheckpointRecorder:
+def new_recorder(key: Key, golden: When | str, *, strict: bool, **record: Unpack[RecordKeywords]) -> CheckpointRecorder:
     """What describes checkpoints, by the arguments of `recording`.
 
     Raises:
@@ -447,15 +417,7 @@ def new_recorder(
         when = When(golden)
     except ValueError:
         raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
-    options = golden_options(floor, (), ())
-    return CheckpointRecorder(
-        signer=None if key is None else private_key(key, passphrase),
-        options=options if when is When.EVERY else None,
-        asking_last=options if when is When.LAST else None,
-        partial=partial,
-        dataset=dataset,
-        strict=strict,
-    )
+    return CheckpointRecorder(record_options(key, **record), when, strict=strict)
 
 
 def _write_and_replace(path: Path, write: Write, to_file: bool) -> None:

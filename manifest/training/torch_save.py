@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from manifest.capture.options import Key, record_options
 from manifest.errors import NoManifestWarning
 from manifest.golden.floor import Thoroughness
 from manifest.schema.document import Manifest
-from manifest.signing import PrivateKey
 from manifest.storage.places import place_to_save, warn_of_special
 from manifest.storage.suppress_recording import suppress_recording
-from manifest.training.recorder import When, new_recorder
+from manifest.training.recorder import CheckpointRecorder
 
 
 @suppress_recording()
@@ -24,7 +24,7 @@ def torch_save(
     obj: Any,
     f: Any,
     *args: Any,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
+    key: Key = None,
     passphrase: bytes | None = None,
     golden: bool = True,
     floor: Thoroughness | str = Thoroughness.QUICK,
@@ -59,11 +59,12 @@ def torch_save(
             "What is saved into an open file gets no manifest; pass its path.", NoManifestWarning, stacklevel=2
         )
         return None
-    path, when = place_to_save(Path(f).absolute()), When.EVERY if golden else When.NONE
+    path = place_to_save(Path(f).absolute())
     if path is None:
         torch.save(obj, f, *args, **kwargs)
         warn_of_special(Path(f))
         return None
-    with new_recorder(key, when, floor, partial, passphrase=passphrase, strict=True) as recorder:
+    options = record_options(key, golden=golden, passphrase=passphrase, floor=floor, partial=partial)
+    with CheckpointRecorder(options, strict=True) as recorder:
         recorder.save(path, obj, lambda target: torch.save(obj, target, *args, **kwargs), to_file=True)
     return recorder.manifest_at(path)

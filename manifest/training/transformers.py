@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from manifest.capture.options import Key, RecordKeywords
 from manifest.families.transformers.building import library
 from manifest.families.wrappers import unwrap
-from manifest.golden.floor import Thoroughness
-from manifest.signing import PrivateKey
 from manifest.training.recorder import CheckpointRecorder, When, new_recorder
 
 _WEIGHTS = "model.safetensors"
@@ -24,29 +22,21 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        key: str | os.PathLike[str] | PrivateKey | None = None,
+        key: Key = None,
         *,
-        passphrase: bytes | None = None,
         golden: When | str = When.EVERY,
-        floor: Thoroughness | str = Thoroughness.QUICK,
-        partial: Sequence[str] = (),
-        dataset: str | None = None,
         strict: bool = False,
+        **record: Unpack[RecordKeywords],
     ) -> None:
         """
         Args:
             key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
-            passphrase: Of an encrypted key.
             golden: Which saves get golden outputs: `every`, the `last`, or `none`.
-            floor: How much time the numerics floor may take: `quick`, `full` or `none`.
-            partial: Roles of components that are untrained by design.
-            dataset: A note on the data, for the record.
             strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
                 the checkpoint.
+            **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
         """
-        self._new_scribe = functools.partial(
-            new_recorder, key, golden, floor, partial, passphrase=passphrase, dataset=dataset, strict=strict
-        )
+        self._new_recorder = functools.partial(new_recorder, key, golden, strict=strict, **record)
         self._training = ExitStack()
         self._recorder: CheckpointRecorder | None = None
 
@@ -54,7 +44,7 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
         del args, control, kwargs
         self._training.close()  # one that raised did not come to its end
         if state.is_world_process_zero:
-            self._recorder = self._new_scribe()
+            self._recorder = self._new_recorder()
             self._training.callback(self._recorder.warn_of_none)
             self._training.enter_context(self._recorder)
 

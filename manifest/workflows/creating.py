@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from manifest.capture.description import Description, golden_options, manifest_of, require_recordable
-from manifest.capture.provenance import provenance_of
+from manifest.capture.description import Description, manifest_of, require_recordable
+from manifest.capture.options import Key, RecordKeywords, record_options
+from manifest.capture.provenance import facts_of, provenance_of
 from manifest.checkpoint import open_checkpoint, require_undamaged
 from manifest.digests import files_digests
 from manifest.families import family as family_named
 from manifest.families.protocol import Creation
-from manifest.golden.floor import Thoroughness
 from manifest.grants import granted
-from manifest.probes.inputs import Probe
 from manifest.schema.document import Manifest
-from manifest.signing import PrivateKey, private_key
 from manifest.storage.sidecars import require_checkpoint
 from manifest.storage.transaction import sidecars_only
 from manifest.workflows.signing import publish_signed
@@ -32,14 +30,10 @@ def create(
     arguments: Mapping[str, Any] | None = None,
     model_config: str | os.PathLike[str] | None = None,
     pretrained: str | None = None,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
-    passphrase: bytes | None = None,
+    key: Key = None,
     golden: bool = True,
-    floor: Thoroughness | str = Thoroughness.QUICK,
-    probes: Sequence[Probe | str | os.PathLike[str]] = (),
-    precisions: Sequence[str] = (),
-    partial: Sequence[str] = (),
     state: str | None = None,
+    **record: Unpack[RecordKeywords],
 ) -> Manifest:
     """Write a manifest beside an existing checkpoint.
 
@@ -51,13 +45,9 @@ def create(
         model_config: JSON file of a model config of your own, whose stem is the model's name.
         pretrained: Tag that the weights are known by; its preprocessing is taken.
         key: Private key to sign with.
-        passphrase: Of an encrypted key.
         golden: Whether to record golden outputs.
-        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
-        probes: What else the model is asked; see `manifest.save`.
-        precisions: In what else its answers are recorded, besides float32.
-        partial: Roles of components that are absent or untrained by design.
         state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
+        **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
 
     Raises:
         UnknownModelError: The family has no such model.
@@ -66,7 +56,7 @@ def create(
     """
     checkpoint = require_checkpoint(path)
     require_recordable(checkpoint.name)
-    signer = None if key is None else private_key(key, passphrase)
+    options = record_options(key, golden=golden, **record)
     adapter = family_named(family)
     creation = Creation(model_name, dict(arguments or {}), pretrained, family=family)
     if model_config is not None:
@@ -78,16 +68,15 @@ def create(
             stored if state is None else stored.select(state),
             adapter,
             adapter.describe(creation),
-            options=golden_options(floor, probes, precisions) if golden else None,
-            partial=partial,
+            options=options,
         )
         manifest = manifest_of(
             [description],
             file_name=checkpoint.name,
             digests=background.submit(files_digests, [file.path for file in stored.files]),
-            provenance=provenance_of(adapter, creation),
-            signer=signer.public.hint if signer else None,
+            provenance=provenance_of(adapter, creation, facts_of({}, dataset=options.dataset)),
+            signer=options.hint,
         )
     with sidecars_only(checkpoint):
-        publish_signed(None, checkpoint, manifest, signer)
+        publish_signed(None, checkpoint, manifest, options.signer)
     return manifest

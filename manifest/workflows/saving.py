@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Unpack, cast
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from manifest.capture.description import require_recordable
 from manifest.capture.live_model import LiveModel, live_model
-from manifest.capture.provenance import facts_of
+from manifest.capture.options import Key, RecordKeywords, record_options
 from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.tensors import SAFETENSORS_CODES
 from manifest.digests import files_digests
@@ -26,11 +26,8 @@ from manifest.distributed.sharding import is_copy, is_sharded, reshard, whole_st
 from manifest.errors import InputError, one_line
 from manifest.escaping import printable, writable
 from manifest.families.wrappers import unwrap
-from manifest.golden.floor import Thoroughness
 from manifest.neutral_process import neutral_process
-from manifest.probes.inputs import Probe
 from manifest.schema.document import Manifest
-from manifest.signing import PrivateKey
 from manifest.storage.files import synchronise
 from manifest.storage.hashing_writer import HashedFile
 from manifest.storage.places import place_to_save, storage_errors, warn_of_special
@@ -42,18 +39,13 @@ def save(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
-    passphrase: bytes | None = None,
+    key: Key = None,
     extras: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
     golden: bool = True,
-    floor: Thoroughness | str = Thoroughness.QUICK,
-    probes: Sequence[Probe | str | os.PathLike[str]] = (),
-    precisions: Sequence[str] = (),
-    partial: Sequence[str] = (),
     model_name: str | None = None,
     family: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    **record: Unpack[RecordKeywords],
 ) -> Manifest | None:
     """Save a model with its manifest, and its signature when there is a key.
 
@@ -107,17 +99,11 @@ def save(
     live = together.for_first(
         lambda: live_model(
             module,
-            key=key,
-            passphrase=passphrase,
-            golden=golden,
-            floor=floor,
-            probes=probes,
-            precisions=precisions,
-            partial=partial,
+            record_options(key, golden=golden, **record),
+            extras,
             model_name=model_name,
             family=family,
             arguments=arguments,
-            facts=facts_of(extras or {}, dataset=dataset),
         )
     )
     with neutral_process():
@@ -155,7 +141,7 @@ def _save(
                 durable = background.submit(synchronise, staged)
                 manifest = live.describe(stored, path.name, digests)
                 durable.result()
-        publish_signed(staged, path, manifest, live.signer)
+        publish_signed(staged, path, manifest, live.options.signer)
         if named.is_symlink():
             clear_sidecars(named)  # beside the link itself: they would be read before those of what it leads to
     return manifest

@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.distributed as dist
@@ -32,17 +32,14 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
 
 from manifest.capture.live_model import LiveModel, live_model
-from manifest.capture.provenance import facts_of
+from manifest.capture.options import Key, RecordKeywords, record_options
 from manifest.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from manifest.digests import file_digests
 from manifest.distributed.process_group import ProcessGroup
 from manifest.distributed.sharding import reshard
 from manifest.errors import InputError
 from manifest.families.wrappers import unwrap
-from manifest.golden.floor import Thoroughness
-from manifest.probes.inputs import Probe
 from manifest.schema.document import Manifest
-from manifest.signing import PrivateKey
 from manifest.storage.places import storage_errors
 from manifest.storage.sidecars import require_checkpoint
 from manifest.storage.suppress_recording import suppress_recording
@@ -61,19 +58,14 @@ def save_distributed(
     model: nn.Module,
     directory: str | os.PathLike[str],
     *,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
-    passphrase: bytes | None = None,
+    key: Key = None,
     extras: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
     golden: bool = True,
-    floor: Thoroughness | str = Thoroughness.QUICK,
-    probes: Sequence[Probe | str | os.PathLike[str]] = (),
-    precisions: Sequence[str] = (),
-    partial: Sequence[str] = (),
     model_name: str | None = None,
     family: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     process_group: dist.ProcessGroup | None = None,
+    **record: Unpack[RecordKeywords],
 ) -> Manifest:
     """Save a model by `torch.distributed.checkpoint` with its manifest, and its signature when there is a key.
 
@@ -119,17 +111,11 @@ def save_distributed(
     live = together.for_first(
         lambda: live_model(
             model,
-            key=key,
-            passphrase=passphrase,
-            golden=golden,
-            floor=floor,
-            probes=probes,
-            precisions=precisions,
-            partial=partial,
+            record_options(key, golden=golden, **record),
+            extras,
             model_name=model_name,
             family=family,
             arguments=arguments,
-            facts=facts_of(extras or {}, dataset=dataset),
         )
     )
     with contextlib.ExitStack() as staging:
@@ -144,20 +130,15 @@ def describe_distributed(
     directory: str | os.PathLike[str],
     model: nn.Module,
     *,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
-    passphrase: bytes | None = None,
+    key: Key = None,
     extras: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
     golden: bool = True,
-    floor: Thoroughness | str = Thoroughness.QUICK,
-    probes: Sequence[Probe | str | os.PathLike[str]] = (),
-    precisions: Sequence[str] = (),
-    partial: Sequence[str] = (),
     model_name: str | None = None,
     family: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     state: str | None = None,
     process_group: dist.ProcessGroup | None = None,
+    **record: Unpack[RecordKeywords],
 ) -> Manifest:
     """Write a manifest into the directory that a script's own `torch.distributed.checkpoint.save` has just written.
 
@@ -179,28 +160,31 @@ def describe_distributed(
     Raises:
         GroupError: One of several processes failed; all of them raise it, and the message says which and why.
     """
-    together = ProcessGroup(process_group)
-    target = Path(directory)
-    together.on_first(lambda: clear_sidecars(require_checkpoint(target)))
-    reshard(model)
-    live = together.for_first(
+    return describe_together(
+        ProcessGroup(process_group),
+        Path(directory),
+        model,
         lambda: live_model(
             model,
-            key=key,
-            passphrase=passphrase,
-            golden=golden,
-            floor=floor,
-            probes=probes,
-            precisions=precisions,
-            partial=partial,
+            record_options(key, golden=golden, **record),
+            extras,
             model_name=model_name,
             family=family,
             arguments=arguments,
-            facts=facts_of(extras or {}, dataset=dataset),
-        )
+        ),
+        state,
     )
+
+
+def describe_together(
+    together: ProcessGroup, target: Path, model: nn.Module, live: Callable[[], LiveModel], state: str | None
+) -> Manifest:
+    """Describe a directory; only the first process of the group finds out what there is to say of the live model."""
+    together.on_first(lambda: clear_sidecars(require_checkpoint(target)))
+    reshard(model)
+    known = together.for_first(live)
     shares = _digest(together, target, state)
-    return together.on_first(lambda: _publish(live, shares, target, target, state))
+    return together.on_first(lambda: _publish(known, shares, target, target, state))
 
 
 @dataclass(frozen=True)
@@ -322,9 +306,9 @@ def _publish(
         manifest = live.describe(stored, target.name, digests)
     with storage_errors(target):
         if place == target:
-            publish_signed(None, target, manifest, live.signer)
+            publish_signed(None, target, manifest, live.options.signer)
         else:
-            publish_signed_directory(place, target.resolve(), manifest, live.signer)
+            publish_signed_directory(place, target.resolve(), manifest, live.options.signer)
     return manifest
 
 

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 import manifest
+from manifest.capture.options import RecordOptions
 from manifest.errors import NoManifestWarning
 from manifest.storage.transaction import read_manifest
 from manifest.training.recorder import CheckpointRecorder
@@ -166,7 +167,7 @@ def test_describe_when_it_is_late_then_the_directory_is_no_younger_for_it(tmp_pa
     model = clip()
     model.save_pretrained(tmp_path)
     os.utime(tmp_path, (1e9, 1e9))
-    with CheckpointRecorder() as recorder:
+    with CheckpointRecorder(RecordOptions()) as recorder:
         recorder.describe(tmp_path / "model.safetensors", model)
     assert recorder.described == [tmp_path / "model.safetensors"]
     assert tmp_path.stat().st_mtime == 1e9

@@ -1,0 +1,100 @@
+"""What a caller wants recorded of a model, by the keywords that all verbs which record one have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from manifest.errors import InputError
+from manifest.families.adapter import PRECISIONS
+from manifest.golden.floor import Thoroughness, as_thoroughness
+from manifest.probes.directory import as_probe
+from manifest.probes.inputs import Probe
+from manifest.signing import PrivateKey, private_key
+
+Key = str | os.PathLike[str] | PrivateKey | None
+"""A private key as a caller gives it: a file, `file:…`, `env:VARIABLE`, or the key itself."""
+
+
+class RecordKeywords(TypedDict, total=False):
+    """The keywords of `record_options`, besides the key and whether to record golden outputs."""
+
+    passphrase: bytes | None
+    floor: Thoroughness | str
+    probes: Sequence[Probe | str | os.PathLike[str]]
+    precisions: Sequence[str]
+    partial: Sequence[str]
+    dataset: str | None
+
+
+@dataclass(frozen=True)
+class GoldenOptions:
+    """What is recorded of a model's outputs.
+
+    Attributes:
+        floor: How much time the numerics floor may take.
+        probes: What else the model is asked, besides its family's probe.
+        precisions: In what else it is asked, besides float32.
+    """
+
+    floor: Thoroughness = Thoroughness.QUICK
+    probes: Sequence[Probe] = ()
+    precisions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """What is recorded of a model, and who signs it.
+
+    Attributes:
+        signer: Who signs; None for no signature.
+        golden: What is recorded of its outputs; None for nothing.
+        partial: Roles of components that are absent or untrained by design.
+        dataset: A note on what it was trained on.
+    """
+
+    signer: PrivateKey | None = None
+    golden: GoldenOptions | None = None
+    partial: Sequence[str] = ()
+    dataset: str | None = None
+
+    @property
+    def hint(self) -> str | None:
+        """The hint of the key that signs."""
+        return self.signer.public.hint if self.signer else None
+
+
+def record_options(
+    key: Key = None,
+    *,
+    golden: bool = True,
+    passphrase: bytes | None = None,
+    floor: Thoroughness | str = Thoroughness.QUICK,
+    probes: Sequence[Probe | str | os.PathLike[str]] = (),
+    precisions: Sequence[str] = (),
+    partial: Sequence[str] = (),
+    dataset: str | None = None,
+) -> RecordOptions:
+    """Options as a caller gives them.
+
+    Args:
+        key: Private key to sign with.
+        golden: Whether to record golden outputs.
+        passphrase: Of an encrypted key.
+        floor: How much time the numerics floor may take: `quick`, `full` or `none`.
+        probes: What else the model is asked: `manifest.Probe(…)`, or directories of images with a `prompts.txt`.
+        precisions: In what else its outputs are recorded, besides float32: `["bf16"]`.
+        partial: Roles of components that are absent or untrained by design: `["text_tower"]`.
+        dataset: A note on what it was trained on.
+
+    Raises:
+        InputError: One of these cannot be used.
+        KeyFileError: The key cannot be used.
+    """
+    if unknown := [name for name in precisions if name not in PRECISIONS or name == "fp32"]:
+        raise InputError(f"The precision is {unknown[0]!r}, expected fp64, fp16 or bf16; float32 is always recorded.")
+    asked = GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))
+    signer = None if key is None else private_key(key, passphrase)
+    return RecordOptions(signer, asked if golden else None, partial, dataset)
