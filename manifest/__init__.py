@@ -14,54 +14,110 @@ from manifest.version import __version__ as __version__
 if TYPE_CHECKING:
     from manifest.builders.create_model import create_model as create_model
     from manifest.builders.create_model import create_model_and_transforms as create_model_and_transforms
+    from manifest.checks.policy import Policy as Policy
     from manifest.determinism.switches import dataloader_generator as dataloader_generator
     from manifest.determinism.switches import deterministic as deterministic
     from manifest.determinism.switches import seed_worker as seed_worker
+    from manifest.errors import ArchitectureError as ArchitectureError
+    from manifest.errors import CheckpointError as CheckpointError
+    from manifest.errors import CreationMismatchError as CreationMismatchError
+    from manifest.errors import DocumentError as DocumentError
+    from manifest.errors import GroupError as GroupError
+    from manifest.errors import IncompleteModelError as IncompleteModelError
+    from manifest.errors import InputError as InputError
+    from manifest.errors import KeyFileError as KeyFileError
+    from manifest.errors import ManifestError as ManifestError
+    from manifest.errors import NewerSchemaError as NewerSchemaError
+    from manifest.errors import NoManifestError as NoManifestError
+    from manifest.errors import NoManifestWarning as NoManifestWarning
+    from manifest.errors import NotGrantedError as NotGrantedError
+    from manifest.errors import SignatureError as SignatureError
+    from manifest.errors import StorageError as StorageError
+    from manifest.errors import UnknownModelError as UnknownModelError
     from manifest.probes.inputs import Probe as Probe
+    from manifest.schema.document import Manifest as Manifest
+    from manifest.schema.report import Finding as Finding
+    from manifest.schema.report import Report as Report
+    from manifest.schema.report import VerificationError as VerificationError
+    from manifest.storage.transaction import remove_manifest as remove_manifest
     from manifest.training.interception import recording as recording
     from manifest.training.torch_save import torch_save as torch_save
     from manifest.workflows.auditing import audit as audit
     from manifest.workflows.comparing import answer as answer
     from manifest.workflows.comparing import compare as compare
+    from manifest.workflows.converting import convert as convert
     from manifest.workflows.creating import create as create
+    from manifest.workflows.creating import describe as describe
     from manifest.workflows.diagnosing import diagnose as diagnose
     from manifest.workflows.differing import diff as diff
     from manifest.workflows.doctoring import doctor as doctor
+    from manifest.workflows.lineage import lineage as lineage
     from manifest.workflows.loading import load as load
     from manifest.workflows.loading import load_transforms as load_transforms
+    from manifest.workflows.repairing import repair as repair
     from manifest.workflows.resuming import load_checkpoint as load_checkpoint
     from manifest.workflows.saving import save as save
     from manifest.workflows.saving_distributed import describe_distributed as describe_distributed
     from manifest.workflows.saving_distributed import save_distributed as save_distributed
+    from manifest.workflows.signing import sign as sign
     from manifest.workflows.verifying import verify as verify
 
 _HOMES = {
-    "Probe": "manifest.probes.inputs",
     "answer": "manifest.workflows.comparing",
+    "ArchitectureError": "manifest.errors",
     "audit": "manifest.workflows.auditing",
+    "CheckpointError": "manifest.errors",
     "compare": "manifest.workflows.comparing",
+    "convert": "manifest.workflows.converting",
+    "create": "manifest.workflows.creating",
     "create_model": "manifest.builders.create_model",
     "create_model_and_transforms": "manifest.builders.create_model",
-    "create": "manifest.workflows.creating",
+    "CreationMismatchError": "manifest.errors",
     "dataloader_generator": "manifest.determinism.switches",
+    "describe": "manifest.workflows.creating",
     "describe_distributed": "manifest.workflows.saving_distributed",
     "deterministic": "manifest.determinism.switches",
     "diagnose": "manifest.workflows.diagnosing",
     "diff": "manifest.workflows.differing",
     "doctor": "manifest.workflows.doctoring",
+    "DocumentError": "manifest.errors",
+    "Finding": "manifest.schema.report",
+    "GroupError": "manifest.errors",
+    "IncompleteModelError": "manifest.errors",
+    "InputError": "manifest.errors",
+    "KeyFileError": "manifest.errors",
+    "lineage": "manifest.workflows.lineage",
     "load": "manifest.workflows.loading",
     "load_checkpoint": "manifest.workflows.resuming",
     "load_transforms": "manifest.workflows.loading",
+    "Manifest": "manifest.schema.document",
+    "ManifestError": "manifest.errors",
+    "NewerSchemaError": "manifest.errors",
+    "NoManifestError": "manifest.errors",
+    "NoManifestWarning": "manifest.errors",
+    "NotGrantedError": "manifest.errors",
+    "Policy": "manifest.checks.policy",
+    "Probe": "manifest.probes.inputs",
     "recording": "manifest.training.interception",
+    "remove_manifest": "manifest.storage.transaction",
+    "repair": "manifest.workflows.repairing",
+    "Report": "manifest.schema.report",
     "save": "manifest.workflows.saving",
     "save_distributed": "manifest.workflows.saving_distributed",
     "seed_worker": "manifest.determinism.switches",
+    "sign": "manifest.workflows.signing",
+    "SignatureError": "manifest.errors",
+    "StorageError": "manifest.errors",
     "torch_save": "manifest.training.torch_save",
+    "UnknownModelError": "manifest.errors",
+    "VerificationError": "manifest.schema.report",
     "verify": "manifest.workflows.verifying",
 }
+"""Modules, by the public names that are in them."""
 
 _LIBRARIES = {
     "lightning": "manifest.training.lightning",
+    "open_clip": "manifest.builders.open_clip",
     "timm": "manifest.builders.timm",
     "torchvision": "manifest.builders.torchvision",
     "transformers": "manifest.training.transformers",

@@ -6,8 +6,10 @@ what is digested and what is loaded. Which containers there are is the table `CO
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from mmap import mmap
@@ -35,6 +37,8 @@ from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTe
 from manifest.digests import bytes_digest, composite_digest, descriptor_blake3, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
+
+_log = logging.getLogger(__name__)
 
 CONTAINERS: tuple[Container, ...] = (
     npz.CONTAINER,
@@ -299,8 +303,10 @@ class _Hashes:
         self.closed = True
 
     def _hash(self) -> None:
+        started = time.perf_counter()
         try:
             self._of_files = [_file_digest(file) for file in self._files]
+            _log.debug("hashed %d bytes in %.2f s", self._files.size, time.perf_counter() - started)
         except InputError as error:  # on another thread, nobody would hear of it
             self._cut = error
 
@@ -363,6 +369,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             files.close()
         raise _of_file(path, error) from None
     first = contents.candidates[0]
+    _log.debug("opened %s: %s, %d files, %d tensors", path, container.name, len(files), len(first.tensors))
     kind = contents.container or container.name
     return Checkpoint(path, kind, files, contents, _hashes=_Hashes(files), **_seen(first, View(first.path)))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, outcome_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ def run_ladder(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], Ch
         started = time.perf_counter()
         result = check()
         outcome = Outcome.SKIP if result.skipped else outcome_of(result.findings)
+        _log.debug("%s: %s %s in %.2f s (%s)", name, rung, outcome, time.perf_counter() - started, result.reason)
         report.rungs.append(
             Rung(
                 name=rung,

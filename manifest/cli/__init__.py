@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 import os
 import sys
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +30,11 @@ from manifest.cli import (
     sign,
     verify,
 )
-from manifest.cli.printing import complain
+from manifest.cli.options import Verbose
+from manifest.cli.printing import complain, show_log
 from manifest.errors import ManifestError
+from manifest.fingerprints import environment
+from manifest.version import __version__
 
 app = typer.Typer(
     name="manifest",
@@ -37,12 +44,55 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _with_verbose(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes `--verbose` after its name too."""
+    signature = inspect.signature(command, eval_str=True)
+    if "verbose" in signature.parameters:  # it has a use of its own for it
+        return command
+
+    @functools.wraps(command)
+    def logged(*, verbose: bool, **options: Any) -> None:
+        if verbose:
+            show_log()
+        command(**options)
+
+    added = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    logged.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
+    logged.__annotations__ = {each.name: each.annotation for each in logged.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    return logged
+
+
 for command in (
     *(create, verify, diff, diagnose, doctor, audit, run, show, log),
     *(convert, sign, repair, keygen, rule, schema),
 ):
-    app.command(name=command.__name__.rpartition(".")[2])(command.run)
+    app.command(name=command.__name__.rpartition(".")[2])(_with_verbose(command.run))
 app.add_typer(policy.app, name="policy")
+
+
+def _versions(asked: bool) -> None:
+    """Print the versions that matter to a report of a fault; no library is imported for it."""
+    if asked:
+        found = environment.library_versions()
+        print(f"manifest {__version__}")
+        print(f"python {environment.python_version()}")
+        for name in ("torch", "open_clip_torch", "timm", "safetensors"):
+            print(f"{name} {found.get(name, '(not installed)')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_versions, help="Print versions, and end.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    del version
+    if verbose:
+        show_log()
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Write a manifest beside a checkpoint that has none; the checkpoint itself is not touched."""
     from manifest.rendering import text
-    from manifest.workflows.creating import create
+    from manifest.workflows.creating import describe
 
     forced = {
         "force_quick_gelu": force_quick_gelu or None,
@@ -63,7 +63,7 @@ def run(
         "precision": precision,
         **dict(argument_of(item) for item in argument or []),
     }
-    manifest = create(
+    manifest = describe(
         checkpoint,
         model,
         family=family,

@@ -23,17 +23,17 @@ def run(
     was told; 2 a manifest could not be read, or there was none.
     """
     from manifest.errors import NoManifestError
-    from manifest.rendering import lineage
-    from manifest.workflows.lineage import history
+    from manifest.rendering import lineage as rendering
+    from manifest.workflows.lineage import lineage
 
-    found = history(checkpoints, key=key)
+    found = lineage(checkpoints, key=key)
     if not found.descents and not found.unread:
         raise NoManifestError(
             f"No checkpoint of {', '.join(checkpoints)} has a manifest beside it; "
             "save with `manifest.save`, or write one with `manifest create`."
         )
     if format is ShownFormat.JSON:
-        emit_data(lineage.data(found), output)
+        emit_data(rendering.data(found), output)
     else:
-        emit(lineage.show(found), output, color=not no_color)
+        emit(rendering.show(found), output, color=not no_color)
     raise typer.Exit(2 if found.unread else 0)

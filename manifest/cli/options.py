@@ -53,6 +53,9 @@ PolicyFile = Annotated[
     typer.Option("--policy", help="YAML file of what is demanded; `manifest policy example`.", show_default=False),
 ]
 FailOnOption = Annotated[FailOn, typer.Option("--fail-on", help="What makes it end with 1.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log on stderr what is opened, hashed, built and skipped.")
+]
 State = Annotated[
     str | None,
     typer.Option("--state", help="Which weights of several, by their keys, as in model_ema.", show_default=False),

@@ -29,4 +29,4 @@ def run(
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`manifest rule` lists them."
         raise InputError(f"There is no rule {code!r}; {hint}")
     print(f"{found.code} {found.name} ({found.severity}, {LETTERS[found.code[0]]})\n")
-    print(f"Why it matters: {found.why}\nWhat to do: {found.cure}")
+    print(f"Why it matters: {found.why}\nWhat to do: {found.cure}\nAn example: {found.example}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manifest.cli.options import SigningKey, roles
+from manifest.cli.printing import show_log
 from manifest.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ Floor = Annotated[str, typer.Option("--floor", help="How much time the numerics 
 Partial = Annotated[str, typer.Option("--partial", help="Components that are untrained by design.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="A note on the data, for the record.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End the training when a manifest cannot be written.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Say of every file that was saved what became of it.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say of every file that was saved what became of it, and log the work.")
+]
 
 
 def run(
@@ -45,6 +48,8 @@ def run(
 
     if is_launcher(command):
         launch(command, _options(key, golden, floor, partial, dataset, strict=strict, verbose=verbose))
+    if verbose:
+        show_log()
     from manifest.training.interception import recording
 
     chosen = roles(partial)

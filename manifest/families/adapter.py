@@ -6,6 +6,8 @@ and tables as the live module. A family of its own fills in what its library doe
 
 from __future__ import annotations
 
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ from manifest.probes.inputs import Inputs, Probe, tensors_given
 from manifest.schema.document import Architecture, Operators, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import Mode, activation_words, component_tensors, prefixes
 from manifest.weights.shape_diff import ShapeDiff
+
+_log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -260,8 +264,11 @@ class Adapter(ABC):
         yield from self.recover(module)
 
     def _build(self, draft: Draft) -> nn.Module:
+        started = time.perf_counter()
         with without_weights():
-            return self.construct(draft)
+            built = self.construct(draft)
+        _log.debug("built %s %s in %.2f s", self.name, draft.name or draft.class_name, time.perf_counter() - started)
+        return built
 
     def _captured(self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Captured:
         parts = structure(built)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from manifest.golden.layers import layer_distance
 from manifest.golden.run import Outputs, ProbeOutputs, relative_distance, run_probe
 from manifest.probes.inputs import VARIABLE, Inputs
 from manifest.schema.document import Architecture, Layer
+
+_log = logging.getLogger(__name__)
 
 
 class Thoroughness(StrEnum):
@@ -166,6 +169,7 @@ def _batches(built: Built, answers: ProbeOutputs) -> dict[str, float]:
 def _accelerator(built: Built, answers: ProbeOutputs) -> dict[str, float]:
     """On a GPU, where there is one: as it is, without cuDNN, with TF32, and with deterministic algorithms."""
     if not torch.cuda.is_available():
+        _log.debug("skipped the floor of an accelerator: there is none")
         return {}
     on_gpu = Built(built.family, built.architecture, copy.deepcopy(built.module).to("cuda"))
     cudnn: Any = torch.backends.cudnn

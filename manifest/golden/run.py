@@ -7,8 +7,10 @@ owner uses it is asked as it is: in its own mode, element type and on its own de
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +26,8 @@ from manifest.golden.sketch import sketch
 from manifest.neutral_process import forked, neutral_process
 from manifest.probes.inputs import VARIABLE, Inputs
 from manifest.schema.document import Architecture, Layer, Output, Reading
+
+_log = logging.getLogger(__name__)
 
 Outputs = dict[str, torch.Tensor]
 
@@ -65,7 +69,7 @@ def run_probe(
     native_mode: bool = False,
     layers: bool = False,
 ) -> ProbeOutputs:
-    """Run a probe through a module, in eval mode and float32 unless it is to be asked as it is.
+    """Run a probe through a module, in eval mode and float32 unless it is to run in its own mode.
 
     Args:
         family: The module's family.
@@ -73,12 +77,13 @@ def run_probe(
         module: Its modes, buffers and whatever else it keeps are restored.
         inputs: The probe.
         threads: Threads to compute on; as many as now when None.
-        as_it_is: Ask in the module's own mode and under the caller's autocast.
+        native_mode: Run it in the module's own mode and under the caller's autocast.
         layers: Sketch what each layer gives, too.
 
     Raises:
         ArchitectureError: The module fails on its own probe.
     """
+    started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         if not native_mode:
             # A caller that varies the arithmetic does so around this.
@@ -101,6 +106,7 @@ def run_probe(
         # What is no number reads as nothing; callers refuse it.
         readings = family.readings(architecture, module, inputs, outputs) if finite(outputs) else []
         used = torch.get_num_threads()
+    _log.debug("ran the probe %s on %d threads in %.2f s", inputs.probe, used, time.perf_counter() - started)
     return ProbeOutputs(inputs, {name: _plain(tensor) for name, tensor in outputs.items()}, readings, used, dict(seen))
 
 

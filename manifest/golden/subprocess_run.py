@@ -6,10 +6,12 @@ What only the start of a process decides is varied so: the hash seed, the instru
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +29,8 @@ from manifest.golden.run import Outputs, run_probe
 from manifest.grants import granted, granted_now
 from manifest.probes.inputs import VARIABLE
 from manifest.schema.document import Architecture
+
+_log = logging.getLogger(__name__)
 
 _SECONDS = 900
 INSTRUCTION_SETS = {
@@ -72,6 +76,7 @@ def outputs_of_creation(creation: Creation, seed: int, threads: int, variables: 
 
 
 def _ask(question: Mapping[str, Any], variables: Mapping[str, str]) -> Outputs:
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="manifest-") as folder:
         output = Path(folder) / "outputs.safetensors"
         done = subprocess.run(
@@ -88,6 +93,7 @@ def _ask(question: Mapping[str, Any], variables: Mapping[str, str]) -> Outputs:
             raise ArchitectureError(
                 f"The model cannot be asked in a fresh process ({last:.200}); see whether it loads."
             )
+        _log.debug("ran the probe in a process with %s in %.2f s", dict(variables), time.perf_counter() - started)
         outputs: Outputs = load_file(output)
         return outputs
 

@@ -259,6 +259,15 @@ def clear_sidecars(checkpoint: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_manifest(path: str | os.PathLike[str]) -> None:
+    """Remove the manifest and the signature beside a checkpoint that is about to be overwritten.
+
+    Args:
+        path: The checkpoint; nothing is done where it has none.
+    """
+    clear_sidecars(Path(path))
+
+
 def _pending(sidecars: Sidecars) -> SidecarContents | None:
     """The sidecars that count where a pending manifest describes the checkpoint; None where none does."""
     pending = _read(sidecars.pending_manifest)

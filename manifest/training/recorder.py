@@ -8,6 +8,7 @@ follow in a thread of their own, while the bytes are still in memory. Until then
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -49,6 +50,8 @@ from manifest.training.model_lookup import Owner, find_by_names, model_in, owner
 from manifest.weights.assign import mapped_tensor
 from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
+
+_log = logging.getLogger(__name__)
 
 _WAITING = 4
 """Checkpoints that may wait for their manifests; the next save waits for the first of them."""
@@ -224,6 +227,7 @@ class CheckpointRecorder:
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
+        _log.debug("left %s alone: %s", path, why)
 
     def was_left_alone(self, path: Path) -> bool:
         """Whether a file got no manifest, for want of a model."""
@@ -359,6 +363,7 @@ class CheckpointRecorder:
         if publish_signed(
             None, place, manifest, self._options.signer, lambda: _identity(place, missing=True) == identity
         ):
+            _log.debug("wrote the manifest of %s", place)
             _error_file(place).unlink(missing_ok=True)
             if place not in self.described:
                 self.described.append(place)

@@ -22,7 +22,7 @@ from manifest.storage.transaction import sidecars_only
 from manifest.workflows.signing import publish_signed
 
 
-def create(
+def describe(
     path: str | os.PathLike[str],
     model_name: str,
     *,
@@ -80,3 +80,7 @@ def create(
     with sidecars_only(checkpoint):
         publish_signed(None, checkpoint, manifest, options.signer)
     return manifest
+
+
+create = describe
+"""The older name."""

@@ -23,7 +23,7 @@ from manifest.storage.sidecars import Sidecars, has_manifest, require_checkpoint
 from manifest.storage.transaction import read_sidecars
 
 
-def history(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
+def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
     """What the manifests beside some checkpoints say of where they come from.
 
     A manifest is taken at its word, but for the sizes of its files: whether the weights beside it are those that it

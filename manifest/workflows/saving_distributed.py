@@ -144,7 +144,7 @@ def describe_distributed(
 
     All processes of the group must call this. A manifest that is there already is removed first, for it describes what
     was there before; a script that overwrites checkpoints should remove it before it does, by
-    `manifest.storage.transaction.clear_sidecars`. The other arguments are those of `save_distributed`.
+    `manifest.remove_manifest`. The other arguments are those of `save_distributed`.
 
     Args:
         directory: The checkpoint, on a file system that the processes share.

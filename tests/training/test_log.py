@@ -19,7 +19,7 @@ from manifest.schema.lineage import Generation, trace_descent
 from manifest.signing import generate_keys
 from manifest.storage.sidecars import Sidecars
 from manifest.storage.transaction import read_manifest
-from manifest.workflows.lineage import history
+from manifest.workflows.lineage import lineage
 from tests.conftest import Answer
 
 Run = Callable[..., Answer]
@@ -225,7 +225,7 @@ def test_checkpoint_that_calls_itself_its_parent_is_told_so(trained: Path, tmp_p
 def test_parent_of_another_name_is_found_by_its_weights(trained: Path, tmp_path: Path) -> None:
     for name in ("runs/one.pt", "runs/last.pt"):
         place(described(trained / name), tmp_path / f"renamed-{Path(name).name}")
-    last, one = history([tmp_path]).descents
+    last, one = lineage([tmp_path]).descents
     assert [each.path for each in last.ancestors] == [one.generation.path]
 
 
