@@ -51,13 +51,21 @@ def render(reports: Sequence[Report], *, exit_code: int | None = None, root: Pat
 def uri(report: Report, root: Path) -> str:
     """Where a checkpoint is: relative to a directory when it lies inside of it, otherwise in full; a URL as it is."""
     if report.path is None:
-        return quote(os.fsencode(printable(report.subject, 200)), safe="/")
+        return quote(printable(report.subject, 200), safe="/")
     if "://" in report.path:
-        return quote(os.fsencode(report.path), safe="/:?#[]@!$&'()*+,;=%~")
+        return quote(_octets(report.path), safe="/:?#[]@!$&'()*+,;=%~")
     path = Path(os.path.normpath(root / report.path))
     if path.is_relative_to(root):
-        return quote(os.fsencode(path.relative_to(root).as_posix()), safe="/")
-    return "file://" + quote(os.fsencode(path.as_posix()), safe="/")
+        return quote(_octets(path.relative_to(root).as_posix()), safe="/")
+    return "file://" + quote(_octets(path.as_posix()), safe="/")
+
+
+def _octets(path: str) -> bytes:
+    """The bytes of a path: as the file system has them, or, for what no file system can hold, in UTF-8 all the same."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return path.encode("utf-8", "surrogatepass")
 
 
 def _driver() -> dict[str, Any]:

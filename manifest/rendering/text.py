@@ -75,7 +75,7 @@ def _line(content: Report) -> Text:
     warned = any(_shown(rung) is Outcome.WARN for rung in content.rungs)
     mark, style = _OUTCOMES[Outcome.WARN if worst is Outcome.PASS and warned else worst]
     line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
-    what = content.error or next((rung.reason for rung in content.rungs if rung.name in ("identity",)), None)
+    what = content.error or next((rung.reason for rung in content.rungs if rung.name == "identity"), None)
     what = what or (content.rungs[0].reason if content.rungs else "")
     line.append(f"  {printable(what, 200)}", style="dim")
     loud = [found for found in content.findings() if found.severity is not Severity.NOTE and found.waived is None]
@@ -139,8 +139,8 @@ def show(
 
 
 def _verdict(content: Report) -> Text:
-    failed = [rung.name for rung in content.rungs if rung.outcome is Outcome.FAIL]
-    warned = [rung.name for rung in content.rungs if rung.outcome is Outcome.WARN]
+    failed = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.FAIL]
+    warned = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.WARN]
     name = printable(content.subject, 200)
     if content.error is not None:
         return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
@@ -172,7 +172,7 @@ def _rungs(content: Report) -> Table:
         mark, style = _OUTCOMES[_shown(rung)]
         spent = "" if rung.outcome is Outcome.SKIP else f"{rung.seconds:.2f} s"
         table.add_row(
-            Text(f"  {mark}", style=style), Text(rung.name), Text(spent, style="dim", justify="right"),
+            Text(f"  {mark}", style=style), Text(printable(rung.name, 60)), Text(spent, style="dim", justify="right"),
             Text(printable(rung.reason, 300)),
         )  # fmt: skip
     return table
