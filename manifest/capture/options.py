@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypedDict
 
 from manifest.errors import InputError
@@ -27,6 +28,26 @@ class RecordKeywords(TypedDict, total=False):
     precisions: Sequence[str]
     partial: Sequence[str]
     dataset: str | None
+
+
+class When(StrEnum):
+    """Which saves get golden outputs."""
+
+    EVERY = "every"
+    LAST = "last"
+    NONE = "none"
+
+
+def as_when(text: When | str) -> When:
+    """Which saves get golden outputs, as a caller says it.
+
+    Raises:
+        InputError: It is none of those there are.
+    """
+    try:
+        return When(text)
+    except ValueError:
+        raise InputError(f"golden is {text!r}, expected 'every', 'last' or 'none'; choose one.") from None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
 from manifest.initialisation.verdict import TOWERS, evidence
-from manifest.schema.document import (
-    Component,
-)
+from manifest.schema.document import Component
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding

@@ -24,6 +24,11 @@ class _Failure:
     sentence: str
 
 
+def rank_here() -> int:
+    """Which process of a group this is; 0 outside of one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 class ProcessGroup:
     """The processes of a group; one process alone where `torch.distributed` is not in use.
 

@@ -15,13 +15,14 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 
-from manifest.capture.options import Key, RecordKeywords
+from manifest.capture.options import Key, RecordKeywords, When
 from manifest.families.wrappers import unwrap
 from manifest.storage.places import is_special, place_to_save, warn_of_special
 from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
 from manifest.training.constructor_tracking import remember_makers
+from manifest.training.files import SIDECARS
 from manifest.training.patches import Function, Patches, Wrapping
-from manifest.training.recorder import SIDECARS, CheckpointRecorder, When, new_recorder
+from manifest.training.recorder import CheckpointRecorder, new_recorder
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 

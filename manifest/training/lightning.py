@@ -13,10 +13,10 @@ import sys
 from importlib import import_module
 from typing import Any, Unpack
 
-from manifest.capture.options import Key, RecordKeywords
+from manifest.capture.options import Key, RecordKeywords, When
 from manifest.errors import InputError
 from manifest.training.interception import recording
-from manifest.training.recorder import CheckpointRecorder, When
+from manifest.training.recorder import CheckpointRecorder
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from manifest.checkpoint import Checkpoint, CompositeTensor, View
+from manifest.checkpoint.opening import renamed
 from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family_of, tracked
 from manifest.families.wrappers import unwrap
+from manifest.weights.assign import mapped_tensor
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -177,3 +180,32 @@ def _is_same(own: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _has_values(own: torch.Tensor, other: torch.Tensor) -> bool:
     return own.dtype == other.dtype and torch.equal(own.detach().cpu(), other.detach().cpu())
+
+
+def owners_in(stored: Checkpoint, saved: Any) -> list[tuple[View, Owner]]:
+    """The sets of weights in a file that are a model's, each with the model."""
+    names = stored_names(saved)
+    found = []
+    for each in stored.candidates:
+        candidate = replace(each, tensors=renamed(each.tensors, names))
+        tensors: Mapping[str, torch.Tensor] = tensors_in(saved, candidate.path, candidate.prefix, candidate.tensors)
+        if len(tensors) < len(candidate.tensors):  # saved in a form that only the file tells
+            plain = {name: each for name, each in candidate.tensors.items() if not isinstance(each, CompositeTensor)}
+            tensors = {name: mapped_tensor(stored, each) for name, each in plain.items()}
+        if len(tensors) == len(candidate.tensors) > 0:
+            owner = owner_of(tensors, candidate.prefix)
+            if owner is not None:
+                inner, model = model_in(owner.module)
+                within = candidate.prefix + inner if inner else ""
+                found.append((View(candidate.path, within), Owner(model, owner.live)))
+    return found
+
+
+def named_like(saved: Mapping[str, Any]) -> tuple[str, nn.Module | None]:
+    """The module whose names and shapes a state dict has, which is at the top or under a key, and that key."""
+    for key, state in {"": saved, **saved}.items():
+        if isinstance(state, Mapping) and state and all(isinstance(each, torch.Tensor) for each in state.values()):
+            module = find_by_names(state)
+            if module is not None:
+                return key, module
+    return "", None

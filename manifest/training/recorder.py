@@ -9,45 +9,42 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from manifest.capture.description import Description, manifest_of
 from manifest.capture.live_model import live_model
-from manifest.capture.options import Key, RecordKeywords, RecordOptions, record_options
+from manifest.capture.options import Key, RecordKeywords, RecordOptions, When, as_when, record_options
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
-from manifest.checkpoint import Checkpoint, CompositeTensor, View, open_checkpoint
-from manifest.checkpoint.opening import renamed
+from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.target import select_recorded
-from manifest.digests import bytes_digests, files_digests
-from manifest.distributed.process_group import ProcessGroup
-from manifest.errors import CheckpointError, InputError, ManifestError, NoManifestWarning, one_line
+from manifest.digests import bytes_digests
+from manifest.distributed.process_group import ProcessGroup, rank_here
+from manifest.errors import CheckpointError, ManifestError, NoManifestWarning, one_line
 from manifest.families import creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Captured, Family
 from manifest.grants import granted
-from manifest.schema.document import Manifest, Provenance
+from manifest.schema.document import Manifest
 from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest
 from manifest.storage.suppress_recording import suppress_recording
-from manifest.storage.transaction import clear_sidecars, replace_file, staging
+from manifest.storage.transaction import clear_sidecars
+from manifest.training.files import Write, digests_of, error_file, identity_of, kept_age, write_and_replace
+from manifest.training.job import Job
 from manifest.training.load_tracking import Origins
-from manifest.training.model_lookup import Owner, find_by_names, model_in, owner_of, stored_names, tensors_in
-from manifest.weights.assign import mapped_tensor
+from manifest.training.model_lookup import Owner, named_like, owners_in
 from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
 
@@ -57,42 +54,6 @@ _WAITING = 4
 """Checkpoints that may wait for their manifests; the next save waits for the first of them."""
 _REMEMBERED = 200
 """Checkpoints that are followed when the script renames, copies or removes them."""
-
-_ERROR = ".manifest.error"
-SIDECARS = (".manifest.json", ".manifest.sig", _ERROR)
-"""How the names of files end that come and go with a checkpoint."""
-
-Write = Callable[[Any], object]
-"""Writes a checkpoint to a path or an open file."""
-
-
-class When(StrEnum):
-    """Which saves get golden outputs."""
-
-    EVERY = "every"
-    LAST = "last"
-    NONE = "none"
-
-
-@dataclass
-class _Job:
-    """A checkpoint that gets its manifest.
-
-    Attributes:
-        place: Where it lies now.
-        identity: Of the file, by which it is known again.
-        descriptions: Of the models in it; empty once they are written down.
-        provenance: Where the weights come from.
-        copies: Where the script has copied it to.
-        manifest: What was published.
-    """
-
-    place: Path
-    identity: tuple[int, ...]
-    descriptions: list[Description]
-    provenance: Provenance
-    copies: list[Path] = field(default_factory=list)
-    manifest: Manifest | None = None
 
 
 class CheckpointRecorder:
@@ -120,9 +81,9 @@ class CheckpointRecorder:
         self._git: GitFacts | None = None
         self._strict = strict
         self._lock = threading.RLock()
-        self._queue: queue.Queue[_Job | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[Job | None] = queue.Queue(_WAITING)
         self._worker = threading.Thread(target=self._work, name="manifest-recorder", daemon=True)
-        self._jobs: dict[Path, _Job] = {}
+        self._jobs: dict[Path, Job] = {}
         self._architectures: WeakKeyDictionary[nn.Module, Captured] = WeakKeyDictionary()
         self._thread = threading.get_ident()
         self._from_other_threads: list[Path] = []
@@ -150,7 +111,7 @@ class CheckpointRecorder:
             write: The script's own way to write it. What it raises, this raises.
             to_file: Whether it writes to an open file too.
         """
-        _write_and_replace(path, write, to_file)
+        write_and_replace(path, write, to_file)
         self.describe(path, saved)
 
     def describe(self, path: Path, saved: Any) -> None:
@@ -164,8 +125,8 @@ class CheckpointRecorder:
             saved: The object that was written, whose tensors say which model's they are; a module or a state dict, or
                 anything with these in it.
         """
-        if _rank():
-            self.leave_alone(path, f"process {_rank()} saved it, and process 0 writes the manifests")
+        if rank_here():
+            self.leave_alone(path, f"process {rank_here()} saved it, and process 0 writes the manifests")
             return
         if threading.get_ident() != self._thread:
             with self._lock:
@@ -205,7 +166,7 @@ class CheckpointRecorder:
             together.on_first(lambda: clear_sidecars(directory) if directory.is_dir() else None)
         result = save()
         with self._failing(directory):
-            state, module = together.everywhere(lambda: _namesake(saved))
+            state, module = together.everywhere(lambda: named_like(saved))
             if not together.agree(module is not None) or module is None:
                 self.leave_alone(directory, "no model in memory has just the tensors that it holds")
                 return result
@@ -273,17 +234,17 @@ class CheckpointRecorder:
             with contextlib.suppress(OSError):  # where a sidecar's name would be too long, there is none
                 if has_manifest(path):
                     clear_sidecars(path)
-                _error_file(path).unlink(missing_ok=True)
+                error_file(path).unlink(missing_ok=True)
             return result
 
-    def _look(self, path: Path, saved: Any) -> _Job | None:
-        identity = _identity(path)
+    def _look(self, path: Path, saved: Any) -> Job | None:
+        identity = identity_of(path)
         try:
             stored = open_checkpoint(path)
         except CheckpointError as error:
             self.leave_alone(path, str(error))
             return None
-        owners = _owners(stored, saved)
+        owners = owners_in(stored, saved)
         if not owners:
             count = len(stored.tensors)
             stored.close()
@@ -295,7 +256,7 @@ class CheckpointRecorder:
         facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._options.dataset)
         provenance = provenance_of(descriptions[0].family, creation_of(module), facts, self._git)
         parents = [*provenance.parents, *(each for each in self.origins.of(module) if each not in provenance.parents)]
-        return _Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
+        return Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
 
     def _description(self, stored: Checkpoint, owner: Owner) -> Description:
         creation = creation_of(owner.module)
@@ -323,11 +284,11 @@ class CheckpointRecorder:
     def _work(self) -> None:
         with suppress_recording():
             while (job := self._queue.get()) is not None:
-                with _kept_age(job.place), self._failing(job):
+                with kept_age(job.place), self._failing(job):
                     self._write_down(job)
                 self._queue.task_done()
 
-    def _write_down(self, job: _Job) -> None:
+    def _write_down(self, job: Job) -> None:
         stored = job.descriptions[0].stored
         files = stored.files
         digests: Future[list[tuple[str, str]]] = Future()
@@ -349,22 +310,22 @@ class CheckpointRecorder:
             for place in (job.place, *job.copies):
                 self._publish(job, place)
 
-    def _publish(self, job: _Job, place: Path) -> None:
+    def _publish(self, job: Job, place: Path) -> None:
         """Put a manifest beside a checkpoint, unless the script has put something else there meanwhile."""
         assert job.manifest is not None
         files = job.manifest.checkpoint.files
         if not place.is_dir():
-            if place != job.place and _digests(place) != [(files[0].blake3, files[0].sha256)]:
+            if place != job.place and digests_of(place) != [(files[0].blake3, files[0].sha256)]:
                 return
             files = [files[0].model_copy(update={"path": place.name}), *files[1:]]
         record = job.manifest.checkpoint.model_copy(update={"files": files})
-        identity = job.identity if place == job.place else _identity(place)
+        identity = job.identity if place == job.place else identity_of(place)
         manifest = job.manifest.model_copy(update={"checkpoint": record})
         if publish_signed(
-            None, place, manifest, self._options.signer, lambda: _identity(place, missing=True) == identity
+            None, place, manifest, self._options.signer, lambda: identity_of(place, missing=True) == identity
         ):
             _log.debug("wrote the manifest of %s", place)
-            _error_file(place).unlink(missing_ok=True)
+            error_file(place).unlink(missing_ok=True)
             if place not in self.described:
                 self.described.append(place)
 
@@ -384,7 +345,7 @@ class CheckpointRecorder:
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)
 
-    def _remember(self, job: _Job) -> None:
+    def _remember(self, job: Job) -> None:
         self.left_alone = [(place, why) for place, why in self.left_alone if place != job.place]
         self._jobs.pop(job.place, None)  # to the end
         self._jobs[job.place] = job
@@ -392,18 +353,18 @@ class CheckpointRecorder:
             del self._jobs[next(iter(self._jobs))]
 
     @contextlib.contextmanager
-    def _failing(self, what: Path | _Job) -> Iterator[None]:
+    def _failing(self, what: Path | Job) -> Iterator[None]:
         """What fails inside is noted, beside the checkpoint too; nothing reaches the training unless it must."""
         try:
             yield
         except Exception as error:  # a model's own code may raise anything, and a training must go on
-            path = what.place if isinstance(what, _Job) else what
+            path = what.place if isinstance(what, Job) else what
             why = str(error) if isinstance(error, ManifestError) else f"{type(error).__name__}: {one_line(error)}"
             self.failed.append((path, why))
             self._first_error = self._first_error or error
             with contextlib.suppress(OSError):  # where nothing can be written, the warning below says it
                 if path.exists():
-                    _error_file(path).write_text(f"{path.name} got no manifest: {why}\n", encoding="utf-8")
+                    error_file(path).write_text(f"{path.name} got no manifest: {why}\n", encoding="utf-8")
             if not self._strict:
                 with contextlib.suppress(NoManifestWarning):  # where warnings are made errors
                     warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
@@ -418,95 +379,4 @@ def new_recorder(key: Key, golden: When | str, *, strict: bool, **record: Unpack
         InputError: One of them is none of those there are.
         KeyFileError: The key cannot be used.
     """
-    try:
-        when = When(golden)
-    except ValueError:
-        raise InputError(f"golden is {golden!r}, expected 'every', 'last' or 'none'; choose one.") from None
-    return CheckpointRecorder(record_options(key, **record), when, strict=strict)
-
-
-def _write_and_replace(path: Path, write: Write, to_file: bool) -> None:
-    """Write a file and rename it into place; where that cannot be done, as the script would have done it."""
-    try:
-        with staging(path) as staged:
-            if to_file:  # so that the name of the moment is not in it
-                with staged.open("xb") as file:
-                    write(file)
-            else:
-                write(str(staged))
-            replace_file(staged, path, durably=False)
-    except Exception:
-        with contextlib.suppress(OSError):
-            clear_sidecars(path)
-        write(path)  # also for the error that the script knows
-
-
-def _owners(stored: Checkpoint, saved: Any) -> list[tuple[View, Owner]]:
-    """The sets of weights in a file that are a model's, each with the model."""
-    names = stored_names(saved)
-    found = []
-    for each in stored.candidates:
-        candidate = replace(each, tensors=renamed(each.tensors, names))
-        tensors: Mapping[str, torch.Tensor] = tensors_in(saved, candidate.path, candidate.prefix, candidate.tensors)
-        if len(tensors) < len(candidate.tensors):  # saved in a form that only the file tells
-            plain = {name: each for name, each in candidate.tensors.items() if not isinstance(each, CompositeTensor)}
-            tensors = {name: mapped_tensor(stored, each) for name, each in plain.items()}
-        if len(tensors) == len(candidate.tensors) > 0:
-            owner = owner_of(tensors, candidate.prefix)
-            if owner is not None:
-                inner, model = model_in(owner.module)
-                within = candidate.prefix + inner if inner else ""
-                found.append((View(candidate.path, within), Owner(model, owner.live)))
-    return found
-
-
-def _rank() -> int:
-    """Which process of a group this is; 0 outside of one."""
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _namesake(saved: Mapping[str, Any]) -> tuple[str, nn.Module | None]:
-    """The module whose names and shapes a state dict has, which is at the top or under a key, and that key."""
-    for key, state in {"": saved, **saved}.items():
-        if isinstance(state, Mapping) and state and all(isinstance(each, torch.Tensor) for each in state.values()):
-            module = find_by_names(state)
-            if module is not None:
-                return key, module
-    return "", None
-
-
-@contextlib.contextmanager
-def _kept_age(place: Path) -> Iterator[None]:
-    """Afterwards, a checkpoint's directory is as old as before: trainers remove those that changed longest ago."""
-    try:
-        descriptor = os.open(place if place.is_dir() else place.parent, os.O_RDONLY)
-    except OSError:  # it has been removed, or the system opens no directories
-        yield
-        return
-    try:
-        before = os.fstat(descriptor)
-        yield
-        with contextlib.suppress(OSError):  # another user's directory
-            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
-    finally:
-        os.close(descriptor)
-
-
-def _error_file(path: Path) -> Path:
-    return path.with_name(path.name + _ERROR)
-
-
-def _digests(path: Path) -> list[tuple[str, str]] | None:
-    return files_digests([path]) if path.is_file() else None
-
-
-def _identity(path: Path, *, missing: bool = False) -> tuple[int, ...]:
-    """By what a file is known to be the one that was described, wherever it was renamed to."""
-    try:
-        status = path.stat()
-    except OSError:
-        if missing:
-            return ()
-        raise
-    return (status.st_dev, status.st_ino) if path.is_dir() else (status.st_dev, status.st_ino, status.st_size)
+    return CheckpointRecorder(record_options(key, **record), as_when(golden), strict=strict)

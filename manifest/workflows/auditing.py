@@ -90,7 +90,8 @@ def audit(
 
 def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path], Report]:
     """What holds a report to a policy; most audits are held to none, and need not know what one is."""
-    from manifest.checks.policy import Policy, apply_policy, read_policy
+    from manifest.checks.policy import Policy, read_policy
+    from manifest.checks.policy_check import apply_policy
 
     read = policy if isinstance(policy, Policy) else read_policy(policy)
     return lambda report, path: apply_policy(report, read, path)

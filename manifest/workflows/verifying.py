@@ -15,7 +15,8 @@ from manifest.checks.completeness import _completeness
 from manifest.checks.format import _format, _listing
 from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult, merge_reports
-from manifest.checks.policy import RUNG, Policy, apply_policy, floor_findings, read_policy
+from manifest.checks.policy import Policy, read_policy
+from manifest.checks.policy_check import RUNG, apply_policy, floor_findings
 from manifest.checks.target import Check, open_target, run_checks
 from manifest.checks.trust import trust
 from manifest.escaping import printable

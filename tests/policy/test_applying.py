@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from manifest.checks.policy import Policy, apply
+from manifest.checks.policy import Policy
+from manifest.checks.policy_check import apply
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report, Rung, outcome_of
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Status, Training
