@@ -63,8 +63,10 @@ packages: $(READY)
 clean:
 	rm -rf $(VENV) demo
 
-# pip warns on stderr; a failed install leaves no mark, so that the next run tries again.
+# A failed install leaves no mark, so that the next run tries again; what pip says of one that went well is in a log.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
-	touch $(READY)
+	@echo "Installing into $(VENV): about three minutes, 5 GB."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]" \
+		> $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
+	@touch $(READY)
