@@ -9,7 +9,7 @@ SECONDS ?= 60
 # Threads that wait for work must sleep: two workers with two spinning threads each take ten times as long on two cores.
 test sweep: export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test sweep lint bench fuzz schemas fixtures index classes packages clean
+.PHONY: demo test test-lowest test-pythons sweep lint bench fuzz schemas fixtures index classes packages clean
 
 demo: $(READY)
 	$(RUN) fixtures/demo.py
@@ -21,6 +21,30 @@ test: $(READY)
 sweep: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --whole tests/sweep tests/faults tests/promises tests/acceptance/test_round_trips.py \
 		tests/identify/test_open_clip.py tests/initialisation/test_rates.py tests/training/test_kills.py tests/training/test_open_clip_train.py
+
+# The lowest versions that pyproject.toml allows, but for torch, whose wheels are gigabytes: that is the one of $(VENV), unless
+# TORCH="torch==2.10.0 torchvision==0.25.0" asks for another. By the tests of the command line and of saving.
+LOWEST := $(VENV)-lowest
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+test-lowest: $(READY)
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(RUN) -c '$(SITE)' > $$($(LOWEST)/bin/python -c '$(SITE)')/rest.pth
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --requirement constraints-lowest.txt $(TORCH) \
+		> $(LOWEST)/install.log 2>&1 || { cat $(LOWEST)/install.log; exit 1; }
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider tests/cli tests/acceptance/test_saving.py
+
+# The commands that need no torch, by each other Python that is at hand.
+PYTHONS ?= 3.12 3.13
+test-pythons:
+	@for version in $(PYTHONS); do \
+		python=$$(command -v python$$version || ls ~/.pyenv/versions/$$version.*/bin/python 2> /dev/null | tail -n 1); \
+		if [ -z "$$python" ]; then echo "Python $$version is not at hand, so it was skipped."; continue; fi; \
+		place=$(VENV)-$$version; \
+		$$python -m venv --clear $$place && { $$place/bin/pip install --quiet --disable-pip-version-check \
+			--constraint constraints.txt pydantic pyyaml typer rich blake3 cryptography numpy pytest hypothesis \
+			> $$place/install.log 2>&1 || { cat $$place/install.log; exit 1; }; } && \
+		echo "Python $$version:" && $$place/bin/python -m pytest -p no:cacheprovider tests/cli/test_static_commands.py || exit 1; \
+	done
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
@@ -61,7 +85,7 @@ packages: $(READY)
 	$(RUN) fixtures/packages.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(VENV)-* demo
 
 # A failed install leaves no mark, so that the next run tries again; what pip says of one that went well is in a log.
 $(READY): pyproject.toml constraints.txt
