@@ -31,20 +31,12 @@ test-lowest: $(READY)
 	$(RUN) -c '$(SITE)' > $$($(LOWEST)/bin/python -c '$(SITE)')/rest.pth
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --requirement constraints-lowest.txt $(TORCH) \
 		> $(LOWEST)/install.log 2>&1 || { cat $(LOWEST)/install.log; exit 1; }
-	$(LOWEST)/bin/python -m pytest -p no:cacheprovider tests/cli tests/acceptance/test_saving.py
+	PYTHONPATH=$(CURDIR) $(LOWEST)/bin/python -m pytest -p no:cacheprovider tests/cli tests/acceptance/test_saving.py
 
 # The commands that need no torch, by each other Python that is at hand.
 PYTHONS ?= 3.12 3.13
 test-pythons:
-	@for version in $(PYTHONS); do \
-		python=$$(command -v python$$version || ls ~/.pyenv/versions/$$version.*/bin/python 2> /dev/null | tail -n 1); \
-		if [ -z "$$python" ]; then echo "Python $$version is not at hand, so it was skipped."; continue; fi; \
-		place=$(VENV)-$$version; \
-		$$python -m venv --clear $$place && { $$place/bin/pip install --quiet --disable-pip-version-check \
-			--constraint constraints.txt pydantic pyyaml typer rich blake3 cryptography numpy pytest hypothesis \
-			> $$place/install.log 2>&1 || { cat $$place/install.log; exit 1; }; } && \
-		echo "Python $$version:" && $$place/bin/python -m pytest -p no:cacheprovider tests/cli/test_static_commands.py || exit 1; \
-	done
+	ci/test_pythons.sh $(VENV) $(PYTHONS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
