@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from manifest.digests import weights_digest
 from manifest.errors import DocumentError, NewerSchemaError
 from manifest.schema.vocabulary import Mode, Status, Training, component_tensors
+from manifest.strict_json import NotStrictError, read_object
 from manifest.validation import fields_at, first_fault, nearest_names, quoted
 
 SCHEMA = "manifest/v1"
@@ -432,27 +433,9 @@ def _object(data: bytes, source: str, again: str) -> dict[str, Any]:
     if len(data) > LARGEST:
         raise DocumentError(f"{source} is {len(data):,} bytes long, expected at most {LARGEST:,}; {again}.")
     try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{source} is not valid JSON ({error}); {again}.") from None
-    if (lone := _LONE.search(data)) is not None and not _is_text(content):
-        raise DocumentError(f"{source} has half of a character ({lone[0].decode()}), expected whole ones; {again}.")
-    if not isinstance(content, dict):
-        raise DocumentError(f"{source} is a JSON {type(content).__name__}, expected an object; {again}.")
-    return content
-
-
-_LONE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-"""How JSON writes half of a character beyond the first plane; two of them make a whole one."""
-
-
-def _is_text(content: Any) -> bool:
-    """Whether every string can be written as UTF-8."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return read_object(data)
+    except NotStrictError as error:
+        raise DocumentError(f"{source} {error}; {again}.") from None
 
 
 _Document = TypeVar("_Document", bound=BaseModel)
@@ -477,17 +460,6 @@ def _unknown_fields(part: Any, path: str = "") -> list[str]:
     if isinstance(part, dict):
         return [name for key, item in part.items() for name in _unknown_fields(item, f"{path}{key}.")]
     return []
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return content
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 def _pretty(value: Any, depth: int, width: int = 240) -> str:

@@ -25,6 +25,7 @@ from pydantic.alias_generators import to_camel
 
 from manifest.errors import InputError, SignatureError
 from manifest.signing.keys import PrivateKey, PublicKey
+from manifest.strict_json import NotStrictError, read_object
 from manifest.validation import TOP, UNKNOWN_FIELD, first_fault
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -340,29 +341,11 @@ def _covers(ignored: str, name: str) -> bool:
     return upwards_only or PurePosixPath(name).is_relative_to(path)
 
 
-def _json(data: bytes, where: str) -> Any:
-    """Parse JSON that every reader parses alike: UTF-8, no key twice, no numbers that JSON does not have."""
+def _json(data: bytes, where: str) -> dict[str, Any]:
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise _Malformed(f"{where} is not UTF-8 at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        raise _Malformed(f"{where} is not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a nest of thousands of brackets
-        raise _Malformed(f"{where} is JSON beyond what can be parsed ({type(error).__name__})") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Malformed(f"the key {_clipped(twice)} is in one JSON object twice where once is expected")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise _Malformed(f"it contains {name}, which is not JSON")
+        return read_object(data)
+    except NotStrictError as error:
+        raise _Malformed(f"{where} {error}") from None
 
 
 def _part(model: type[_AnyPart], value: Any, where: str) -> _AnyPart:

@@ -172,7 +172,7 @@ MADE_UP = [
     Attempt("no torch", lambda r: r["environment"].update(libraries={}), 1, "F006", PASSED),
     Attempt("half a character",
              lambda r: r["components"][0].update(role="\ud800"),
-             2, "half of a character", "PydanticSerializationError"),
+             2, "which is not Unicode", "PydanticSerializationError"),
     Attempt("nothing made up",
              lambda _: None, 0, "is consistent, by a manifest that nobody signed", "passes, with warnings: trust"),
 ]  # fmt: skip

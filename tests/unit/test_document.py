@@ -68,13 +68,13 @@ def test_newer_major_version_says_to_upgrade(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not valid JSON"),
-        (b"\xff\xfe", "not valid JSON"),
+        (b"", "not JSON in UTF-8"),
+        (b"\xff\xfe", "not JSON in UTF-8"),
         (b"[1]", "is a JSON list"),
         (b"{}", "no field"),
-        (b'{"schema": "manifest/v1", "schema": "manifest/v1"}', "same key twice"),
-        (b'{"schema": NaN}', "NaN is not a number"),
-        (b"[" * 100_000, "not valid JSON"),
+        (b'{"schema": "manifest/v1", "schema": "manifest/v1"}', "the key 'schema' twice"),
+        (b'{"schema": NaN}', "has NaN, which is not JSON"),
+        (b"[" * 100_000, "nests deeper"),
         (b'{"schema": "manifest/v1"}', "not valid at 'created'"),
     ],
     ids=["empty", "binary", "list", "no-schema", "twice", "nan", "deep", "missing"],

@@ -106,7 +106,7 @@ def test_answer_that_is_not_finite_or_a_model_that_raises_is_one_sentence(saved:
     ("text", "expected"),
     [
         ("", "not valid JSON"),
-        ("[]", "expected an object"),
+        ("[]", "an object was expected"),
         ("{}", "not valid at 'probe'"),
         ('{"probe": NaN}', "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
