@@ -1,7 +1,7 @@
 """Verifying: the ladder of checks, from who signed a checkpoint to whether it still says the same thing.
 
 Every rung passes, warns, fails or is skipped with its reason, and a failed rung does not hide the others. The first
-four need no torch; the rest are in `rebuilding`, which is imported only when they are climbed.
+four need no torch; the rest are in `checks.rebuild`, which is imported only when they are climbed.
 """
 
 from __future__ import annotations
