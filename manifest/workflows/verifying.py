@@ -46,13 +46,20 @@ def verify(
         policy: What a release demands beyond the manifest's promise: a YAML file.
 
     Returns:
-        Every rung with its outcome, reason, time and findings; `report.exit_code` is 0 when none failed.
+        Every rung with its outcome, reason, time in seconds and findings; `report.exit_code` is 0 when none failed.
 
     Raises:
         InputError: There is no such file.
         NoManifestError: It has no manifest.
         DocumentError: Its manifest is not valid.
         KeyFileError: The key cannot be used.
+
+    Example:
+        >>> report = manifest.verify("ckpt.pt", key="release.pub")
+        >>> report.passed, report.exit_code
+        (True, 0)
+        >>> [rung.name for rung in report.rungs]
+        ['trust', 'integrity', 'format', 'completeness', 'architecture', 'environment', 'golden']
     """
     demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
     subject = open_target(path)
