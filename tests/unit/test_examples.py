@@ -41,7 +41,7 @@ def example(name: str) -> doctest.DocTest:
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
-def test_public_name_when_its_docstring_is_read_then_it_has_a_section_with_an_example(name):
+def test_public_name_when_its_docstring_is_read_then_it_shows_an_example(name):
     section = re.search(r"^Example:\n((?: {4}.*\n?|\n)+)", inspect.getdoc(getattr(manifest, name)) or "", re.M)
     assert section, f"manifest.{name} shows no example"
     assert f"manifest.{name}(" in section[1]
