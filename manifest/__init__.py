@@ -1,7 +1,8 @@
 """Fingerprints model checkpoints and holds them to account.
 
 The names below are imported when they are first used, so that `import manifest` costs nothing and the static commands
-never import torch.
+never import torch. Each function shows an example: there, `manifest` is imported, `ckpt.pt` is a trained CLIP that
+`manifest.save` wrote with the key `release.key`, and `weights.safetensors` is one without a manifest.
 """
 
 from __future__ import annotations

@@ -72,6 +72,16 @@ def create_model(
         CreationMismatchError: The weights say that they belong to another architecture, or would have to be converted;
             the message has the cure.
         UnknownModelError: The library has no such model.
+
+    Example:
+        >>> import torch
+        >>> model = manifest.create_model("ViT-S-32-alt")
+        >>> model.encode_image(torch.randn(2, 3, 224, 224)).shape
+        torch.Size([2, 256])
+        >>> manifest.create_model("ViT-S-32-alt", pretrained="ckpt.pt")
+        Traceback (most recent call last):
+        ...
+        manifest.errors.CreationMismatchError: ...
     """
     if on_mismatch not in ("raise", "follow"):
         raise InputError(f"on_mismatch is {on_mismatch!r}, expected 'raise' or 'follow'.")
@@ -121,7 +131,14 @@ def create_model_and_transforms(
     """`open_clip.create_model_and_transforms`, with a memory; see `create_model`.
 
     Returns:
-        The model, the preprocessing for training, and the preprocessing for inference.
+        The model, the preprocessing for training, and the preprocessing for inference; each of the two takes a PIL
+        image to float32 of shape (3, height, width).
+
+    Example:
+        >>> from PIL import Image
+        >>> model, train, inference = manifest.create_model_and_transforms("ViT-S-32-alt")
+        >>> inference(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 224, 224])
     """
     signature = inspect.signature(factory.create_model_and_transforms)
     positional = [name for name in signature.parameters if name != "model_name"]

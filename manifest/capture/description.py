@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -18,9 +17,9 @@ import torch
 from torch import nn
 
 from manifest.capture.options import GoldenOptions, RecordOptions
+from manifest.capture.stored_weights import files, require_listed, tensor_records, weights_record
 from manifest.checkpoint import Checkpoint
 from manifest.checks.components import assess, component_findings
-from manifest.digests import weights_digest
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.escaping import printable, writable
 from manifest.families.protocol import Captured, Family
@@ -39,7 +38,6 @@ from manifest.schema.document import (
     CheckpointRecord,
     Component,
     Environment,
-    File,
     Golden,
     Manifest,
     Model,
@@ -47,7 +45,6 @@ from manifest.schema.document import (
     State,
     TensorRecord,
     Tool,
-    Weights,
     now,
 )
 from manifest.schema.report import Severity
@@ -81,7 +78,7 @@ class Description:
         live: nn.Module | None = None,
         options: RecordOptions,
     ) -> None:
-        _require_listed(stored)
+        require_listed(stored)
         self.stored = stored
         self.family = family
         self.captured = captured
@@ -110,7 +107,7 @@ class Description:
         _require_whole(components, file_name)
         return Model(
             state=State(path=list(self.checkpoint.state_path), prefix=self.checkpoint.prefix),
-            weights=_weights(self.checkpoint, self._tensors),
+            weights=weights_record(self.checkpoint, self._tensors),
             architecture=self.captured.architecture,
             components=components,
             golden=self.golden,
@@ -149,7 +146,7 @@ class Description:
 
     @cached_property
     def _tensors(self) -> list[TensorRecord]:
-        return _tensor_records(self.checkpoint)
+        return tensor_records(self.checkpoint)
 
 
 def manifest_of(
@@ -179,7 +176,7 @@ def manifest_of(
             "signer": signer,
             "checkpoint": CheckpointRecord(
                 container=checkpoint.container,
-                files=_files(checkpoint, file_name, digests),
+                files=files(checkpoint, file_name, digests),
                 state=main.state,
                 extras=sorted(checkpoint.extras),
             ),
@@ -207,13 +204,6 @@ def require_recordable(file_name: str) -> None:
         )
 
 
-def _require_listed(checkpoint: Checkpoint) -> None:
-    """A manifest vouches for all weights, so all of them must have values."""
-    if checkpoint.unlisted:
-        name, kind = next(iter(checkpoint.unlisted.items()))
-        raise ArchitectureError(f"Tensor {name!r} is {kind}, expected one with values; save it as a plain tensor.")
-
-
 def _require_known(partial: Sequence[str], roles: Mapping[str, str]) -> None:
     known = dict.fromkeys(roles.values())
     if unknown := [role for role in partial if role not in known]:
@@ -230,41 +220,6 @@ def surroundings() -> Environment:
         libraries=environment.library_versions(),
         hardware=environment.hardware(torch),
         flags=environment.flags(torch),
-    )
-
-
-def _files(checkpoint: Checkpoint, name: str, digests: Future[list[tuple[str, str]]]) -> list[File]:
-    """The checkpoint's files; one by itself gets the name that it will have."""
-    alone = len(checkpoint.files) == 1 and not checkpoint.path.is_dir()
-    return [
-        File(path=name if alone else file.name, size=len(file.mapping), blake3=blake3, sha256=sha256)
-        for file, (blake3, sha256) in zip(checkpoint.files, digests.result(), strict=True)
-    ]
-
-
-def _tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
-    aliases = checkpoint.aliases()
-    stored_names = {name: stored for stored, name in checkpoint.view.names.items()}
-    return [
-        TensorRecord(
-            name=name,
-            shape=list(stored.shape),
-            dtype=stored.dtype,
-            digest=checkpoint.digest(stored),
-            alias=aliases.get(name),
-            stored=stored_names.get(name),
-        )
-        for name, stored in checkpoint.tensors.items()
-    ]
-
-
-def _weights(checkpoint: Checkpoint, tensors: Sequence[TensorRecord]) -> Weights:
-    stored = checkpoint.tensors
-    return Weights(
-        digest=weights_digest((tensor.name, tensor.digest) for tensor in tensors),
-        parameters=sum(stored[tensor.name].numel for tensor in tensors if tensor.alias is None),
-        dtypes=dict(sorted(Counter(tensor.dtype for tensor in tensors).items())),
-        tensors=list(tensors),
     )
 
 

@@ -56,7 +56,7 @@ class LiveModel:
             return self.family.capture(self.module, self.creation)
 
     def describe(self, stored: Checkpoint, file_name: str, digests: Future[list[tuple[str, str]]]) -> Manifest:
-        """The manifest of a checkpoint that it was written to; see `describing.manifest_of`."""
+        """The manifest of a checkpoint that it was written to; see `description.manifest_of`."""
         captured = self.captured
         with granted(self._runs):
             description = Description(

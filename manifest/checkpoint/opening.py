@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from mmap import mmap
@@ -31,10 +29,11 @@ from manifest.checkpoint.containers import (
 )
 from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
-from manifest.checkpoint.files import Files, OpenFile, stays_home
+from manifest.checkpoint.files import Files, stays_home
+from manifest.checkpoint.hashes import Hashes
 from manifest.checkpoint.state_dicts import first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
-from manifest.digests import bytes_digest, composite_digest, descriptor_blake3, read_blocks, streamed_tensor_digest
+from manifest.digests import composite_digest, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
 
@@ -100,7 +99,7 @@ class Checkpoint:
     prefix: str
     extras: tuple[str, ...]
     unlisted: Mapping[str, str]
-    _hashes: _Hashes
+    _hashes: Hashes
     _given: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -265,63 +264,11 @@ class Checkpoint:
         self.close()
 
 
-class _Hashes:
-    """The mappings of some open files, and what is known of their bytes; shared by all views of the files.
-
-    Attributes:
-        mappings: Of the files, in order.
-        of_tensors: Tensor digests by the place of the tensor.
-        closed: Whether the files are closed, so that only mappings can be read.
-    """
-
-    def __init__(self, files: Files) -> None:
-        self.mappings = [file.mapping for file in files]
-        self.of_tensors: dict[str, str] = {}
-        self.closed = False
-        self._files = files
-        self._thread: threading.Thread | None = None
-        self._of_files: list[str] | None = None
-        self._cut: InputError | None = None
-
-    def begin(self) -> None:
-        self._thread = threading.Thread(target=self._hash, daemon=True)
-        self._thread.start()
-
-    def blake3(self, file: int) -> str:
-        if self._thread is not None:
-            self._thread.join()
-        if self._of_files is None:
-            self._hash()
-        if self._cut is not None:
-            raise self._cut
-        assert self._of_files is not None
-        return self._of_files[file]
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-        self.closed = True
-
-    def _hash(self) -> None:
-        started = time.perf_counter()
-        try:
-            self._of_files = [_file_digest(file) for file in self._files]
-            _log.debug("hashed %d bytes in %.2f s", self._files.size, time.perf_counter() - started)
-        except InputError as error:  # on another thread, nobody would hear of it
-            self._cut = error
-
-
 def _seen(candidate: StateDictCandidate, view: View) -> dict[str, Any]:
     """A set of weights as a view shows it: fields of `Checkpoint`."""
     part = _part(candidate, view.within)
     tensors = renamed(part.tensors, view.names)
     return {"view": view, "tensors": tensors, "prefix": part.prefix, "extras": part.extras, "unlisted": part.unlisted}
-
-
-def _file_digest(file: OpenFile) -> str:
-    if file.descriptor < 0:
-        return bytes_digest(file.mapping)
-    return descriptor_blake3(file.descriptor, len(file.mapping), file.name)
 
 
 def renamed(tensors: dict[str, StoredTensor], names: Mapping[str, str]) -> dict[str, StoredTensor]:
@@ -371,7 +318,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     first = contents.candidates[0]
     _log.debug("opened %s: %s, %d files, %d tensors", path, container.name, len(files), len(first.tensors))
     kind = contents.container or container.name
-    return Checkpoint(path, kind, files, contents, _hashes=_Hashes(files), **_seen(first, View(first.path)))
+    return Checkpoint(path, kind, files, contents, _hashes=Hashes(files), **_seen(first, View(first.path)))
 
 
 def _entry(directory: Path) -> Path:

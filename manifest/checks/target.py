@@ -1,6 +1,6 @@
 """A checkpoint with its manifest, while it is checked, and the climb of the ladder with it.
 
-What the rungs check is said in `verifying`, for those that need no torch, and in `rebuilding`, for the others.
+Each rung that needs no torch has a module of its own in this package; the others are in `rebuild`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 pooling, mode, precision, and how features become probabilities.
 
 Each hypothesis is a `Variant`: a way to run the same weights, with the code that makes it so and that undoes it.
+
+This file is long because it is a catalogue: every hypothesis that holds for all libraries, in the order in which they
+are tried, each beside the few lines that change the model or its inputs.
 """
 
 from __future__ import annotations

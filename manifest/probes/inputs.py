@@ -57,11 +57,20 @@ class Probe:
 
     Attributes:
         name: Of the probe, where it is one of the user's own; None for those that ship with this package.
-        images: By name, RGB.
+        images: PIL images by name, RGB, of any size.
         prompts: Texts.
-        tensors: Inputs that are ready, by the name of the argument they are for.
-        preprocess: PIL image → tensor, where it is not to be the model's own as recorded.
-        tokenizer: Prompts → token ids, likewise.
+        tensors: Inputs that are ready, by the name of the argument they are for; their first dimension is the samples.
+        preprocess: PIL image → float32 of shape (3, height, width), where it is not to be the model's own as recorded.
+        tokenizer: List of prompts → int64 of shape (prompts, context length), likewise.
+
+    Example:
+        >>> from PIL import Image
+        >>> street = manifest.Probe("street", {"sky": Image.linear_gradient("L").convert("RGB")}, ("a street", "a sky"))
+        >>> written = manifest.save(manifest.load("ckpt.pt"), "next.pt", probes=[street], floor="none")
+        >>> [golden.probe for golden in written.golden]
+        ['photos-and-prompts/1', 'user/street']
+        >>> manifest.verify("next.pt", probes=[street]).passed
+        True
     """
 
     name: str | None = None

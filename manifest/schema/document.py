@@ -2,6 +2,9 @@
 
 `schemas/manifest.v1.json` is generated from this module and from nothing else. A manifest is data: no code, no pickles,
 no absolute paths, no user or host names.
+
+This file is long because it is the whole file format: the classes of the document in its own order, and the strict
+reading that nothing else may do in another way, are read and changed together.
 """
 
 from __future__ import annotations

@@ -13,17 +13,16 @@ import base64
 import hashlib
 import json
 import posixpath
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 
 from manifest.errors import InputError, SignatureError
+from manifest.signing.bundle import SHA256_DIGITS, Bundle, InTotoStatement, Part
 from manifest.signing.keys import PrivateKey, PublicKey
 from manifest.strict_json import NotStrictError, read_object
 from manifest.validation import TOP, UNKNOWN_FIELD, first_fault
@@ -32,7 +31,6 @@ _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-_HEX = re.compile(r"[0-9a-fA-F]{64}")
 _LARGEST = 1 << 20  # bytes; some seven thousand files, and little enough to parse from anyone
 
 
@@ -67,7 +65,7 @@ def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateKe
         InputError: Nothing to sign, or a name or digest that no reader would take back.
     """
     for name, digest in resources.items():
-        if not _HEX.fullmatch(digest):
+        if not SHA256_DIGITS.fullmatch(digest):
             raise InputError(
                 f"The file {name!r} comes with the digest {digest!r} where the 64 hexadecimal digits of its SHA-256 "
                 "are expected; compute it by `manifest.digests.file_sha256`."
@@ -122,82 +120,7 @@ class _Parsed:
     signature: bytes
 
 
-class _Part(BaseModel):
-    """A JSON object: exact types, keys beyond those listed ignored, as in-toto wants it in what is signed."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, alias_generator=to_camel, defer_build=True)
-
-
-_Hint = Annotated[str, Field(min_length=64, max_length=64, pattern=re.compile("[0-9a-f]{64}"))]
-_Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=_HEX)]
-
-
-class _Signature(_Part):
-    sig: str
-    keyid: str = ""
-
-
-class _Envelope(_Part):
-    payload: str
-    payload_type: Literal["application/vnd.in-toto+json"]
-    signatures: Annotated[list[_Signature], Field(min_length=1, max_length=1)]
-
-
-class _PublicKeyHint(_Part):
-    hint: _Hint
-
-
-class _Material(_Part):
-    public_key: _PublicKeyHint
-
-
-class _Bundle(_Part):
-    # Sigstore's own readers refuse a bundle with keys that they do not know.
-    model_config = ConfigDict(extra="forbid")
-
-    media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]
-    verification_material: _Material
-    dsse_envelope: _Envelope
-
-
-class _SubjectDigest(_Part):
-    sha256: _Sha256
-
-
-class _Subject(_Part):
-    name: str
-    digest: _SubjectDigest
-
-
-class _Resource(_Part):
-    name: str
-    algorithm: Literal["sha256"]
-    digest: _Sha256
-
-
-class _Serialization(_Part):
-    # OMS v1.0 writes these keys in snake case.
-    model_config = ConfigDict(alias_generator=None)
-
-    method: Literal["files"]
-    hash_type: Literal["sha256"]
-    allow_symlinks: bool = False
-    ignore_paths: list[str] = []
-
-
-class _Predicate(_Part):
-    resources: Annotated[list[_Resource], Field(min_length=1)]
-    serialization: _Serialization
-
-
-class _Statement(_Part):
-    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
-    subject: Annotated[list[_Subject], Field(min_length=1, max_length=1)]
-    predicate_type: Literal["https://model_signing/signature/v1.0"]
-    predicate: _Predicate
-
-
-_AnyPart = TypeVar("_AnyPart", bound=_Part)
+_AnyPart = TypeVar("_AnyPart", bound=Part)
 
 
 def _statement(model_name: str, resources: Mapping[str, str]) -> dict[str, Any]:
@@ -246,10 +169,10 @@ def _malformed(fault: object) -> SignatureError:
 def _parse(data: bytes) -> _Parsed:
     if len(data) > _LARGEST:
         raise _Malformed(f"it has {len(data)} bytes where at most {_LARGEST} are expected")
-    bundle = _part(_Bundle, _json(data, "the bundle"), "the bundle")
+    bundle = _part(Bundle, _json(data, "the bundle"), "the bundle")
     envelope = bundle.dsse_envelope
     payload = _unbase64(envelope.payload, "dsseEnvelope.payload")
-    statement = _part(_Statement, _json(payload, "the signed payload"), "the signed payload")
+    statement = _part(InTotoStatement, _json(payload, "the signed payload"), "the signed payload")
     _check(statement)
     signature = _unbase64(envelope.signatures[0].sig, "dsseEnvelope.signatures.0.sig")
     hint = bundle.verification_material.public_key.hint
@@ -289,7 +212,7 @@ def _departure(data: bytes, canonical: bytes) -> str:
     return f"at byte {place:,} it has {found} where {expected} is expected, and what is not signed has one form only"
 
 
-def _check(statement: _Statement) -> None:
+def _check(statement: InTotoStatement) -> None:
     """What types alone do not say: plain unique names, nothing ignored that is listed, a root digest that fits."""
     subject, resources = statement.subject[0], statement.predicate.resources
     if fault := _text_fault(subject.name):

@@ -50,6 +50,16 @@ def recording(
 
     Yields:
         What has been described, left alone and failed so far.
+
+    Example:
+        >>> import torch
+        >>> model = manifest.load("ckpt.pt")
+        >>> with manifest.recording(key="release.key", golden="none") as recorder:
+        ...     torch.save(model.state_dict(), "next.pt")
+        >>> [path.name for path in recorder.described]
+        ['next.pt']
+        >>> manifest.verify("next.pt", key="release.pub", fast=True).passed
+        True
     """
     recorder = new_recorder(key, golden, strict=strict, **record)
     with recorder, Patches() as patches, _Savers(recorder) as savers:

@@ -52,6 +52,14 @@ def torch_save(
 
     Raises:
         ManifestError: It was saved, and its model cannot be described.
+
+    Example:
+        >>> model = manifest.load("ckpt.pt")
+        >>> written = manifest.torch_save({"model": model.state_dict(), "epoch": 4}, "next.pt", golden=False)
+        >>> written.checkpoint.state.path
+        ['model']
+        >>> manifest.verify("next.pt", fast=True).passed
+        True
     """
     if not isinstance(f, str | os.PathLike):
         torch.save(obj, f, *args, **kwargs)

@@ -71,6 +71,13 @@ def audit(
 
     Raises:
         InputError: There is no such file, or what is claimed of it or demanded makes no sense.
+
+    Example:
+        >>> report = manifest.audit("weights.safetensors")
+        >>> str(report.safety), report.container
+        ('safe', 'safetensors')
+        >>> [f"{rung.name}: {rung.outcome}" for rung in report.rungs]
+        ['format: pass', 'identity: pass', 'completeness: skip', 'numbers: pass']
     """
     path = Path(path)
     demanded = None if policy is None else _demanded(policy)

@@ -71,11 +71,21 @@ def answer(
     Args:
         model: The model, however it was made.
         checkpoint: The checkpoint whose manifest names the probe.
-        preprocess: PIL image → tensor, as the model is really given its images; as recorded when None.
-        tokenizer: Prompts → token ids, likewise.
+        preprocess: PIL image → float32 of shape (3, height, width), as the model is really given its images; as
+            recorded when None.
+        tokenizer: List of prompts → token ids, int64 of shape (prompts, context length), likewise.
+
+    Returns:
+        Each output by name, as its shape, norm, digest and sketch. Of a CLIP they have the shapes (images, width),
+        (prompts, width) and, for `logits`, (images, prompts). Its `reading` gives probabilities between 0 and 1.
 
     Raises:
         ArchitectureError: The model fails on the probe, or the manifest has none.
+
+    Example:
+        >>> answers = manifest.answer(manifest.load("ckpt.pt"), "ckpt.pt")
+        >>> {name: output.shape for name, output in answers.outputs.items()}
+        {'image_features': [4, 64], 'text_features': [8, 64], 'logits': [4, 8]}
     """
     subject = open_target(checkpoint)
     try:
@@ -98,15 +108,25 @@ def compare(
     Args:
         answers: The model, or what it said: as `answer` returned it, or the JSON file of that.
         checkpoint: The checkpoint; it is rebuilt only where there is a difference to explain.
-        preprocess: PIL image → tensor, as the model is really given its images; as recorded when None.
-        tokenizer: Prompts → token ids, likewise.
+        preprocess: As of `answer`.
+        tokenizer: As of `answer`.
         across_precisions: Compare answers in another precision than is on record, by how far that precision moves the
             model that is on record.
         allow: Modules of your own that may be imported to rebuild the model.
 
+    Returns:
+        A rung for the golden outputs and one for integrity. Distances are relative: the L2 norm of the difference,
+        which sketches tell within about 9%, over that of the recorded output.
+
     Raises:
         NoManifestError: There is no manifest to go by.
         InputError: The answers are not those to this checkpoint's probe, or of another precision.
+
+    Example:
+        >>> model = manifest.load("ckpt.pt")
+        >>> report = manifest.compare(model, "ckpt.pt")
+        >>> [f"{rung.name}: {rung.outcome}" for rung in report.rungs]
+        ['golden: pass', 'integrity: pass']
     """
     subject = open_target(checkpoint)
     try:

@@ -49,10 +49,22 @@ def describe(
         state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
         **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
 
+    Returns:
+        The manifest that was written.
+
     Raises:
         UnknownModelError: The family has no such model.
         ArchitectureError: The architecture does not fit the weights.
         IncompleteModelError: A component is missing or untrained and not declared in `partial`.
+
+    Example:
+        >>> written = manifest.create(
+        ...     "weights.safetensors", "digits-clip", model_config="digits-clip.json", golden=False
+        ... )
+        >>> written.architecture.family, written.architecture.name
+        ('open_clip', 'digits-clip')
+        >>> manifest.verify("weights.safetensors", fast=True).passed
+        True
     """
     checkpoint = require_checkpoint(path)
     require_recordable(checkpoint.name)

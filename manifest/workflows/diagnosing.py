@@ -51,12 +51,24 @@ def diagnose(
     Args:
         checkpoint: The checkpoint, with its manifest.
         reading: JSON file: for each image, its file (or the name of a photograph that ships with this package) and the
-            probability of each prompt, or of each of some classes.
+            probability of each prompt, or of each of some classes, between 0 and 1.
         allow: Modules of your own that may be imported to rebuild the model.
+
+    Returns:
+        A report whose findings say what was done otherwise than on record, with the argument that undoes it.
 
     Raises:
         InputError: The reading cannot be used.
         NoManifestError: There is no manifest to go by.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> readings = manifest.answer(manifest.load("ckpt.pt"), "ckpt.pt").reading
+        >>> card = [{"image": each.image, "prompts": each.prompts} for each in readings]
+        >>> _ = Path("card.json").write_text(json.dumps(card))
+        >>> manifest.diagnose("ckpt.pt", "card.json").passed  # the card was written with the model as it is
+        True
     """
     published = read_published(Path(reading))
     subject = open_target(checkpoint)

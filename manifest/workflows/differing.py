@@ -41,6 +41,18 @@ def diff(
     Raises:
         NoManifestError: One of them has no manifest.
         CheckpointError: One of them cannot be read.
+
+    Example:
+        >>> import torch
+        >>> model = manifest.load("ckpt.pt")
+        >>> with torch.no_grad():
+        ...     _ = model.logit_scale.add_(1)
+        >>> _ = manifest.save(model, "next.pt", golden=False)
+        >>> report = manifest.diff("ckpt.pt", "next.pt")
+        >>> report.exit_code
+        1
+        >>> [finding.message for finding in report.findings()]
+        ['In the logit scale, 1 of 1 tensors differ: logit_scale.']
     """
     first, second = open_target(one), open_target(other)
     try:

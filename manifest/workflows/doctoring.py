@@ -72,6 +72,13 @@ def doctor(
 
     Raises:
         ManifestError: The model cannot be made, or is of no known family.
+
+    Example:
+        >>> report = manifest.doctor(manifest.load("ckpt.pt"))
+        >>> report.passed
+        True
+        >>> [rung.name for rung in report.rungs][:5]
+        ['modes', 'operators', 'switches', 'repeat', 'eval mode']
     """
     with granted([*allow, *([str(subject).partition(":")[0]] if family == "callable" else [])]):
         if isinstance(subject, nn.Module):

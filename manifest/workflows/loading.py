@@ -57,10 +57,19 @@ def load(
         allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it.
         state: Which model of several, by the keys that lead to its weights joined with dots: `state_dict_ema`.
 
+    Returns:
+        The model, of the class, the element types and the tied weights that were saved.
+
     Raises:
         VerificationError: The checkpoint does not keep its manifest's promise; the report says how.
         NoManifestError: There is no manifest to go by.
         InputError: The manifest describes no such model.
+
+    Example:
+        >>> import torch
+        >>> model = manifest.load("ckpt.pt", key="release.pub")
+        >>> model.encode_image(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 64])
     """
     _, model = rebuilt(path, key=key, verify=verify, allow=allow, state=state)
     with neutral_process():
@@ -95,10 +104,22 @@ def rebuilt(
 
 
 def load_transforms(path: str | os.PathLike[str]) -> Transforms:
-    """The preprocessing (PIL image → tensor) and tokenizer (prompts → token ids) that a checkpoint was saved with.
+    """The preprocessing and the tokenizer that a checkpoint was saved with.
+
+    Returns:
+        `preprocess`, which takes a PIL image of any size to float32 of shape (3, height, width), and `tokenizer`, which
+        takes a list of prompts to int64 of shape (prompts, context length). Either is None where the model has none.
 
     Raises:
         ArchitectureError: The tokenizer's vocabulary is not at hand; the message says how to get it.
+
+    Example:
+        >>> from PIL import Image
+        >>> preprocess, tokenizer = manifest.load_transforms("ckpt.pt")
+        >>> preprocess(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 32, 32])
+        >>> tokenizer(["a photo of a cat", "a photo of a dog"]).shape
+        torch.Size([2, 8])
     """
     architecture = read_manifest(require_checkpoint(path)).architecture
     preprocess, tokenizer = family(architecture.family).transforms(architecture)

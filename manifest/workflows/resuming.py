@@ -75,6 +75,12 @@ def load_checkpoint(
         VerificationError: The checkpoint does not keep its manifest's promise; the report says how.
         NoManifestError: There is no manifest to go by.
         CheckpointError: What is beside the weights cannot be read without running code.
+
+    Example:
+        >>> checkpoint = manifest.load_checkpoint("ckpt.pt", key="release.pub")
+        >>> checkpoint["epoch"], checkpoint.manifest.weights.parameters
+        (3, 3484545)
+        >>> model = checkpoint.model.train()
     """
     subject, model = rebuilt(path, key=key, verify=verify, allow=allow)
     content = _content(_stored(subject))

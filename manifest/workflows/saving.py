@@ -87,6 +87,14 @@ def save(
         ArchitectureError: The model cannot be rebuilt exactly.
         StorageError: The place cannot be written; nothing was changed.
         GroupError: Of a sharded model: one of the processes could not do its part.
+
+    Example:
+        >>> model = manifest.load("ckpt.pt")
+        >>> written = manifest.save(model, "next.pt", key="release.key", extras={"epoch": 4})
+        >>> written.weights.parameters
+        3484545
+        >>> manifest.verify("next.pt", key="release.pub", fast=True).passed
+        True
     """
     if is_copy(model):
         return None

@@ -104,6 +104,14 @@ def save_distributed(
         IncompleteModelError: By a process alone: part of the model was never trained.
         ArchitectureError: By a process alone: the model cannot be rebuilt exactly.
         StorageError: By a process alone: the place cannot be written.
+
+    Example:
+        >>> model = manifest.load("ckpt.pt")
+        >>> written = manifest.save_distributed(model, "step-4", extras={"step": 4}, golden=False)
+        >>> written.checkpoint.container, written.provenance.step
+        ('dcp', 4)
+        >>> manifest.verify("step-4", fast=True).passed
+        True
     """
     together = ProcessGroup(process_group)
     target = Path(directory)
@@ -159,6 +167,14 @@ def describe_distributed(
 
     Raises:
         GroupError: One of several processes failed; all of them raise it, and the message says which and why.
+
+    Example:
+        >>> import torch.distributed.checkpoint as dcp
+        >>> model = manifest.load("ckpt.pt")
+        >>> _ = dcp.save({"model": model.state_dict()}, checkpoint_id="step-5")
+        >>> written = manifest.describe_distributed("step-5", model, golden=False)
+        >>> written.checkpoint.state.path
+        ['model']
     """
     return describe_together(
         ProcessGroup(process_group),

@@ -1,7 +1,7 @@
 """Verifying: the ladder of checks, from who signed a checkpoint to whether it still says the same thing.
 
 Every rung passes, warns, fails or is skipped with its reason, and a failed rung does not hide the others. The first
-four need no torch; the rest are in `rebuilding`, which is imported only when they are climbed.
+four need no torch; the rest are in `checks.rebuild`, which is imported only when they are climbed.
 """
 
 from __future__ import annotations
@@ -47,13 +47,20 @@ def verify(
         policy: What a release demands beyond the manifest's promise: a YAML file.
 
     Returns:
-        Every rung with its outcome, reason, time and findings; `report.exit_code` is 0 when none failed.
+        Every rung with its outcome, reason, time in seconds and findings; `report.exit_code` is 0 when none failed.
 
     Raises:
         InputError: There is no such file.
         NoManifestError: It has no manifest.
         DocumentError: Its manifest is not valid.
         KeyFileError: The key cannot be used.
+
+    Example:
+        >>> report = manifest.verify("ckpt.pt", key="release.pub")
+        >>> report.passed, report.exit_code
+        (True, 0)
+        >>> [rung.name for rung in report.rungs]
+        ['trust', 'integrity', 'format', 'completeness', 'architecture', 'environment', 'golden']
     """
     demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
     subject = open_target(path)

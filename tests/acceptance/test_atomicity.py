@@ -110,7 +110,7 @@ def replaced(digits: Any, original: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "old" / "ckpt.pt", tmp_path / "new" / "ckpt.pt"
 
 
-def test_pending_sidecars_of_a_finished_checkpoint_are_used_by_a_read_and_put_in_place_by_a_repair(
+def test_pending_sidecars_of_a_whole_save_are_used_by_reads_and_placed_by_a_repair(
     replaced: tuple[Path, Path],
 ) -> None:
     path, done = replaced

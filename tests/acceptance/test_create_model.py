@@ -90,7 +90,7 @@ def test_mismatch_policy_that_is_none_is_refused() -> None:
         manifest.create_model("ViT-B-32", on_mismatch="ignore")  # type: ignore[arg-type]
 
 
-def test_position_embedding_that_would_be_interpolated_is_refused_until_asked_for_and_then_recorded(
+def test_interpolated_position_embedding_is_refused_until_asked_for_then_recorded(
     digits: Any, digits_model: Any, tmp_path: Path
 ) -> None:
     weights = str(tmp_path / "x.pt")
@@ -109,7 +109,7 @@ def test_position_embedding_that_would_be_interpolated_is_refused_until_asked_fo
     ]
 
 
-def test_position_embedding_is_interpolated_from_weights_with_a_manifest_when_asked_for(
+def test_position_embedding_of_described_weights_is_interpolated_when_asked_for(
     digits: Any, digits_model: Any, tmp_path: Path
 ) -> None:
     manifest.save(digits_model, tmp_path / "x.pt", golden=False)
@@ -143,7 +143,7 @@ def timm_weights(place: Path, **changes: Any) -> Path:
     return place / "x.pth"
 
 
-def test_timm_head_that_would_be_begun_anew_is_refused_until_asked_for_and_then_recorded(tmp_path: Path) -> None:
+def test_timm_head_begun_anew_is_refused_until_asked_for_and_then_recorded(tmp_path: Path) -> None:
     overlay = {"file": str(timm_weights(tmp_path)), "num_classes": 5}
     arguments: dict[str, Any] = {"family": "timm", "pretrained": True, "pretrained_cfg_overlay": overlay}
     with pytest.raises(

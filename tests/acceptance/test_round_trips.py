@@ -62,7 +62,7 @@ def test_model_goes_through_every_container_and_says_the_same(
         path.unlink()
 
 
-def test_created_manifest_of_a_wrapped_checkpoint_loads_and_says_where_the_weights_were(
+def test_created_manifest_of_wrapped_weights_loads_and_says_where_they_were(
     digits: Any, digits_model: Any, tmp_path: Path
 ) -> None:
     prefixed = {f"module.{name}": value for name, value in digits_model.state_dict().items()}

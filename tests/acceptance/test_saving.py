@@ -207,7 +207,7 @@ class _Trap:
         return os.mkdir, (os.fspath(self.file),)
 
 
-def test_checkpoint_with_code_beside_its_weights_fails_verify_and_still_loads_without_running_it(
+def test_checkpoint_with_code_beside_its_weights_fails_verify_and_loads_without_it(
     digits_model: Any, tmp_path: Path
 ) -> None:
     path, sprung = tmp_path / "x.pt", tmp_path / "sprung"

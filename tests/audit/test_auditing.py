@@ -97,7 +97,7 @@ def test_audit_of_a_vision_tower_from_timm_says_what_it_is(tmp_path: Path) -> No
     assert "C001" in rules(claimed)
 
 
-def test_audit_of_a_clip_without_its_text_tower_says_that_it_is_missing_unless_it_is_meant(
+def test_audit_of_a_clip_without_text_tower_says_so_unless_it_is_meant(
     trained: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     vision = {name: value for name, value in trained.items() if not name.startswith(TEXT)}

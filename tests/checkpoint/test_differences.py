@@ -28,7 +28,7 @@ def test_pickle_when_the_machine_and_torch_both_read_it_then_they_read_the_same(
     differing.attempt(chance, folder)
 
 
-def test_pickles_when_written_at_random_then_a_third_of_the_plain_ones_is_read_by_both(tmp_path):
+def test_random_pickles_when_plain_then_both_readers_read_a_third_of_them(tmp_path):
     # So that the comparison is known to compare.
     became = []
     for seed in range(60):

@@ -235,7 +235,7 @@ def test_source_when_of_many_lines_then_is_searched_in_little_memory(forge):
         tracemalloc.stop()
 
 
-def test_modules_when_they_share_one_that_leads_nowhere_then_it_is_not_followed_for_ever(forge, refusal):
+def test_modules_when_they_share_one_leading_nowhere_then_following_it_ends(forge, refusal):
     # Minutes: each of the modules in the list went through all that they share.
     shared = module(forge, many(forge, 30_000, b"N"), b"")
     others = b"".join(
@@ -274,7 +274,7 @@ def test_things_beside_the_weights_when_there_are_many_then_are_counted_and_not_
         tracemalloc.stop()
 
 
-def test_chunks_when_they_differ_in_the_second_dimension_only_then_are_told_apart_soon(tmp_path):
+def test_chunks_when_they_differ_in_dimension_two_only_then_are_told_apart_soon(tmp_path):
     # Eight million comparisons for each tensor.
     path = distributed(tmp_path, (1, 2_000), {(0, index): torch.ones(1, 1) for index in range(2_000)})
     with open_checkpoint(path) as checkpoint:

@@ -145,7 +145,7 @@ def test_blocks_when_there_are_no_values_then_are_none():
     assert bytes(gathering.values([mapped(b"")], tensor)) == b""
 
 
-def test_blocks_when_a_dimension_is_expanded_then_repeat_the_values_in_bounded_memory():
+def test_blocks_when_a_dimension_is_expanded_then_values_repeat_in_bounded_memory():
     tensor = StridedTensor("w", "uint8", (1 << 30, 2), (0, 1), 0, (0, 2))
     with blocks_up_to(1 << 10):
         first = next(iter(gathering.blocks([mapped(b"ab")], tensor)))

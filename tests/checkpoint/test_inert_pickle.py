@@ -308,7 +308,7 @@ def test_opcodes_when_forged_into_a_pickle_then_are_named(forge):
         assert checkpoint.contents.refused_opcodes == ("INST", "DUP", "POP")
 
 
-def test_refused_opcodes_when_compared_with_torch_then_are_those_that_it_does_not_handle():
+def test_refused_opcodes_when_listed_then_are_those_that_torch_does_not_handle():
     source = inspect.getsource(weights_only.Unpickler.load)
     compared = re.findall(r"key\[0\] (?:==|in) (.*):\n", source)
     handled = {name for text in compared for name in re.findall(r"([A-Z][A-Z0-9_]*)\[0\]", text)}
@@ -346,7 +346,7 @@ GETATTR, OWNER, MEMBER = b"cbuiltins\ngetattr\n", b"cpkg.kinds\nKind\n", b"\x8c\
         "member", "twice", "kept", "duplicated", "by-inst", "lower-case", "dunder", "of-no-class", "of-itself", "bound"
     ],
 )  # fmt: skip
-def test_getattr_when_all_of_it_is_for_members_of_enumerations_then_these_are_named_and_not_it(script, globals_):
+def test_getattr_when_only_for_members_of_enumerations_then_these_are_named(script, globals_):
     found = run(b"\x80\x02" + script + b".").globals
     if isinstance(globals_, str):
         assert globals_ in found

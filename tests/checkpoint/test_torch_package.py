@@ -58,7 +58,7 @@ def test_module_when_in_a_package_then_its_parameters_and_buffers_are_read(expor
         check_weights(checkpoint, loaded.state_dict())
 
 
-def test_class_when_its_source_is_in_the_package_then_its_module_is_read_without_running_it(export, tmp_path):
+def test_class_when_its_source_is_packaged_then_its_module_is_read_and_not_run(export, tmp_path):
     trap = tmp_path / "trap"
     source = f"open({str(trap)!r}, 'w')\n"
     with open_checkpoint(export(source={"hostile": source}, model={"w": torch.ones(2)})) as checkpoint:
@@ -120,7 +120,7 @@ def test_package_when_no_pickle_holds_weights_then_is_refused(export, refusal):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_program_of_torchscript_when_in_a_package_then_the_weights_beside_it_are_read(export, monkeypatch):
+def test_torchscript_when_in_a_package_then_the_weights_beside_it_are_read(export, monkeypatch):
     monkeypatch.setattr(package_exporter, "_gate_torchscript_serialization", False)
     saved = {"program": torch.jit.script(nn.Linear(3, 2)), "w": torch.ones(3)}
     with open_checkpoint(export(net=saved)) as checkpoint:

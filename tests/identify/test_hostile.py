@@ -69,6 +69,6 @@ def test_fingerprint_when_the_order_differs_then_is_the_same(shapes: dict[str, t
     assert index.fingerprint(shapes) == index.fingerprint(dict(reversed(shapes.items())))
 
 
-def test_names_with_numbers_that_python_would_write_otherwise_when_folded_stay_as_they_are() -> None:
+def test_names_with_numbers_in_another_spelling_when_folded_then_stay_as_they_are() -> None:
     names = ["a.00", "a.01", "a.٣", "a." + "9" * 5000]
     assert fold(names) == names

@@ -52,7 +52,7 @@ def test_configs_that_collide_are_those_that_are_known_to() -> None:
     assert {frozenset(group) for group in groups.values() if len(group) > 1} == COLLIDING
 
 
-def test_twins_that_differ_in_activation_when_identified_then_it_is_told_with_the_tags_that_need_quick_gelu(
+def test_twins_by_activation_when_identified_then_tags_with_quick_gelu_are_told(
     state: Callable[..., dict[str, tuple[int, ...]]],
 ) -> None:
     found = identify(state("open_clip", "ViT-B-32"))

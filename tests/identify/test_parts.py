@@ -44,7 +44,7 @@ def test_vision_tower_saved_by_itself_when_identified_then_it_is_taken_for_that_
     assert found.candidates[0].stored["visual.proj"] == "proj"
 
 
-def test_file_without_a_vision_tower_when_identified_then_all_of_one_text_tower_are_named(state: Of) -> None:
+def test_file_without_vision_tower_when_identified_then_all_with_its_text_are_named(state: Of) -> None:
     found = identify({each: s for each, s in state("open_clip", "ViT-B-32").items() if not each.startswith("visual.")})
     assert missing_roles(found.candidates[0]) == {"vision_tower", "vision_projection"}
     assert {"ViT-B-32", "ViT-B-16"} <= {candidate.name for candidate in found.candidates}
@@ -76,7 +76,7 @@ def test_timm_tower_of_a_clip_when_identified_then_it_is_said_that_it_is_alone(s
     )
 
 
-def test_timm_tower_with_the_projection_of_a_clip_when_identified_then_its_activation_is_not_taken_for_known(
+def test_timm_tower_in_a_clip_when_identified_then_its_activation_is_not_known(
     state: Of,
 ) -> None:
     projected = {"head.weight": (512, 768), "head.bias": (512,)}
@@ -122,7 +122,7 @@ def test_other_image_size_when_identified_then_the_position_embedding_is_reshape
     )
 
 
-def test_text_tower_of_hugging_face_when_identified_then_it_is_said_that_its_sizes_are_not_known(state: Of) -> None:
+def test_text_tower_of_hugging_face_when_identified_then_sizes_are_said_unknown(state: Of) -> None:
     images = {each: s for each, s in state("open_clip", "ViT-B-32").items() if each.startswith("visual.")}
     texts = {f"text.transformer.encoder.layer.{number}.output.dense.weight": (768, 3072) for number in range(12)}
     found = identify({**images, **texts, "logit_scale": ()})

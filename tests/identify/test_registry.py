@@ -17,7 +17,7 @@ def test_file_when_its_hash_begins_as_published_then_it_is_known() -> None:
     assert found == KnownFile("open_clip", "ViT-B-32-quickgelu", "laion400m_e32", True, 8)
 
 
-def test_files_of_timm_and_torchvision_when_their_hashes_begin_as_published_then_they_are_known() -> None:
+def test_files_of_timm_and_torchvision_when_hashes_begin_as_published_then_are_known() -> None:
     assert known_file("0676ba61") == KnownFile("torchvision", "resnet50", "IMAGENET1K_V1", None, 8)
     assert known_file("14fe96d1") == KnownFile("timm", "resnet50", "a1_in1k", None, 8)
 

@@ -178,7 +178,7 @@ def test_release_of_siglip_when_identified_then_it_is_the_model_of_open_clip(
     assert found.candidates[0].stored["visual.trunk.pos_embed"] == f"{prefix}img/pos_embedding"
 
 
-def test_release_of_siglip_when_loaded_by_open_clip_then_it_reads_each_array_that_is_renamed(tmp_path: Path) -> None:
+def test_release_of_siglip_when_open_clip_loads_it_then_each_renamed_array_is_read(tmp_path: Path) -> None:
     trunk = timm.models.vision_transformer.VisionTransformer(
         img_size=8,
         patch_size=4,
@@ -206,6 +206,6 @@ def test_release_of_siglip_when_loaded_by_open_clip_then_it_reads_each_array_tha
     assert converted.shapes == shapes
 
 
-def test_scanned_layers_without_end_when_identified_then_there_are_no_more_than_any_model_has() -> None:
+def test_scanned_layers_when_far_too_many_then_no_architecture_is_found() -> None:
     found = identify({"img/Transformer/encoderblock/LayerNorm_0/scale": (1 << 60, 768), "t": (1,)})
     assert found.candidates == ()

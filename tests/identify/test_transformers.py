@@ -105,14 +105,14 @@ def test_classes_of_one_form_when_identified_then_both_are_named() -> None:
     )
 
 
-def test_file_of_older_versions_when_identified_then_their_tables_and_prefixes_do_not_count() -> None:
+def test_file_of_an_older_version_when_identified_then_old_names_do_not_count() -> None:
     shapes = {f"vision_model.{each}": tuple(t.shape) for each, t in make("CLIPVisionModel").state_dict().items()}
     found = identify({**shapes, "vision_model.embeddings.position_ids": (1, 10)})
     assert [candidate.name for candidate in found.candidates] == ["CLIPVisionModel"]
     assert found.exact
 
 
-def test_clip_without_its_text_tower_when_identified_then_a_class_of_images_is_nearest() -> None:
+def test_clip_without_text_tower_when_identified_then_an_image_class_is_nearest() -> None:
     shapes = {each: tuple(t.shape) for each, t in make("CLIPModel").state_dict().items()}
     found = identify({each: shape for each, shape in shapes.items() if not each.startswith("text")})
     assert not found.exact
@@ -121,7 +121,7 @@ def test_clip_without_its_text_tower_when_identified_then_a_class_of_images_is_n
     assert names["CLIPModel"].absent_roles == ("text_tower", "text_projection")
 
 
-def test_classifier_of_other_sizes_throughout_when_one_tensor_is_reshaped_then_it_is_told(tmp_path: Path) -> None:
+def test_classifier_of_other_sizes_when_one_tensor_is_reshaped_then_it_is_told(tmp_path: Path) -> None:
     shapes = saved(make("ViTForImageClassification"), tmp_path)
     found = identify({**shapes, "vit.encoder.layer.1.output.dense.weight": (32, 47)})
     assert found.candidates[0].name == "ViTForImageClassification"

@@ -46,9 +46,7 @@ def test_wrapped_model_when_identified_then_its_prefix_is_removed(
 
 
 @pytest.mark.parametrize(("library", "name"), MODELS, ids=[name for _, name in MODELS])
-def test_averaged_model_with_its_counter_when_identified_then_the_counter_does_not_count(
-    library: str, name: str, state: Of
-) -> None:
+def test_averaged_model_when_identified_then_its_counter_does_not_count(library: str, name: str, state: Of) -> None:
     found = identify({"n_averaged": (), **{f"module.{each}": shape for each, shape in state(library, name).items()}})
     assert found.exact
     assert name in {candidate.name for candidate in found.candidates}
@@ -77,7 +75,7 @@ def test_wrapped_blocks_when_identified_then_the_wrappers_within_are_removed(wra
     assert found.renaming == ('prefix "module." removed', "wrappers within removed")
 
 
-def test_tensor_of_the_same_name_beside_a_prefix_when_identified_then_the_fit_is_not_exact(state: Of) -> None:
+def test_tensor_when_there_with_and_without_prefix_then_the_fit_is_not_exact(state: Of) -> None:
     shapes = {f"model.{each}": shape for each, shape in state("torchvision", "resnet18").items()}
     assert not identify({**shapes, "fc.weight": (1000, 512)}).exact
 

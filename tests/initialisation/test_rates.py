@@ -223,7 +223,7 @@ def test_trained_components_are_never_called_initialised(trained: dict[Case, dic
     assert accused == []
 
 
-def test_trained_components_with_norms_are_called_trained_where_the_type_can_hold_the_steps(
+def test_components_with_norms_when_trained_then_are_called_so_unless_in_float16(
     trained: dict[Case, dict[str, Evidence]],
 ) -> None:
     missed = [

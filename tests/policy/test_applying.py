@@ -83,7 +83,7 @@ def test_trained_concerns_the_required_components_alone() -> None:
     assert rules(held(policy(components={"trained": True}), content)) == ["P013"]
 
 
-def test_component_that_shows_no_training_does_not_meet_the_demand_and_is_not_called_untrained() -> None:
+def test_component_that_shows_no_training_fails_the_demand_yet_is_not_untrained() -> None:
     content = report(components=[part("logit_scale", training="unknown")])
     (item,) = held(policy(components={"trained": True}), content).findings()
     assert item.rule == "P013"

@@ -530,7 +530,7 @@ NAMED_BY_HAND = frozenset(
 """Functions of torch's compiled parts, which say that they are of no module."""
 
 
-def test_list_of_classes_when_the_libraries_are_those_recorded_then_is_what_the_script_makes(whole):
+def test_list_of_classes_when_made_anew_from_the_same_libraries_then_is_the_same(whole):
     logging.disable(logging.WARNING)
     try:
         script = importlib.machinery.SourceFileLoader(

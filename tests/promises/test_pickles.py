@@ -125,7 +125,7 @@ def write(path: Path, pickle: bytes, storages: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("row", OTHER_WEIGHTS, ids=str)
-def test_file_when_torch_would_load_other_weights_then_is_refused_or_listed_as_torch_does(row, tmp_path):
+def test_file_when_torch_reads_it_otherwise_then_is_refused_or_listed_as_torch_does(row, tmp_path):
     pickle = row.make()
     path = write(tmp_path / "made.pt", pickle, {key: data for key, data in DATA.items() if text(key) in pickle})
     if row.exit == 2:
@@ -228,9 +228,7 @@ def test_file_when_cut_while_it_is_read_then_is_told_in_a_sentence(what, tmp_pat
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_byte_when_flipped_in_a_shard_or_a_distributed_file_then_is_found_or_refused_without_a_traceback(
-    seed, tmp_path
-):
+def test_byte_of_a_shard_or_dcp_file_when_flipped_then_is_found_or_refused(seed, tmp_path):
     chance = random.Random(seed)
     state = {f"layer{index}.weight": torch.randn(8, 8) for index in range(4)}
     folder = tmp_path / "many"

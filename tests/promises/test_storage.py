@@ -645,7 +645,7 @@ def test_sidecars_of_another_checkpoint(attempt: Attempt, place: Path) -> None:
     check(attempt, *command("verify", path, "--fast", "--key", place / "release.pub", "--format", "json"))
 
 
-def test_a_recorded_save_that_is_moved_or_deleted_at_once_keeps_its_manifest_or_leaves_nothing(
+def test_recorded_save_when_moved_or_deleted_then_keeps_its_manifest_or_leaves_none(
     tmp_path: Path, digits_model: Any
 ) -> None:
     with recording(golden="none"):

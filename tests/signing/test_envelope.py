@@ -175,9 +175,7 @@ def test_bundle_when_no_key_is_given_then_is_not_verified(bundle: bytes) -> None
     assert raised.value.rule == "T003"
 
 
-def test_bundle_when_payload_was_changed_and_made_consistent_then_says_it_was_changed(
-    key: PrivateKey, bundle: bytes
-) -> None:
+def test_bundle_when_changed_and_made_consistent_then_says_it_was_changed(key: PrivateKey, bundle: bytes) -> None:
     forged = json.loads(bundle)
     payload = _payload(bundle)
     _with_names("ckpt.pt", "other.pt")(payload)

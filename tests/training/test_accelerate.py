@@ -66,7 +66,7 @@ def test_recording_when_accelerate_saves_then_nothing_else_is_described(recorded
     assert not recorder.failed
 
 
-def test_recording_when_accelerate_resumes_then_the_weights_are_those_of_one_training_without_it(recorded, tmp_path):
+def test_recording_when_accelerate_resumes_then_weights_are_those_without_recording(recorded, tmp_path):
     accelerator, model, optimizer = prepared()
     steps(accelerator, model, optimizer, 4)
     plain = accelerator.unwrap_model(model, keep_torch_compile=False).state_dict()

@@ -109,7 +109,7 @@ def described(tmp_path_factory):
     return train(clip, folder, callback()), folder
 
 
-def test_train_when_it_is_over_then_each_checkpoint_passes_and_the_last_says_what_the_model_says(described):
+def test_train_when_over_then_checkpoints_pass_and_the_last_says_what_the_model_says(described):
     model, folder = described
     assert passes(folder / "checkpoint-2" / "model.safetensors")
     assert passes(folder / "checkpoint-4" / "model.safetensors")
@@ -130,7 +130,7 @@ def test_train_when_it_resumes_then_it_goes_on_and_describes_what_it_saves(descr
     assert passes(tmp_path / "checkpoint-6" / "model.safetensors")
 
 
-def test_train_when_tied_weights_are_stored_once_then_the_checkpoint_passes_and_loads(tmp_path):
+def test_train_when_tied_weights_are_stored_once_then_checkpoint_passes_and_loads(tmp_path):
     model = train(bert, tmp_path, callback())
     saved = tmp_path / "checkpoint-4" / "model.safetensors"
     assert passes(saved)
@@ -141,7 +141,7 @@ def test_train_when_tied_weights_are_stored_once_then_the_checkpoint_passes_and_
 
 
 @pytest.mark.parametrize("make", [resnet, vit])  # of the one the file has the module's names, of the other older ones
-def test_train_when_the_model_is_an_image_classifier_then_its_golden_outputs_are_of_photographs(make, tmp_path):
+def test_train_when_it_classifies_images_then_golden_outputs_are_of_photographs(make, tmp_path):
     train(make, tmp_path, callback())
     saved = tmp_path / "checkpoint-4" / "model.safetensors"
     assert passes(saved)
@@ -204,7 +204,7 @@ def test_train_when_it_raises_then_what_was_saved_is_described(tmp_path):
 
 
 @pytest.mark.filterwarnings("error::manifest.errors.NoManifestWarning")
-def test_recording_when_a_script_uses_the_trainer_without_the_callback_then_it_describes_all_the_same(tmp_path):
+def test_recording_when_the_trainer_has_no_callback_then_saves_are_described(tmp_path):
     with manifest.recording(golden="none") as recorder:
         train(vit, tmp_path, steps=6, save_total_limit=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]

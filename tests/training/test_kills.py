@@ -157,7 +157,7 @@ WHOLE = {"old, whole", "new, whole"}
 
 @pytest.mark.parametrize("width", [64, 768], ids=["small", "large"])
 @pytest.mark.parametrize("how", ["save", "recorded"])
-def test_a_save_that_is_killed_leaves_a_whole_checkpoint_and_nothing_that_a_repair_does_not_remove(
+def test_killed_save_leaves_a_whole_checkpoint_and_nothing_that_a_repair_keeps(
     tmp_path: Path, request: pytest.FixtureRequest, how: str, width: int
 ) -> None:
     kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 10

@@ -134,7 +134,7 @@ def test_fit_when_it_resumes_then_it_goes_on_and_describes_what_it_saves(describ
     assert torch.load(tmp_path / "step=6.ckpt", weights_only=False)["global_step"] == 6
 
 
-def test_fit_when_it_raises_then_what_was_saved_is_described_and_everything_is_put_back(tmp_path):
+def test_fit_when_it_raises_then_saves_are_described_and_everything_is_put_back(tmp_path):
     class Failing(pl.Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == 3:
@@ -146,7 +146,7 @@ def test_fit_when_it_raises_then_what_was_saved_is_described_and_everything_is_p
     assert not hasattr(torch.save, "__wrapped__")
 
 
-def test_fit_when_another_thread_saves_then_it_is_described_in_the_thread_that_trains(tmp_path):
+def test_fit_when_another_thread_saves_then_the_training_thread_describes_it(tmp_path):
     fit(tmp_path, callback(), plugins=[AsyncCheckpointIO()])
     assert passes(tmp_path / "step=4.ckpt")
 
@@ -163,7 +163,7 @@ def test_fit_when_it_is_signed_then_the_signature_holds(tmp_path):
     assert "noise" in (tmp_path / "step=4.ckpt.manifest.json").read_text()
 
 
-def test_fit_when_the_strategy_saves_in_parts_then_they_are_left_alone_with_the_reason(tmp_path):
+def test_fit_when_the_strategy_saves_in_parts_then_they_are_left_alone_and_told(tmp_path):
     class InParts(SingleDeviceStrategy):
         def save_checkpoint(self, checkpoint: Any, filepath: Any, storage_options: Any = None) -> None:
             del storage_options
@@ -175,7 +175,7 @@ def test_fit_when_the_strategy_saves_in_parts_then_they_are_left_alone_with_the_
     assert not has_manifest(tmp_path / "step=4.ckpt")
 
 
-def test_recording_when_a_script_uses_lightning_without_the_callback_then_it_describes_all_the_same(tmp_path):
+def test_recording_when_lightning_runs_without_the_callback_then_saves_are_described(tmp_path):
     with manifest.recording(golden="none") as recorder:
         fit(tmp_path)
     assert [path.name for path in recorder.described][-1] == "step=4.ckpt"

@@ -47,7 +47,7 @@ def untouched() -> Iterator[None]:
     assert flags() == before
 
 
-def test_the_same_seed_draws_the_same_and_the_stream_outside_goes_on_as_if_nothing_had_been() -> None:
+def test_the_same_seed_draws_the_same_and_the_stream_outside_is_undisturbed() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     undisturbed = drawn(), drawn()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)

@@ -161,7 +161,7 @@ def test_tokenizer_of_an_unknown_class_is_none() -> None:
     assert load_tokenizer(record) is None
 
 
-def test_module_whose_attention_mask_was_changed_is_not_taken_for_what_its_config_builds() -> None:
+def test_module_when_its_attention_mask_is_changed_then_is_not_as_its_config_builds() -> None:
     module: Any = FAMILY.build(described("ViT-B-32"))
     module.attn_mask[0, 1] = 0.0
     with pytest.raises(ArchitectureError, match="attn_mask: a buffer that no checkpoint holds has other values"):

@@ -114,14 +114,14 @@ def test_member_when_it_climbs_out_then_is_refused_and_nothing_is_kept(packages,
     assert list(tmp_path.rglob("*.pt")) == []
 
 
-def test_version_when_the_index_has_others_only_then_that_is_not_an_unreachable_index(packages, publish, cache):
+def test_version_when_the_index_lacks_it_then_that_is_not_an_unreachable_index(packages, publish, cache):
     package = publish(**{"model.pt": b"1"})._replace(version="2.0")
     with pytest.raises(packages.PackageError, match="pip could not download it") as caught:
         packages.fetch(package, cache)
     assert not isinstance(caught.value, packages.IndexUnreachableError)
 
 
-def test_script_when_no_index_can_be_reached_then_says_so_in_one_sentence_and_exits_with_2(packages, tmp_path):
+def test_script_when_no_index_is_reached_then_says_so_in_a_sentence_and_exits_with_2(packages, tmp_path):
     unreachable = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # the port `discard`, where nothing listens

@@ -94,7 +94,7 @@ def test_change_when_a_library_learned_a_hyperparameter_is_of_vocabulary() -> No
     assert not changes([old], [])[0].is_of_vocabulary
 
 
-def test_object_of_a_model_library_is_shown_with_its_attributes_and_one_of_anything_else_is_not() -> None:
+def test_object_of_a_model_library_is_shown_with_attributes_and_another_is_not() -> None:
     one, other = nn.Identity(), nn.Identity()
     one.matcher, other.matcher = Matcher(0.5, 0.4), Matcher(0.5, 0.3)
     one.path, other.path = Path("a"), Path("b")

@@ -161,7 +161,7 @@ def test_precision_gives_the_types_of_the_parameters() -> None:
     assert {parameter.dtype for parameter in FAMILY.build(architecture).parameters()} == {torch.bfloat16}
 
 
-def test_precision_that_is_asked_for_by_name_is_recorded_and_an_unknown_one_is_refused() -> None:
+def test_precision_when_asked_by_name_then_is_recorded_and_an_unknown_one_refused() -> None:
     assert FAMILY.describe(Creation("test_vit", {"precision": "fp16"})).architecture.precision == "fp16"
     with pytest.raises(ArchitectureError, match="There is no precision 'fp12'"):
         FAMILY.describe(Creation("test_vit", {"precision": "fp12"}))

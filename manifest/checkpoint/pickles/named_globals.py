@@ -6,6 +6,8 @@ that `pickle` itself translates, and the rest is what the standard library and t
 
 Harmless are only names that are listed in full: those below, each looked at, and those of `harmless_classes.json`,
 which `fixtures/harmless_classes.py` makes by looking at each class of the libraries. How a name is used, `uses` judges.
+
+This file is long because more than half of it is one table, the catalogue of names and of what each would do.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ call of one gives is asked of a table of constructors, and is an `Opaque` for ev
 torch: persistent ids are the caller's. The opcodes are those of CPython's `Lib/pickle.py` and `pickletools.py`, and do
 what torch's own unpickler (`torch/_weights_only_unpickler.py`) does where it knows them; what is not done exactly so is
 refused.
+
+This file is long because all opcodes of six protocols work on one stack, one memo and one budget of memory: they are
+the methods of one machine, and one table names the method of each.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ Tensors and storages are stand-ins that know where their values are, never the v
 that `torch.load(weights_only=True)` allows (`torch/_weights_only_unpickler.py`), and plain builtins and numpy scalars,
 which run nobody's code. Each constructor takes the arguments that torch writes for it, and gives what torch would
 (`torch/_utils.py`, `torch/_tensor.py`); other arguments are refused.
+
+This file is long because the allow-list must be seen whole: everything that a pickle may construct, each with the check
+of its arguments, is here and nowhere else.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ told, `list` goes through an iterator that never ends, and an object whose own a
 called in place of a method. So each use that the pickle machine meets is held against how such objects are saved: they
 are called with plain values, or made by `__new__` and given one state. Every other use is noted, as the name with
 `ODDLY` behind it, and is judged as unknown. Where all uses are plain, nothing calls what a pickle only names.
+
+This file is long because each kind of saved object has a check of its own for how it is called or what state it is
+given; the tables at its end list them all, so that it is seen at once which names are judged and how.
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+"""The examples in the docstrings of the public names, run as they stand there.
+
+They run in a directory with a trained checkpoint, `ckpt.pt`, signed with `release.key`; its weights alone, as
+`weights.safetensors`; and the config of its architecture.
+"""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import manifest
+from manifest.signing import generate_keys
+
+CLASSES = ("Probe", "deterministic")
+"""Public classes that people make themselves; the others are what functions return."""
+FUNCTIONS = [name for name in manifest.__all__ if inspect.isfunction(getattr(manifest, name))]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, digits: ModuleType) -> Path:
+    """Where the examples run, one after the other."""
+    place = tmp_path_factory.mktemp("examples")
+    generate_keys(place / "release")
+    shutil.copy(digits.WEIGHTS, place / "weights.safetensors")
+    shutil.copy(digits.HERE / "digits-clip.json", place)
+    model = manifest.load(digits.WEIGHTS, verify="none")
+    manifest.save(model, place / "ckpt.pt", key=place / "release.key", extras={"epoch": 3})
+    return place
+
+
+def example(name: str) -> doctest.DocTest:
+    text = inspect.getdoc(getattr(manifest, name)) or ""
+    return doctest.DocTestParser().get_doctest(text, {"manifest": manifest}, f"manifest.{name}", None, 0)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
+def test_public_name_when_its_docstring_is_read_then_it_shows_an_example(name):
+    section = re.search(r"^Example:\n((?: {4}.*\n?|\n)+)", inspect.getdoc(getattr(manifest, name)) or "", re.M)
+    assert section, f"manifest.{name} shows no example"
+    assert f"manifest.{name}(" in section[1]
+    assert example(name).examples
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
+def test_example_when_run_then_it_says_what_its_docstring_shows(name, directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    said: list[str] = []
+    found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example(name), out=said.append)
+    assert found.attempted
+    assert not found.failed, "".join(said)
