@@ -264,6 +264,9 @@ def remove_manifest(path: str | os.PathLike[str]) -> None:
 
     Args:
         path: The checkpoint; nothing is done where it has none.
+
+    Example:
+        >>> manifest.remove_manifest("about-to-be-overwritten.pt")
     """
     clear_sidecars(Path(path))
 

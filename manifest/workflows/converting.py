@@ -48,6 +48,13 @@ def convert(
     Raises:
         CheckpointError: The source cannot be read, or holds a tensor that safetensors cannot.
         StorageError: The source is not what its manifest describes, or the output cannot be written.
+
+    Example:
+        >>> written = manifest.convert("ckpt.pt", "converted.safetensors")
+        >>> written.checkpoint.container
+        'safetensors'
+        >>> manifest.verify("converted.safetensors", fast=True).passed
+        True
     """
     source, target = require_checkpoint(path), place_to_save(Path(output))
     if target is None:

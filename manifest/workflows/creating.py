@@ -58,7 +58,7 @@ def describe(
         IncompleteModelError: A component is missing or untrained and not declared in `partial`.
 
     Example:
-        >>> written = manifest.create(
+        >>> written = manifest.describe(
         ...     "weights.safetensors", "digits-clip", model_config="digits-clip.json", golden=False
         ... )
         >>> written.architecture.family, written.architecture.name

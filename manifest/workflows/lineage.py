@@ -36,6 +36,11 @@ def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
     Raises:
         KeyFileError: The key cannot be used.
         InputError: There are too many checkpoints.
+
+    Example:
+        >>> history = manifest.lineage(["ckpt.pt"])
+        >>> [descent.generation.name for descent in history.descents]
+        ['ckpt.pt']
     """
     trusted = public_keys(key)
     places = list(places)

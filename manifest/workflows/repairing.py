@@ -56,6 +56,11 @@ def repair(
         InputError: There is nothing at that path.
         KeyFileError: The key cannot be used.
         StorageError: The place cannot be written.
+
+    Example:
+        >>> repaired = manifest.repair("ckpt.pt")
+        >>> repaired.done, repaired.left, repaired.refused
+        ([], [], [])
     """
     place, signer = Path(path), None if key is None else private_key(key, passphrase)
     repaired = Repaired()

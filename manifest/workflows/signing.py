@@ -25,6 +25,12 @@ def sign(
 
     Raises:
         StorageError: The checkpoint is not what the manifest describes, so there is nothing to vouch for.
+
+    Example:
+        >>> manifest.sign("ckpt.pt", "release.key").name
+        'ckpt.pt.manifest.sig'
+        >>> manifest.verify("ckpt.pt", key="release.pub", fast=True).passed
+        True
     """
     checkpoint = require_checkpoint(path)
     signer = private_key(key, passphrase)
