@@ -19,8 +19,7 @@ test: $(READY)
 
 # Every model of every library, and the largest at full size; an ordinary `make test` does a sample.
 sweep: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --whole tests/sweep tests/faults tests/promises tests/acceptance/test_round_trips.py \
-		tests/identify/test_open_clip.py tests/initialisation/test_rates.py tests/training/test_kills.py tests/training/test_open_clip_train.py
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --whole $$(cat tests/swept.txt)
 
 # The lowest versions that pyproject.toml allows, but for torch, whose wheels are gigabytes: that is the one of $(VENV), unless
 # TORCH="torch==2.10.0 torchvision==0.25.0" asks for another. By the tests of the command line and of saving.

@@ -4,25 +4,95 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
 
+import manifest
 from manifest.cli import main
 
-_FIXTURES = Path(__file__).parents[1] / "fixtures"
+_ROOT = Path(__file__).parents[1]
+_FIXTURES = _ROOT / "fixtures"
+_SWEPT = Path(__file__).with_name("swept.txt")
+_LAST_SWEEP = _ROOT / ".cache" / "sweep.json"
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("manifest")
+hypothesis.settings.load_profile("manifest")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="do every case (`make sweep`), not a sample")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "whole: a case that `make sweep` does and `make test` leaves out")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is for `--whole`, and let one worker do all tests of a module that share a fixture."""
+    for item in items:
+        if item.get_closest_marker("whole") and not config.getoption("--whole"):
+            item.add_marker(pytest.mark.skip(reason="`make sweep` does it"))
+        if _shares_a_fixture(item) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def _shares_a_fixture(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture that is made once a module; each worker would make it once more."""
+    used = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    return any(found[-1].scope == "module" for found in used.values())
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not session.config.getoption("--whole") or _is_worker(session.config):
+        return
+    last = json.loads(_LAST_SWEEP.read_text(encoding="utf-8")) if _LAST_SWEEP.exists() else None
+    words = ", ".join(f"{name} {value}" for name, value in last.items()) if last else "none is known here"
+    print(f"last whole run: {words}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """After a run of all that `make sweep` does, note down when that was, of which version, and what came of it."""
+    if _is_worker(session.config) or exitstatus not in (0, 1) or not _is_all_of_the_sweep(session):
+        return
+    stats = session.config.pluginmanager.get_plugin("terminalreporter").stats  # type: ignore[union-attr]
+    found = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "version": manifest.__version__}
+    found |= {kind: len(stats.get(kind, [])) for kind in ("passed", "failed", "error", "skipped")}
+    _LAST_SWEEP.parent.mkdir(exist_ok=True)
+    _LAST_SWEEP.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of xdist's processes and not the one that reports."""
+    return hasattr(config, "workerinput")
+
+
+def _is_all_of_the_sweep(session: pytest.Session) -> bool:
+    """Whether every case of every place of `swept.txt` was asked for, and the run went to its end."""
+    config = session.config
+    chosen = ("keyword", "markexpr", "lf", "stepwise", "maxfail", "deselect", "ignore", "ignore_glob", "collectonly")
+    asked = {(config.invocation_params.dir / each).resolve() for each in config.args if "::" not in each}
+    places = {_ROOT / place for place in _SWEPT.read_text(encoding="utf-8").split()}
+    return (
+        config.getoption("--whole")
+        and places <= asked
+        and not any(getattr(config.option, name, None) for name in chosen)
+        and not session.shouldstop
+        and not session.shouldfail
+    )
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,38 @@ import manifest
 from manifest.schema.document import Manifest
 from manifest.storage.transaction import read_manifest
 
-MODELS = ("ViT-B-32-quickgelu", "RN50", "coca_ViT-B-32")
-SLOW = ("ViT-B-32", "ViT-B-16-SigLIP", "convnext_base", "MobileCLIP-S1", "EVA02-B-16")
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+VISION = {"image_size": 64, "width": 32, "head_width": 16}
+SMALL: dict[str, dict[str, Any]] = {
+    "small-vit-quickgelu": {
+        "embed_dim": 32, "quick_gelu": True, "vision_cfg": {**VISION, "layers": 2, "patch_size": 16}, "text_cfg": TEXT,
+    },
+    "small-resnet": {"embed_dim": 32, "vision_cfg": {**VISION, "layers": [1, 1, 1, 1]}, "text_cfg": TEXT},
+    "small-coca": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            **VISION, "layers": 2, "patch_size": 16, "attentional_pool": True, "attn_pooler_heads": 2,
+            "output_tokens": True,
+        },
+        "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**TEXT, "attn_pooler_heads": 2},
+        "custom_text": True,
+    },
+}  # fmt: skip
+"""open_clip's own kinds of towers, in configs of a size that takes seconds."""
+LARGE = (
+    *("ViT-B-32-quickgelu", "RN50", "coca_ViT-B-32", "ViT-B-32", "ViT-B-16-SigLIP", "convnext_base"),
+    *("MobileCLIP-S1", "EVA02-B-16"),
+)
 """Only with `--whole`, as `make sweep` has it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_configs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("configs")
+    for name, config in SMALL.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
 
 
 def saved_and_loaded(model: Any, path: Path, **options: Any) -> Manifest:
@@ -35,12 +65,8 @@ def saved_and_loaded(model: Any, path: Path, **options: Any) -> Manifest:
     return recorded
 
 
-@pytest.mark.parametrize("name", (*MODELS, *SLOW))
-def test_model_goes_through_every_container_and_says_the_same(
-    name: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if name in SLOW and not request.config.getoption("--whole", default=False):
-        pytest.skip("takes a minute; `make sweep` does it")
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.whole) for name in LARGE)])
+def test_model_goes_through_every_container_and_says_the_same(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = open_clip.create_model(name)
     zipped = saved_and_loaded(model, tmp_path / "a.pt", extras={"epoch": 3})

@@ -95,7 +95,7 @@ def test_composite_tensors_when_big_endian_then_digest_as_little_endian_ones(tmp
         assert {name: checkpoint.digest(tensor) for name, tensor in checkpoint.tensors.items()} == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.lists(st.integers(0, 6), max_size=3),
     dtype=st.sampled_from(TYPES),

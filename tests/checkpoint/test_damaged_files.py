@@ -76,7 +76,7 @@ def damaged(data: bytes, damage: list[tuple[str, float, int]]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FILES)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(damage=damages)
 def test_file_when_damaged_then_opens_or_is_refused(kind, damage):
     data = damaged(FILES[kind], damage)

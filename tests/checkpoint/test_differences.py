@@ -20,7 +20,7 @@ import differing
 from manifest.checkpoint.pickles.torch_objects import SETTABLE
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_pickle_when_the_machine_and_torch_both_read_it_then_they_read_the_same(tmp_path_factory, chance):
     folder = tmp_path_factory.getbasetemp() / "differences"

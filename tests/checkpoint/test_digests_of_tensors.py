@@ -59,13 +59,13 @@ def expected(tensor: torch.Tensor, values) -> str:
     return tensor_digest(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), values(tensor))
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(state=st.dictionaries(names, tensors(DTYPES), min_size=1, max_size=4))
 def test_digest_when_read_from_torch_zip_then_is_of_the_live_values(state, values):
     check_digests(state, values)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(state=st.dictionaries(names, tensors(IN_LEGACY), min_size=1, max_size=4))
 def test_digest_when_read_from_torch_legacy_then_is_of_the_live_values(state, values):
     check_digests(state, values, _use_new_zipfile_serialization=False)
@@ -85,7 +85,7 @@ def check_digests(state, values, **options) -> None:
                 assert checkpoint.digest(stored[name]) == expected(tensor, values)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(state=st.dictionaries(names, tensors(IN_BOTH), min_size=1, max_size=4))
 def test_digests_when_the_same_weights_are_in_both_containers_then_agree(state):
     with tempfile.TemporaryDirectory() as folder:

@@ -59,14 +59,14 @@ def strided(draw: st.DrawFn) -> tuple[StridedTensor, bytes, numpy.ndarray]:
     return StridedTensor("w", dtype, shape, stride, offset, (0, length)), data, values
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(strided(), blocks_of)
 def test_blocks_when_of_any_strides_then_join_to_the_values(case, block):
     tensor, data, values = case
     check([mapped(data)], tensor, values.tobytes(), block)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(strided(), blocks_of)
 def test_blocks_when_swapped_then_join_to_the_values_in_the_other_order(case, block):
     tensor, data, values = case
@@ -75,7 +75,7 @@ def test_blocks_when_swapped_then_join_to_the_values_in_the_other_order(case, bl
     check([mapped(data)], replace(tensor, swapped=True), swapped.tobytes(), block)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(strided(), blocks_of, st.booleans(), st.booleans(), st.booleans())
 def test_blocks_when_bits_of_signs_are_set_then_have_them_applied(case, block, swapped, conjugated, negated):
     tensor, data, values = case
@@ -123,7 +123,7 @@ def chunked(draw: st.DrawFn) -> tuple[ChunkedTensor, list[bytes], numpy.ndarray]
     return ChunkedTensor("w", "int32", shape, tuple(chunks)), files, whole
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(chunked(), blocks_of)
 def test_blocks_when_in_chunks_of_any_layout_then_join_to_the_whole(case, block):
     tensor, files, whole = case

@@ -48,7 +48,7 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(plain, st.integers(0, 5))
 def test_plain_value_when_pickled_by_any_protocol_then_comes_back(value, protocol):
     assume(protocol >= 3 or not _holds_empty_bytes(value))  # these are a call of `bytes`, which gives a stand-in
@@ -67,7 +67,7 @@ def _holds_empty_bytes(value: Any) -> bool:
     return value == b""
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_bytes_when_anything_then_give_a_value_or_a_refusal(data):
     try:

@@ -144,7 +144,7 @@ def test_array_of_objects_when_its_pickle_would_run_code_then_is_never_opened(sa
     assert not (tmp_path / "trap").exists()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     shape=st.lists(st.integers(0, 9), max_size=3),
     dtype=st.sampled_from(["<f4", ">f4", "<i8", ">c8", "|u1", "|b1", ">f2"]),

@@ -37,10 +37,15 @@ import sys
 for name in ("torch", "safetensors", "open_clip", "timm", "torchvision"):
     sys.modules[name] = None
 
-sys.argv[0] = "manifest"
 from manifest.cli import main
 
-main()
+for words in sys.argv[1].splitlines():
+    sys.argv = ["manifest", *words.split("\t")]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            sys.exit(f"{words}: {end.code}")
 """
 
 STATE = {"w": torch.arange(4.0), "b": torch.ones(2).bfloat16()}
@@ -126,8 +131,12 @@ def test_command_when_torch_cannot_be_imported_then_answers_about_any_container(
     name, write = WRITERS[container]
     path = tmp_path / name
     write(path)
-    for arguments in (("show",), ("show", "--tensors"), ("show", "--format", "json"), ("audit",)):
-        finished = blocked(COMMAND, arguments[0], path, *arguments[1:])
-        assert finished.returncode == 0, finished.stderr
-    finished = blocked(COMMAND, "convert", path, tmp_path / "out.safetensors")
+    commands = [
+        ("show", path),
+        ("show", path, "--tensors"),
+        ("show", path, "--format", "json"),
+        ("audit", path),
+        ("convert", path, tmp_path / "out.safetensors"),
+    ]
+    finished = blocked(COMMAND, "\n".join("\t".join(map(str, words)) for words in commands))
     assert finished.returncode == 0, finished.stderr

@@ -49,11 +49,17 @@ EXPECTED = {
 }
 """What is wrong, and what the diagnosis must call it. Of the others no hypothesis is there."""
 UNEXPLAINED = {"fresh text tower", "zeroed column", "swapped columns", "one weight"}
+SAMPLE = {
+    *("gelu", "bf16 rounded", "eps 1e-3", "heads", "pooling", "normalised", "logit scale", "mean and std"),
+    *("interpolation", "no start token", "fresh text tower", "zeroed column", "one weight"),
+}
+"""One fault of each kind, for an ordinary run."""
 LOWERED = (
     {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     {},
 )
+"""Kernels of older processors; an ordinary run takes the first, which are the furthest from this one's."""
 
 
 def other_process(question: Mapping[str, Any], folder: Path, **variables: str) -> dict[str, Golden]:
@@ -104,7 +110,9 @@ def rightly(fault: str, called: tuple[str, str] | None) -> bool:
 
 
 @pytest.mark.xdist_group("faults")
-def test_every_fault_is_found_and_every_hypothesis_names_its_own(saved: tuple[str, Path], tmp_path: Path) -> None:
+def test_every_fault_is_found_and_every_hypothesis_names_its_own(
+    saved: tuple[str, Path], tmp_path: Path, whole: bool
+) -> None:
     name, path = saved
     quick = (
         manifest.load(path, verify="none").visual.transformer.resblocks[0].mlp.gelu.__class__.__name__ == "QuickGELU"
@@ -112,11 +120,12 @@ def test_every_fault_is_found_and_every_hypothesis_names_its_own(saved: tuple[st
     # The digits CLIP reads eight tokens at most, so that no prompt is cut further.
     inert = {"quick gelu" if quick else "gelu", *(["short context"] if quick else [])}
     every = (*MODEL_FAULTS, *IMAGE_FAULTS, *TOKEN_FAULTS)
-    faults = [fault for fault in every if fault not in inert]
+    faults = [fault for fault in every if fault not in inert and (whole or fault in SAMPLE)]
     answers = other_process({"checkpoint": str(path), "name": name, "faults": faults, "threads": 1}, tmp_path)
-    wrong = []
+    wrong, messages = [], {}
     for fault in faults:
         outcome, evidence, message = measured(manifest.compare(answers[fault], path))
+        messages[fault] = message
         best = evidence.get("hypotheses", [{}])[0] if evidence.get("hypotheses") else {}
         called = (best.get("name"), best.get("there")) if best.get("fits") else None
         print(f"{name:12} {fault:18} {outcome:5} {evidence.get('distance', 0):8.1e} {called}")
@@ -124,20 +133,19 @@ def test_every_fault_is_found_and_every_hypothesis_names_its_own(saved: tuple[st
             wrong.append((fault, outcome, called, message))
     assert not wrong
     assert {fault for fault in faults if fault not in EXPECTED} == UNEXPLAINED & set(faults)
-    fresh = measured(manifest.compare(answers["fresh text tower"], path))[2]
-    assert "text_features: nothing in common with the record" in fresh
-    one = measured(manifest.compare(answers["one weight"], path))[2]
-    assert "first layer to depart is visual.transformer.resblocks.1," in one
-    projected = measured(manifest.compare(answers["zeroed column"], path))[2]
-    assert "No recorded layer departs" in projected
+    assert "text_features: nothing in common with the record" in messages["fresh text tower"]
+    assert "first layer to depart is visual.transformer.resblocks.1," in messages["one weight"]
+    assert "No recorded layer departs" in messages["zeroed column"]
 
 
 @pytest.mark.xdist_group("faults")
-def test_the_same_model_on_other_arithmetic_is_never_accused(saved: tuple[str, Path], tmp_path: Path) -> None:
+def test_the_same_model_on_other_arithmetic_is_never_accused(
+    saved: tuple[str, Path], tmp_path: Path, whole: bool
+) -> None:
     name, path = saved
     outcomes = []
-    for variables in LOWERED:
-        small = name != "ViT-B-32"
+    for variables in LOWERED if whole else LOWERED[:1]:
+        small = name != "ViT-B-32" and whole
         asked = {"threads": [1, 2, 3, 4] if small else [1, 3], "batches": [None, 1, 2, 3] if small else [None, 3]}
         question = {"checkpoint": str(path), "name": name, "arithmetic": asked}
         answers = other_process(question, tmp_path, **variables)
@@ -146,4 +154,4 @@ def test_the_same_model_on_other_arithmetic_is_never_accused(saved: tuple[str, P
             outcomes.append(outcome)
             print(f"{name:12} {' '.join(variables.values()) or 'as it is':14} {words:34} {outcome} {message}")
             assert outcome is Outcome.PASS, (variables, words, evidence)
-    assert len(outcomes) == (24 if name == "ViT-B-32" else 96)
+    assert len(outcomes) == (8 if not whole else 24 if name == "ViT-B-32" else 96)

@@ -58,7 +58,7 @@ def test_tensors_beyond_any_model_when_identified_then_none_is_looked_at() -> No
         max_size=20,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_names_when_identified_then_what_is_stored_was_there(shapes: dict[str, tuple[int, ...]]) -> None:
     for candidate in identify(shapes).candidates:
         assert set(candidate.stored.values()) <= shapes.keys()

@@ -22,7 +22,7 @@ def odd(state: dict[str, torch.Tensor]) -> list[Anomaly]:
             return anomalies_of(checkpoint)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(12, 40),
     columns=st.integers(12, 200),
@@ -102,7 +102,7 @@ def test_weight_of_denormals_is_odd(dtype: torch.dtype, scale: float) -> None:
     assert found.message.endswith("of the values of fc.weight are too small for all their digits.")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     raw=st.binary(min_size=64, max_size=64),
     times=st.sampled_from([1, 4, 40]),

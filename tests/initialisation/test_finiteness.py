@@ -29,7 +29,7 @@ def scanned(tensor: torch.Tensor) -> NotFinite | None:
             return not_finite(checkpoint, checkpoint.tensors).get("x")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     dtype=st.sampled_from(WITH_INFINITY),
     size=st.integers(1, 700),
@@ -48,7 +48,7 @@ def test_value_that_is_not_finite_is_found_in_any_type_and_place(
     assert scanned(tensor) == NotFinite(int(is_nan), int(not is_nan), index)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(dtype=st.sampled_from(WITHOUT), size=st.integers(1, 700), where=st.floats(0, 0.999))
 def test_nan_is_found_in_types_without_infinity(dtype: torch.dtype, size: int, where: float) -> None:
     values = torch.randn(size)
@@ -58,7 +58,7 @@ def test_nan_is_found_in_types_without_infinity(dtype: torch.dtype, size: int, w
 
 
 @given(bits=st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_any_bits_are_judged_as_torch_judges_them(dtype: torch.dtype, bits: list[int]) -> None:
     tensor = torch.tensor(bits, dtype=torch.int32).to(torch.uint16).view(dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ TRANSFORMERS = ("CLIPModel", "SiglipModel", "BertForSequenceClassification", "Ll
 SMALL = (*VISIONS, *TIMM, *TRANSFORMERS)
 LARGE = ("resnet18", "vgg11_bn")
 SAMPLE = ("CLIP ViT", "CLIP ResNet", "test_vit", "test_resnet", "CLIPModel", "LlamaForSequenceClassification")
-"""The small ones of an ordinary run."""
+"""The small ones of an ordinary run, each with another optimizer and rate; with `--whole`, every kind with each."""
 OTHERS = (
     "poolformer_s12", "cait_xxs24_224", "xcit_nano_12_p16_224", "resmlp_12_224", "gmlp_s16_224",
     "eva02_tiny_patch14_224",
@@ -161,17 +162,18 @@ def told(state: State, precision: torch.dtype, path: Path) -> dict[str, Evidence
         return evidence(roles_of(state), checkpoint)
 
 
-@pytest.fixture(scope="module")
-def small(whole: bool) -> tuple[str, ...]:
-    return SMALL if whole else SAMPLE
+def ways(whole: bool) -> dict[str, list[tuple[str, float]]]:
+    """Optimizers and rates by which the small models of each kind are trained."""
+    every = list(product(OPTIMIZERS, RATES))
+    return dict.fromkeys(SMALL, every) if whole else {kind: [way] for kind, way in zip(SAMPLE, every, strict=True)}
 
 
 @pytest.fixture(scope="module")
-def fresh(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[Case, dict[str, Evidence]]:
+def fresh(whole: bool, tmp_path_factory: pytest.TempPathFactory) -> dict[Case, dict[str, Evidence]]:
     path = tmp_path_factory.mktemp("fresh") / "weights.safetensors"
     found = {}
-    for kind in (*small, *LARGE):
-        for seed in SEEDS if kind in SMALL else (0,):
+    for kind in (*ways(whole), *(LARGE if whole else LARGE[:1])):
+        for seed in SEEDS if kind in SMALL and whole else (0,):
             state = built(kind, seed)[0].state_dict()
             for precision in PRECISIONS if kind in SMALL else PRECISIONS[:1]:
                 found[Case(kind, seed, precision)] = told(state, precision, path)
@@ -179,16 +181,15 @@ def fresh(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 @pytest.fixture(scope="module")
-def trained(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[Case, dict[str, Evidence]]:
+def trained(whole: bool, tmp_path_factory: pytest.TempPathFactory) -> dict[Case, dict[str, Evidence]]:
     path = tmp_path_factory.mktemp("trained") / "weights.safetensors"
     found = {}
-    for kind in small:
-        for optimizer in OPTIMIZERS:
-            for rate in RATES:
-                for steps, state in snapshots(kind, 0, optimizer, rate):
-                    for precision in PRECISIONS:
-                        case = Case(kind, 0, precision, optimizer, rate, steps)
-                        found[case] = told(state, precision, path)
+    for kind, each in ways(whole).items():
+        for optimizer, rate in each:
+            for steps, state in snapshots(kind, 0, optimizer, rate):
+                for precision in PRECISIONS:
+                    case = Case(kind, 0, precision, optimizer, rate, steps)
+                    found[case] = told(state, precision, path)
     for steps, state in snapshots("resnet18", 0, "SGD", 1e-5):
         found[Case("resnet18", 0, torch.float32, "SGD", 1e-5, steps)] = told(state, torch.float32, path)
     return found
@@ -204,13 +205,17 @@ def table(cases: dict[Case, dict[str, Evidence]], by: Callable[[Case], str]) -> 
         print(f"{row:42}{count['trained']:9}{count['unknown']:9}{count['initialised']:13}")
 
 
-def test_cases_are_two_hundred_at_least(
+def test_cases_are_of_every_kind_and_two_hundred_at_least_when_whole(
     fresh: dict[Case, dict[str, Evidence]], trained: dict[Case, dict[str, Evidence]], whole: bool
 ) -> None:
     print(f"\n{len(fresh)} fresh models, {len(trained)} trained ones")
     table(fresh, lambda case: f"fresh, {case.kind}")
     table(trained, lambda case: f"{case.steps} steps, {case.optimizer} {case.rate:g}, {case.precision}")
-    assert len(fresh) + len(trained) >= (200 if whole else 100)
+    assert len(fresh) + len(trained) >= (200 if whole else 50)
+    for place, every in {"optimizer": OPTIMIZERS, "rate": RATES, "steps": STEPS, "precision": PRECISIONS}.items():
+        assert {getattr(case, place) for case in trained} == set(every)
+    assert {case.kind for case in fresh} == {*(SMALL if whole else SAMPLE), *(LARGE if whole else LARGE[:1])}
+    assert {case.precision for case in fresh} == set(PRECISIONS)
 
 
 def test_trained_components_are_never_called_initialised(trained: dict[Case, dict[str, Evidence]]) -> None:

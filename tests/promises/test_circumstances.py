@@ -249,7 +249,7 @@ def _in_child(action: Callable[[], int]) -> int:
     if child == 0:
         status = 70
         try:
-            faulthandler.dump_traceback_later(60, exit=True)
+            faulthandler.dump_traceback_later(600, exit=True)
             status = action()
         finally:
             os._exit(status)
@@ -279,7 +279,7 @@ def test_child_forked_before_the_package_was_imported_answers(saved: Callable[[s
         "matrix = torch.randn(600, 600); matrix @ matrix + matrix.double()\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    import faulthandler; faulthandler.dump_traceback_later(60, exit=True)\n"
+        "    import faulthandler; faulthandler.dump_traceback_later(600, exit=True)\n"
         "    import manifest\n"
         "    os._exit(manifest.verify(sys.argv[1]).exit_code)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
@@ -288,23 +288,54 @@ def test_child_forked_before_the_package_was_imported_answers(saved: Callable[[s
     assert done.returncode == 0
 
 
+_STRIPPED = """
+import sys
+from importlib.machinery import PathFinder, SourceFileLoader
+
+class Stripped(SourceFileLoader):
+    def get_code(self, name):
+        return compile(self.get_data(self.path), self.path, "exec", dont_inherit=True, optimize=2)
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] != "manifest":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        spec.loader = Stripped(spec.loader.name, spec.loader.path)
+        return spec
+
+sys.meta_path.insert(0, Finder)
+"""
+_SAVED_AGAIN = """
+import sys, manifest
+from manifest.workflows import saving
+
+model = manifest.load(sys.argv[1])
+written = manifest.save(model, sys.argv[2])
+print(saving.__doc__, written.weights.digest, manifest.verify(sys.argv[2]).exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "before"),
+    [
+        pytest.param((), _STRIPPED, id="this package alone"),
+        # Unless Python has kept them, it compiles torch and everything else anew.
+        pytest.param(("-OO",), "", id="-OO", marks=pytest.mark.whole),
+    ],
+)
 def test_checkpoint_is_verified_and_saved_the_same_without_assertions(
-    saved: Callable[[str], Path], tmp_path: Path
+    options: tuple[str, ...], before: str, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = saved("timm")
-    script = (
-        "import sys, manifest\n"
-        "model = manifest.load(sys.argv[1])\n"
-        "written = manifest.save(model, sys.argv[2])\n"
-        "print(written.weights.digest, manifest.verify(sys.argv[2]).exit_code)\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-OO", "-c", script, str(path), str(tmp_path / "x.pt")],
+        [sys.executable, *options, "-c", before + _SAVED_AGAIN, str(path), str(tmp_path / "x.pt")],
         check=False,
         capture_output=True,
         encoding="utf-8",
     )
-    assert done.stdout.split() == [read_manifest(path).weights.digest, "0"], done.stderr
+    assert done.stdout.split() == ["None", read_manifest(path).weights.digest, "0"], done.stderr
 
 
 _ODD = """

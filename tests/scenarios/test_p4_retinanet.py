@@ -185,19 +185,21 @@ def test_golden_outputs_have_what_the_heads_say_and_what_was_found(second: Path)
     assert "objects" in golden.floor
 
 
-def test_verify_in_fresh_processes_with_other_hash_seeds_gives_the_same_twice(second: Path) -> None:
-    reports = []
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-m", "manifest", "verify", second, "--format", "json"],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        rungs = json.loads(done.stdout)["rungs"]
-        reports.append([(rung["name"], rung["outcome"], rung["reason"]) for rung in rungs])
+def test_verify_here_and_in_a_fresh_process_with_another_hash_seed_gives_the_same(second: Path) -> None:
+    other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "manifest", "verify", second, "--format", "json"],
+        env={**os.environ, "PYTHONHASHSEED": other},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    here = json.loads(manifest.verify(second).model_dump_json())
+    reports = [
+        [(rung["name"], rung["outcome"], rung["reason"]) for rung in report["rungs"]]
+        for report in (here, json.loads(done.stdout))
+    ]
     assert reports[0] == reports[1]
     assert ("golden", "pass") in [rung[:2] for rung in reports[0]]
 
@@ -214,18 +216,17 @@ def test_other_threshold_for_overlaps_is_seen_in_what_is_found(second: Path) -> 
 
 def test_everything_seeded_trains_the_same_weights_twice_with_workers() -> None:
     """A little training in fresh processes: shuffled by workers that draw from all three generators."""
-    digests = {
-        subprocess.run(
-            [sys.executable, Path(__file__).with_name("training_p4.py"), seed],
+
+    def digests(*seeds: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("training_p4.py"), *seeds],
             env={**os.environ, "PYTHONHASHSEED": "0"},
             capture_output=True,
             text=True,
             check=True,
-        ).stdout.strip()
-        for seed in ("5", "5", "5")
-    }
-    other = subprocess.run(
-        [sys.executable, Path(__file__).with_name("training_p4.py"), "6"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    assert len(digests) == 1
-    assert other not in digests
+        )
+        return done.stdout.split()
+
+    first, other, second = digests("5", "6", "5")
+    assert first == second != other
+    assert digests("5") == [first]

@@ -1,4 +1,4 @@
-"""A few steps of training a small detector, everything seeded; prints a digest of its weights."""
+"""A few steps of training a small detector, everything seeded; prints a digest of its weights for each seed."""
 
 from __future__ import annotations
 
@@ -59,4 +59,5 @@ def main(seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    for seed in sys.argv[1:]:
+        main(int(seed))

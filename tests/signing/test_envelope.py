@@ -459,7 +459,7 @@ def _places(value: Any) -> Any:
         yield from _places(inner)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(position=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=255))
 def test_any_byte_when_flipped_then_the_bundle_is_refused(
     key: PrivateKey, bundle: bytes, position: int, flip: int

@@ -38,7 +38,7 @@ import evaluate
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
-start, end, steps = sys.argv[2], sys.argv[3], int(sys.argv[4])
+start, ends = sys.argv[2], dict(word.split("=") for word in sys.argv[3:])
 evaluate.register_model()
 
 if start == "begin":
@@ -60,7 +60,7 @@ if done:
     torch.set_rng_state(checkpoint["generators"]["torch"])
 
 assert model.training
-for _ in range(steps):
+for done in range(done + 1, max(map(int, ends)) + 1):
     images = torch.randn(8, 3, 32, 32) + random.random() + np.random.rand()
     tokens = torch.randint(1, 20, (8, 8))
     image_features, text_features = model.encode_image(images), model.encode_text(tokens)
@@ -69,24 +69,25 @@ for _ in range(steps):
     loss.backward()
     optimizer.step()
     schedule.step()
-    done += 1
-
-extras = {
-    "step": done,
-    "loss": np.float64(loss.item()),
-    "optimizer": optimizer.state_dict(),
-    "schedule": schedule.state_dict(),
-    "generators": {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()},
-}
-manifest.save(model, end, extras=extras, golden=False)
+    if str(done) in ends:
+        generators = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+        extras = {
+            "step": done,
+            "loss": np.float64(loss.item()),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generators": generators,
+        }
+        manifest.save(model, ends[str(done)], extras=extras, golden=False)
 """
 
 
-def train(place: Path, digits: Any, start: str, end: str, steps: int) -> None:
+def train(place: Path, digits: Any, start: str, ends: dict[int, str]) -> None:
+    """Train in a process of its own, from a checkpoint or from the beginning, and save after some of the steps."""
     script = place / "train.py"
     script.write_text(TRAIN)
     done = subprocess.run(
-        [sys.executable, str(script), str(digits.HERE), start, end, str(steps)],
+        [sys.executable, str(script), str(digits.HERE), start, *(f"{step}={end}" for step, end in ends.items())],
         cwd=place, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -106,9 +107,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_training_that_was_resumed_ends_where_an_uninterrupted_one_does(digits: Any, tmp_path: Path) -> None:
-    train(tmp_path, digits, "begin", "whole.pt", 6)
-    train(tmp_path, digits, "begin", "half.pt", 3)
-    train(tmp_path, digits, "half.pt", "resumed.pt", 3)
+    train(tmp_path, digits, "begin", {3: "half.pt", 6: "whole.pt"})
+    train(tmp_path, digits, "half.pt", {6: "resumed.pt"})
     whole, resumed = (read_manifest(tmp_path / name) for name in ("whole.pt", "resumed.pt"))
     assert resumed.weights.digest == whole.weights.digest
     assert resumed.weights.digest != read_manifest(tmp_path / "half.pt").weights.digest

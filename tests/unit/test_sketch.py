@@ -17,7 +17,7 @@ def values(seed: int, size: int = 2048) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), scale=st.floats(1e-6, 10), size=st.integers(1, 3000))
 def test_distance_is_estimated_within_five_standard_errors(seed: int, scale: float, size: int) -> None:
     one = values(seed, size)
@@ -80,7 +80,7 @@ def test_shape_does_not_matter_and_names_do() -> None:
     assert sketch(one, **NAMES) != sketch(one, probe="photos-and-tokens/1", output=NAMES["output"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), factor=st.sampled_from([-2.0, 0.5, 4.0]))
 def test_sketch_is_linear(seed: int, factor: float) -> None:
     one = values(seed, 100)

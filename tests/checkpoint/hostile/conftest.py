@@ -62,7 +62,7 @@ class Child:
             if not waiting:
                 break
             assert begun in waiting, log
-            outcomes[begun] = {"crash": f"the process ended: {log}", "seconds": 0, "grown": 0, "events": []}
+            outcomes[begun] = {"crash": f"the process ended: {log}", "grown": 0, "events": []}
             del waiting[begun]
         return outcomes
 
