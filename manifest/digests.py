@@ -172,17 +172,35 @@ def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = _
         except OSError as error:
             raise InputError(f"Cannot read {name!r}: {error.strerror}") from None
         if not count:
-            raise InputError(
-                f"{name!r} was cut at byte {start:,} while it was read; wait until nobody writes to it, "
-                "and check it again."
-            )
+            raise was_cut(name, start)
         yield block[:count]
         start += count
 
 
-def bytes_digests(data: Buffer) -> tuple[str, str]:
-    """BLAKE3 and SHA-256 of a buffer, as hexadecimal digits."""
-    return bytes_digest(data), hashlib.sha256(data).hexdigest()
+def was_cut(name: str, size: int) -> InputError:
+    """The error of a file that ends earlier than it did, with the byte at which it does or reading stopped."""
+    return InputError(
+        f"{name!r} was cut at byte {size:,} while it was read; wait until nobody writes to it, and check it again."
+    )
+
+
+def descriptor_digests(descriptor: int, size: int, name: str) -> tuple[str, str]:
+    """BLAKE3 and SHA-256 of an open file, in one pass.
+
+    Args:
+        descriptor: The file.
+        size: How many bytes it had when it was opened.
+        name: What to call it in a message.
+
+    Raises:
+        InputError: The file was cut while it was read.
+    """
+    threads = threads_for_hashing() if size >= _PARALLEL_FROM else 1
+    blake, sha256 = blake3(max_threads=threads), hashlib.sha256()
+    for block in read_blocks(descriptor, 0, size, name, _LONG_BLOCK):
+        blake.update(block)
+        sha256.update(block)
+    return blake.hexdigest(), sha256.hexdigest()
 
 
 def files_digests(paths: Iterable[Path]) -> list[tuple[str, str]]:

@@ -12,9 +12,11 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 
+from manifest.digests import bytes_digest, descriptor_digests, was_cut
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, writable
 
@@ -37,6 +39,22 @@ class OpenFile:
     path: Path
     mapping: mmap
     descriptor: int = -1
+
+    def digests(self) -> tuple[str, str]:
+        """BLAKE3 and SHA-256 of it, wherever it was renamed to meanwhile."""
+        if self.descriptor < 0:
+            return bytes_digest(self.mapping), sha256(self.mapping).hexdigest()
+        return descriptor_digests(self.descriptor, len(self.mapping), self.name)
+
+    def require_uncut(self) -> None:
+        """Look whether the file is still as long as its mapping, which to touch where it was cut kills the process.
+
+        Raises:
+            InputError: It is not.
+        """
+        size = os.fstat(self.descriptor).st_size if self.descriptor >= 0 else len(self.mapping)
+        if size < len(self.mapping):
+            raise was_cut(self.name, size)
 
 
 class Files:

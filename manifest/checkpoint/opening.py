@@ -51,6 +51,7 @@ CONTAINERS: tuple[Container, ...] = (
     dcp.CONTAINER,
 )
 
+_BLOCK = 16 << 20  # bytes of a block that numbers are computed of
 _WORTH_REMEMBERING = 4_096  # bytes; below, digesting again costs less than remembering the digest
 
 
@@ -189,13 +190,23 @@ class Checkpoint:
         Raises:
             CheckpointError: It is sparse or quantized and has no plain values.
         """
+        self._require_uncut(tensor)
         try:
             return gathering.values(self._hashes.mappings, tensor)
         except CheckpointError as error:
             raise _of_file(self.path, error) from None
 
     def blocks(self, tensor: StoredTensor) -> Iterator[memoryview]:
-        """The same values in consecutive blocks of bounded size, or in one that is the mapping itself."""
+        """The same values in consecutive blocks of bounded size, each valid until the next is asked for.
+
+        Raises:
+            CheckpointError: As of `values`.
+            InputError: The file was cut while it was read.
+        """
+        if isinstance(tensor, StridedTensor) and tensor.plain and self._can_read(tensor.file):
+            yield from self._read(tensor, _BLOCK)
+            return
+        self._require_uncut(tensor)
         try:
             yield from gathering.blocks(self._hashes.mappings, tensor)
         except CheckpointError as error:
@@ -217,12 +228,23 @@ class Checkpoint:
         return known[tensor.place]
 
     def _digest(self, tensor: StoredTensor) -> str:
-        if isinstance(tensor, StridedTensor) and tensor.plain and tensor.nbytes:
-            file = self.files[tensor.file]
-            if file.descriptor >= 0 and not self._hashes.closed:
-                read = read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name)
-                return streamed_tensor_digest(tensor.dtype, tensor.shape, read, tensor.nbytes)
+        if isinstance(tensor, StridedTensor) and tensor.plain and self._can_read(tensor.file):
+            return streamed_tensor_digest(tensor.dtype, tensor.shape, self._read(tensor), tensor.nbytes)
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
+
+    def _can_read(self, file: int) -> bool:
+        """Whether a file can be read by its descriptor, and not only where it is mapped."""
+        return self.files[file].descriptor >= 0 and not self._hashes.closed
+
+    def _read(self, tensor: StridedTensor, most: int | None = None) -> Iterator[memoryview]:
+        file = self.files[tensor.file]
+        sizes = {} if most is None else {"most": most}
+        return read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name, **sizes)
+
+    def _require_uncut(self, tensor: StoredTensor) -> None:
+        if not self._hashes.closed:
+            for file in [self.files[tensor.file]] if isinstance(tensor, StridedTensor) else self.files:
+                file.require_uncut()
 
     def damaged_records(self) -> list[str]:
         """Names of zip records whose values do not have their checksum; a pass over all bytes.
@@ -233,7 +255,8 @@ class Checkpoint:
         records = self.contents.records
         if not any(record.crc for record in records):
             return []
-        return [record.name for record in records if wrong_checksum(self.mapping, record)]
+        file = self.files[0]
+        return [record.name for record in records if wrong_checksum(file, record)]
 
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""

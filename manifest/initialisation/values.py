@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor
+from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 
 Floats = npt.NDArray[np.float64]
 Bits = npt.NDArray[Any]
@@ -227,11 +227,15 @@ def _specials(bits: Bits, layout: _Layout) -> tuple[npt.NDArray[np.bool_], npt.N
 
 def _pieces(checkpoint: Checkpoint, tensor: StoredTensor, size: int) -> Iterator[Bits]:
     """All bits of a tensor, in order, as unsigned numbers in pieces of at most `size` bytes."""
-    layout = _LAYOUTS[_PARTS_OF_COMPLEX.get(tensor.dtype, tensor.dtype)]
     for block in _aligned(checkpoint.blocks(tensor), tensor.itemsize):
-        bits = np.frombuffer(block, np.dtype(layout.bits).newbyteorder("<"))
+        bits = _as_bits(block, tensor.dtype)
         count = max(size // bits.itemsize, 1)
         yield from (bits[start : start + count] for start in range(0, bits.size, count))
+
+
+def _as_bits(data: memoryview | bytes, dtype: str) -> Bits:
+    layout = _LAYOUTS[_PARTS_OF_COMPLEX.get(dtype, dtype)]
+    return np.frombuffer(data, np.dtype(layout.bits).newbyteorder("<"))
 
 
 def _aligned(blocks: Iterable[memoryview], itemsize: int) -> Iterator[memoryview | bytes]:
@@ -250,6 +254,8 @@ def _aligned(blocks: Iterable[memoryview], itemsize: int) -> Iterator[memoryview
 
 def _at_hand(checkpoint: Checkpoint, tensor: StoredTensor) -> Bits:
     """A tensor's bits: all where they lie in the file as they are, the first ones where they must be gathered."""
+    if isinstance(tensor, StridedTensor) and tensor.plain:
+        return _as_bits(checkpoint.values(tensor), tensor.dtype)
     pieces: list[Bits] = []
     gathered = 0
     for piece in _pieces(checkpoint, tensor, tensor.nbytes):

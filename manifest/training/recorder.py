@@ -28,7 +28,6 @@ from manifest.capture.options import Key, RecordKeywords, RecordOptions, When, a
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.target import select_recorded
-from manifest.digests import bytes_digests
 from manifest.distributed.process_group import ProcessGroup, rank_here
 from manifest.errors import CheckpointError, ManifestError, NoManifestWarning, one_line
 from manifest.families import creation_of, family, family_of
@@ -293,7 +292,7 @@ class CheckpointRecorder:
         files = stored.files
         digests: Future[list[tuple[str, str]]] = Future()
         # Of the mapping: the script may have renamed the file. What was written just now is still in memory.
-        digests.set_result([bytes_digests(file.mapping) for file in files])
+        digests.set_result([file.digests() for file in files])
         for file in files:
             with contextlib.suppress(FileNotFoundError):
                 synchronise(file.path)

@@ -11,6 +11,7 @@ import random
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -187,6 +188,7 @@ import os, sys, threading, time
 import manifest.digests
 from manifest.checkpoint import open_checkpoint
 from manifest.errors import InputError
+from manifest.initialisation.values import not_finite
 what, path = sys.argv[1:]
 def cut():
     os.truncate(path, os.path.getsize(path) // 100)
@@ -201,6 +203,10 @@ def read():
             checkpoint.hash_ahead()
         if what == "tensor":
             return checkpoint.digest(checkpoint.tensors["w"])
+        if what == "numbers":
+            return not_finite(checkpoint, checkpoint.tensors)
+        if what == "both":
+            return checkpoint.files[0].digests()
         return checkpoint.blake3()
 from pathlib import Path
 path_of = Path(path)
@@ -214,14 +220,36 @@ except InputError as error:
 """
 
 
-@pytest.mark.parametrize("what", ["file", "sha256", "whole", "ahead", "tensor"])
-def test_file_when_cut_while_it_is_read_then_is_told_in_a_sentence(what, tmp_path):
-    # It killed the process by SIGBUS. The file is sparse, and takes longer to hash than the time until it is cut.
-    path = tmp_path / "cut.safetensors"
+def sparse(path: Path) -> Path:
+    """A file of zeros that takes longer to read than the time until it is cut."""
     size = 4 << 30
-    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
+    header = b'{"w":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (size // 4, size)
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     os.truncate(path, 8 + len(header) + size)
+    return path
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only /proc shows when a process has a file open")
+def test_file_when_cut_under_a_command_then_is_one_sentence_and_exit_2(tmp_path):
+    path = sparse(tmp_path / "cut.safetensors")
+    auditing = [sys.executable, "-m", "manifest", "audit", path]
+    with subprocess.Popen(auditing, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        opened = Path(f"/proc/{process.pid}/fd")
+        while process.poll() is None and not any(os.path.realpath(link) == str(path) for link in opened.glob("*")):
+            time.sleep(0.001)
+        time.sleep(0.2)
+        os.truncate(path, 1 << 20)
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.startswith("manifest: ")
+    assert "was cut at byte" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["file", "sha256", "whole", "ahead", "tensor", "numbers", "both"])
+def test_file_when_cut_while_it_is_read_then_is_told_in_a_sentence(what, tmp_path):
+    # It killed the process by SIGBUS.
+    path = sparse(tmp_path / "cut.safetensors")
     done = subprocess.run([sys.executable, "-c", _CUT, what, path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "")
     assert "was cut at byte" in done.stdout

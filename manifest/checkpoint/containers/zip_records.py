@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 from mmap import mmap
 
+from manifest.checkpoint.files import OpenFile
+from manifest.digests import read_blocks
 from manifest.errors import CheckpointError
 from manifest.escaping import printable, writable
 
@@ -149,24 +151,22 @@ def check_crc(mapping: Bytes, record: Record) -> None:
         raise _malformed(f"record '{printable(record.name)}' does not have its checksum, so its bytes have changed")
 
 
-def wrong_checksum(mapping: Bytes, record: Record) -> bool:
+def wrong_checksum(file: OpenFile, record: Record) -> bool:
     """Whether the values of a record are not those that were written; the values of a compressed one are inflated."""
-    position, found, produced = record.start, 0, 0
+    found = produced = 0
     inflater = None if record.inflated is None else zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        while position < record.end:
-            with memoryview(mapping)[position : min(position + _BLOCK, record.end)] as data:
-                position += len(data)
-                pending: bytes | memoryview = data
-                while inflater is not None and pending:
-                    inflated = inflater.decompress(pending, _BLOCK)
-                    produced += len(inflated)
-                    if record.inflated is None or produced > record.inflated:
-                        return True
-                    found = zlib.crc32(inflated, found)
-                    pending = inflater.unconsumed_tail
-                if inflater is None:
-                    found = zlib.crc32(data, found)
+        for data in read_blocks(file.descriptor, record.start, record.size, file.name, _BLOCK):
+            pending: bytes | memoryview = data
+            while inflater is not None and pending:
+                inflated = inflater.decompress(pending, _BLOCK)
+                produced += len(inflated)
+                if record.inflated is None or produced > record.inflated:
+                    return True
+                found = zlib.crc32(inflated, found)
+                pending = inflater.unconsumed_tail
+            if inflater is None:
+                found = zlib.crc32(data, found)
         if inflater is not None:
             found = zlib.crc32(inflater.flush(), found)
     except zlib.error:
