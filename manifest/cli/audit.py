@@ -19,7 +19,7 @@ from manifest.cli.options import (
     Quiet,
     State,
 )
-from manifest.cli.printing import each_checked, finish, finish_all
+from manifest.cli.printing import each_checked, finish
 
 if TYPE_CHECKING:
     from manifest.checks.policy import Policy
@@ -64,9 +64,8 @@ def run(
         format=format,
         output=output,
     )
-    if len(paths) == 1:
-        finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
-    finish_all(reports, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
+    found = reports[0] if len(paths) == 1 else reports
+    finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 
 
 def _read(policy: Path) -> Policy:

@@ -73,7 +73,7 @@ def show_log() -> None:
 
 
 def finish(
-    report: Report,
+    reports: Report | Sequence[Report],
     format: Format,
     output: Path | None,
     *,
@@ -81,44 +81,27 @@ def finish(
     color: bool,
     fail_on: FailOn = FailOn.ERROR,
 ) -> NoReturn:
-    """Print a report, unless it is good and quiet is asked for, and end with its exit code."""
-    code = exit_code(report, fail_on)
-    if not (quiet and code == 0 and output is None):
-        if format is Format.JSON:
-            emit_data(report.model_dump(mode="json"), output)
-        elif format is Format.TEXT:
-            from manifest.rendering import text
+    """Print the report of one checkpoint, or those of several, and end with its exit code, or the worst.
 
-            emit(text.report(report), output, color=color)
-        else:
-            emit(_for_machines([report], format, code), output)
-    raise typer.Exit(code)
-
-
-def finish_all(
-    reports: Sequence[Report],
-    format: Format,
-    output: Path | None,
-    *,
-    quiet: bool,
-    color: bool,
-    fail_on: FailOn = FailOn.ERROR,
-) -> NoReturn:
-    """Print the reports of several checkpoints, unless all are good and quiet is asked for; end with the worst code.
-
-    As JSON they are a list, also when there is only one. As text, good ones are left out when quiet is asked for.
+    Nothing is printed where all is good and quiet is asked for. Several are a list as JSON; as text, good ones are left
+    out when quiet is asked for.
     """
-    code = max((exit_code(report, fail_on) for report in reports), default=0)
+    from manifest.schema.report import Report
+
+    every = [reports] if isinstance(reports, Report) else reports
+    code = max((exit_code(report, fail_on) for report in every), default=0)
     if not (quiet and code == 0 and output is None):
         if format is Format.JSON:
-            emit_data([report.model_dump(mode="json") for report in reports], output)
+            data = [report.model_dump(mode="json") for report in every]
+            emit_data(data[0] if isinstance(reports, Report) else data, output)
         elif format is Format.TEXT:
             from manifest.rendering import text
 
-            shown = [report for report in reports if not quiet or exit_code(report, fail_on)]
-            emit(text.reports(shown, of=reports), output, color=color)
+            shown = [report for report in every if not quiet or exit_code(report, fail_on)]
+            page = text.report(reports) if isinstance(reports, Report) else text.reports(shown, of=every)
+            emit(page, output, color=color)
         else:
-            emit(_for_machines(reports, format, code), output)
+            emit(_for_machines(every, format, code), output)
     raise typer.Exit(code)
 
 

@@ -21,7 +21,7 @@ from manifest.cli.options import (
     Quiet,
     TrustedKey,
 )
-from manifest.cli.printing import each_checked, finish, finish_all
+from manifest.cli.printing import each_checked, finish
 from manifest.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -60,9 +60,8 @@ def run(
         return verify(opened, key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded)
 
     reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output)
-    if len(checkpoints) == 1:
-        finish(reports[0], format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
-    finish_all(reports, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
+    found = reports[0] if len(checkpoints) == 1 else reports
+    finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 
 
 def _opened(path: Path) -> OpenCheckpoint | Path:

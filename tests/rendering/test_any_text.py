@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifest.cli.options import Format
-from manifest.cli.printing import finish, finish_all
+from manifest.cli.printing import finish
 from manifest.schema.report import ComponentVerdict, Kind, Outcome, Report, Rung
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Status, Training
@@ -54,7 +54,7 @@ def printed(reports: list[Report], format: Format, place: Path, *, together: boo
     """What a command writes into a file."""
     options: Any = {"format": format, "output": place, "quiet": False, "color": True}
     with pytest.raises(typer.Exit):
-        finish_all(reports, **options) if together else finish(reports[0], **options)
+        finish(reports if together else reports[0], **options)
     return place.read_bytes().decode("utf-8")
 
 
