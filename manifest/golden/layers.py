@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,15 +65,27 @@ def _thinned(paths: Sequence[str]) -> list[str]:
     return [paths[int(index * step)] for index in range(MOST_LAYERS)]
 
 
-@contextlib.contextmanager
-def watched(module: nn.Module) -> Iterator[dict[str, Layer]]:
+_Seen = TypeVar("_Seen")
+
+
+def watched(module: nn.Module) -> contextlib.AbstractContextManager[dict[str, Layer]]:
     """Inside, what each layer gives is sketched the first time that it runs; the dict is in the order of finishing."""
-    found: dict[str, Layer] = {}
+    return _observed(module, sketched)
+
+
+def watched_for_nan(module: nn.Module) -> contextlib.AbstractContextManager[dict[str, bool]]:
+    """Inside, of each layer whether what it gives the first time is finite, in the order of finishing."""
+    return _observed(module, lambda _, tensor: bool(torch.isfinite(tensor).all()))
+
+
+@contextlib.contextmanager
+def _observed(module: nn.Module, look: Callable[[str, torch.Tensor], _Seen]) -> Iterator[dict[str, _Seen]]:
+    found: dict[str, _Seen] = {}
 
     def hook_of(path: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if path not in found and (tensor := first_tensor(output)) is not None:
-                found[path] = sketched(path, tensor)
+                found[path] = look(path, tensor)
 
         return hook
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from manifest.checkpoint import Checkpoint
 from manifest.checks.explanation import (
     RecordedModel,
     cause_words,
@@ -31,16 +32,18 @@ from manifest.checks.explanation import (
 )
 from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult
+from manifest.checks.live_weights import LiveWeights, live_findings, live_weights
 from manifest.checks.records import contrast_here
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.errors import ArchitectureError, InputError
 from manifest.escaping import printable
 from manifest.families import family
+from manifest.families.equivalence import first_difference
 from manifest.families.wrappers import unwrap
 from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
 from manifest.golden.compare import compare as compare_outputs
 from manifest.golden.diagnose import OutputsTarget
-from manifest.golden.layers import first_divergence
+from manifest.golden.layers import first_divergence, watched_for_nan
 from manifest.golden.plausible import implausibilities
 from manifest.golden.precision import in_precision
 from manifest.golden.record import prepared
@@ -115,8 +118,8 @@ def compare(
         allow: Modules of your own that may be imported to rebuild the model.
 
     Returns:
-        A rung for the golden outputs and one for integrity. Distances are relative: the L2 norm of the difference,
-        which sketches tell within about 9%, over that of the recorded output.
+        A rung for the weights of a live model, one for the golden outputs and one for integrity. Distances are
+        relative: the L2 norm of the difference, which sketches tell within about 9%, over that of the recorded output.
 
     Raises:
         NoManifestError: There is no manifest to go by.
@@ -126,22 +129,49 @@ def compare(
         >>> model = manifest.load("ckpt.pt")
         >>> report = manifest.compare(model, "ckpt.pt")
         >>> [f"{rung.name}: {rung.outcome}" for rung in report.rungs]
-        ['golden: pass', 'integrity: pass']
+        ['weights: pass', 'golden: pass', 'integrity: pass']
     """
     subject = open_target(checkpoint)
     try:
         with granted(allow):
             if isinstance(answers, nn.Module):
                 material = Probe(preprocess=preprocess, tokenizer=tokenizer)
-                answers = _answer(answers, subject.manifest, material)
-            found = answers if isinstance(answers, Golden) else read_answers(Path(answers))
-            rungs: list[tuple[str, Check]] = [
-                ("golden", lambda each: _hold(each, found, across_precisions)),
-                ("integrity", integrity),  # the record speaks for the checkpoint only if it is of these bytes
-            ]
-            return run_checks(subject, rungs, Kind.COMPARE)
+                rungs = _of_model(subject, answers, material, across_precisions)
+            else:
+                found = answers if isinstance(answers, Golden) else read_answers(Path(answers))
+                rungs = [("golden", lambda each: _hold(each, found, across_precisions))]
+            # The record speaks for the checkpoint only if it is of these bytes.
+            return run_checks(subject, [*rungs, ("integrity", integrity)], Kind.COMPARE)
     finally:
         subject.close()
+
+
+def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, across: bool) -> list[tuple[str, Check]]:
+    """The rungs of a model in memory: what it says, and whether its weights are those on record.
+
+    The model is asked first, since a caller's mistake in that is an error and no report.
+    """
+    module, weights = unwrap(model), live_weights(model, subject.manifest)
+    try:
+        found: Golden | Finding = _answer(module, subject.manifest, material)
+    except _NotFiniteError as error:
+        found = finding("G004", str(error), where="golden")
+
+    def golden(each: VerificationTarget) -> CheckResult:
+        if isinstance(found, Finding):
+            return CheckResult("NaN or infinity", [found])
+        return _hold(each, found, across, module, weights)
+
+    def same_weights(each: VerificationTarget) -> CheckResult:
+        stored = each.stored if isinstance(each.stored, Checkpoint) else None
+        findings = live_findings(weights, module, each.manifest, stored)
+        return CheckResult(weights.reason(), findings, skipped=not weights.compared)
+
+    return [("weights", same_weights), ("golden", golden)]
+
+
+class _NotFiniteError(ArchitectureError):
+    """A model answers with NaN or infinity."""
 
 
 def read_answers(path: Path) -> Golden:
@@ -176,7 +206,11 @@ def _answer(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
         raise ArchitectureError(f"The probe {record.probe} cannot be made here; pass the tokenizer, or fetch it once.")
     answers = run_probe(adapter, architecture, module, inputs, native_mode=True)
     if not finite(answers.outputs):
-        raise ArchitectureError("The model answers its probe with NaN or infinity; look for what diverged in it.")
+        with watched_for_nan(module) as is_finite:
+            run_probe(adapter, architecture, module, inputs, native_mode=True)
+        broken = next((path for path, sound in is_finite.items() if not sound), None)
+        place = f", which begins in {broken}" if broken else ""
+        raise _NotFiniteError(f"The model answers its probe with NaN or infinity{place}; look for what diverged in it.")
     first = run_probe(adapter, architecture, module, inputs.first(), native_mode=True, layers=True)
     return _described(answers, first, module)
 
@@ -204,7 +238,13 @@ def _described(answers: ProbeOutputs, first: ProbeOutputs, module: nn.Module) ->
     )
 
 
-def _hold(subject: VerificationTarget, found: Golden, across: bool) -> CheckResult:
+def _hold(
+    subject: VerificationTarget,
+    found: Golden,
+    across: bool,
+    model: nn.Module | None = None,
+    weights: LiveWeights | None = None,
+) -> CheckResult:
     golden = _golden_of(subject.manifest, found.precision)
     if found.probe != golden.probe:
         raise InputError(
@@ -237,7 +277,30 @@ def _hold(subject: VerificationTarget, found: Golden, across: bool) -> CheckResu
         return CheckResult(agreement(comparisons))
     if worst.grade is Grade.UNCERTAIN:
         return CheckResult("cannot be told", [_uncertain(golden, found, worst)])
-    return CheckResult("different", [_explained(subject, golden, found, worst, allowed.equivalent)])
+    if model is not None and weights is not None and weights.differ:
+        return CheckResult("different", [_of_other_weights(golden, found, worst, weights)])
+    explained = _explained(subject, golden, found, worst, allowed.equivalent)
+    if model is not None and weights is not None and weights.all_same:
+        explained = explained.model_copy(update={"message": explained.message + _same_weights_words(subject, model)})
+    return CheckResult("different", [explained])
+
+
+def _of_other_weights(golden: Golden, found: Golden, worst: Comparison, weights: LiveWeights) -> Finding:
+    """Other answers of a model that has other weights, which is all that there is to explain."""
+    message = (
+        f"The model gives other {worst.output} than its checkpoint: {distance_words(golden, worst)}"
+        f"{greatest_change(golden.reading, found.reading)}. Its weights are not those on record: {weights.reason()}."
+    )
+    remedy = "Load the weights: `manifest.load(CKPT)`; or, if they were meant to change, save the model anew."
+    return finding("G001", message, where="golden", remedy=remedy, **measures(golden, worst))
+
+
+def _same_weights_words(subject: VerificationTarget, model: nn.Module) -> str:
+    """What else may differ about a model that has the recorded weights: its modules and tables, else code or input."""
+    departure = first_difference(recorded_model(subject).built.module, model)
+    if departure is None:
+        return " All of its weights are the recorded ones, and so are its modules; what differs is code, mode or input."
+    return f" All of its weights are the recorded ones; its modules are not: {printable(departure, 200)}."
 
 
 def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
