@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from manifest.errors import IncompleteModelError as IncompleteModelError
     from manifest.errors import InputError as InputError
     from manifest.errors import KeyFileError as KeyFileError
+    from manifest.errors import LibraryMissingError as LibraryMissingError
     from manifest.errors import ManifestError as ManifestError
     from manifest.errors import NewerSchemaError as NewerSchemaError
     from manifest.errors import NoManifestError as NoManifestError
@@ -87,6 +88,7 @@ _HOMES = {
     "IncompleteModelError": "manifest.errors",
     "InputError": "manifest.errors",
     "KeyFileError": "manifest.errors",
+    "LibraryMissingError": "manifest.errors",
     "lineage": "manifest.workflows.lineage",
     "load": "manifest.workflows.loading",
     "load_checkpoint": "manifest.workflows.resuming",

@@ -74,6 +74,10 @@ class UnknownModelError(ArchitectureError):
     """A model name that no family knows."""
 
 
+class LibraryMissingError(ArchitectureError):
+    """A model of a library, or of a family, that is not installed here."""
+
+
 class NotGrantedError(ArchitectureError):
     """A model that is made by code which the caller did not allow to be imported."""
 

@@ -15,7 +15,7 @@ from manifest.checks.ladder import CheckResult
 from manifest.checks.misdescribed import misdescriptions
 from manifest.checks.records import contrast_here, record_findings
 from manifest.checks.target import Check, VerificationTarget
-from manifest.errors import ArchitectureError, InputError, NotGrantedError, one_line
+from manifest.errors import ArchitectureError, InputError, LibraryMissingError, NotGrantedError, one_line
 from manifest.families import family
 from manifest.families.protocol import Family
 from manifest.fingerprints import environment
@@ -29,7 +29,7 @@ from manifest.golden.run import finite
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Inputs, Probe, inputs_digest, is_of_user
 from manifest.schema.document import Architecture, Golden, Manifest
-from manifest.schema.report import UNDECIDED, Finding, Severity
+from manifest.schema.report import CANNOT_TELL, LIBRARY_MISSING, Finding, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import activation_words
 from manifest.weights.assign import assign, misfits
@@ -48,6 +48,7 @@ class Rebuilder:
         self.probes = probes
         self.module: nn.Module | None = None
         self.weighted = False
+        self.cannot_build = False
 
     def rungs(self) -> list[tuple[str, Check]]:
         return [("architecture", self.architecture), ("environment", environment_rung), ("golden", self.golden)]
@@ -74,12 +75,17 @@ class Rebuilder:
         recorded = subject.manifest.architecture
         try:
             module = self._built(subject)
+        except LibraryMissingError as error:
+            self.cannot_build = True
+            return CheckResult("its library is missing", [finding(LIBRARY_MISSING, str(error), where="architecture")])
         except NotGrantedError as error:
+            self.cannot_build = True
             remedy = "Read that module first, for whoever wrote the manifest chose it."
             return CheckResult(
                 "not built without leave", [finding("A005", str(error), where="architecture", remedy=remedy)]
             )
         except ArchitectureError as error:
+            self.cannot_build = True
             return CheckResult("cannot be built", [finding("A005", str(error), where="architecture")])
         findings = _activation_findings(recorded, _family(subject), module)
         if not findings:
@@ -104,6 +110,8 @@ class Rebuilder:
             )
         if not isinstance(subject.stored, Checkpoint):
             return CheckResult("the container cannot be read", skipped=True)
+        if self.cannot_build:
+            return CheckResult("not run: the model cannot be built", skipped=True)
         if not subject.intact:
             return CheckResult("not run on weights that are not those that were saved", skipped=True)
         try:
@@ -290,7 +298,9 @@ def _other_inputs(manifest: Manifest, worst: Comparison, golden: Golden, inputs:
         f"The outputs differ by {worst.distance:.1e}, and so do the inputs; which of them is wrong cannot be told."
     )
     remedy = f"Install the recorded versions of {', '.join(moved)}, and verify again."
-    return CheckResult("this machine cannot tell", [found, finding(UNDECIDED, message, where="golden", remedy=remedy)])
+    return CheckResult(
+        "this machine cannot tell", [found, finding(CANNOT_TELL, message, where="golden", remedy=remedy)]
+    )
 
 
 def _uncertain(golden: Golden, worst: Comparison) -> Finding:
@@ -298,7 +308,7 @@ def _uncertain(golden: Golden, worst: Comparison) -> Finding:
         f"The {worst.output} differ from the record by {worst.distance:.1e}, and the arithmetic of this machine could "
         f"move them as far; up to {worst.tolerance:.1e} it would tell a wrong model from a right one."
     )
-    return finding(UNDECIDED, message, where="golden", **measures(golden, worst))
+    return finding(CANNOT_TELL, message, where="golden", **measures(golden, worst))
 
 
 def _computes_otherwise(manifest: Manifest) -> bool:

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-from manifest.errors import ArchitectureError
+from manifest.errors import ArchitectureError, LibraryMissingError
 from manifest.families.protocol import Creation, Family
 
 _BUILT_IN = {
@@ -35,15 +35,21 @@ def family(name: str) -> Family:
     """The family of a name.
 
     Raises:
-        ArchitectureError: There is none; the message lists those there are.
+        LibraryMissingError: There is none, or its library is not installed; the message says what to install.
     """
     if name in _BUILT_IN:
-        found: Family = import_module(f"manifest.families.{name}.adapter").FAMILY
+        try:
+            found: Family = import_module(f"manifest.families.{name}.adapter").FAMILY
+        except ModuleNotFoundError as error:
+            raise LibraryMissingError(
+                f"Models of {name} need the package {error.name!r}, which is not installed; "
+                f"install it: `pip install {error.name}`."
+            ) from None
         return found
     for entry in entry_points(group="manifest.families", name=name):
         loaded: Family = entry.load()
         return loaded
-    raise ArchitectureError(
+    raise LibraryMissingError(
         f"No family is called {name!r}, expected one of {', '.join(sorted(_names()))}; "
         "install the package that adds it."
     )

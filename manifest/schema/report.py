@@ -121,7 +121,7 @@ class Report(BaseModel):
     def undecided(self) -> bool:
         """Whether nothing is wrong that was found, and not everything could be told here."""
         errors = [item for item in self.findings() if item.severity is Severity.ERROR and item.waived is None]
-        return bool(errors) and all(item.rule == UNDECIDED for item in errors)
+        return bool(errors) and all(item.rule in UNDECIDED for item in errors)
 
 
 def outcome_of(findings: list[Finding]) -> Outcome:
@@ -132,8 +132,12 @@ def outcome_of(findings: list[Finding]) -> Outcome:
     return Outcome.WARN if Severity.WARNING in severities else Outcome.PASS
 
 
-UNDECIDED = "G007"
+CANNOT_TELL = "G007"
 """The rule under which a check says that this machine cannot tell."""
+LIBRARY_MISSING = "A008"
+"""The rule under which a check says that it would need a library that is not installed."""
+UNDECIDED = frozenset({CANNOT_TELL, LIBRARY_MISSING})
+"""Rules of which a finding says that something could not be checked, and not that it is wrong."""
 
 
 class VerificationError(ManifestError):

@@ -52,7 +52,7 @@ from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Probe, inputs_digest, shipped
 from manifest.schema.document import LARGEST, Golden, Manifest, parse_answers
-from manifest.schema.report import UNDECIDED, Finding, Kind, Report, Severity
+from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
 from manifest.storage.bounded_read import read_small
 
@@ -309,7 +309,7 @@ def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
         f"{found.device} could move them as far; up to {worst.tolerance:.1e} it tells a wrong model from a right one."
     )
     remedy = f"Ask the model in {golden.precision} on the {golden.device}, as the record was made."
-    return finding(UNDECIDED, message, where="golden", remedy=remedy, **measures(golden, worst))
+    return finding(CANNOT_TELL, message, where="golden", remedy=remedy, **measures(golden, worst))
 
 
 @neutral_process()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +66,21 @@ def test_models_of_an_installed_family_are_saved_verified_loaded_and_described(u
 
 def test_checkpoint_of_a_family_that_is_not_installed_here_says_so(used: Path) -> None:
     assert manifest.verify(used / "wall.safetensors", fast=True).exit_code == 0
+    report = manifest.verify(used / "wall.safetensors")
+    assert report.exit_code == 2
+    assert [found.rule for found in report.findings() if found.severity == "error"] == ["A008"]
     with pytest.raises(ArchitectureError, match=r"No family is called 'bricks', expected one of .*open_clip"):
         family("bricks")
     with pytest.raises(VerificationError, match="No family is called 'bricks'"):
         manifest.load(used / "wall.safetensors")
+
+
+def test_golden_outputs_when_the_library_is_missing_then_are_not_called_different(digits: Any, tmp_path: Path) -> None:
+    path = shutil.copy(digits.WEIGHTS, tmp_path / digits.WEIGHTS.name)
+    record = json.loads(digits.WEIGHTS.with_name(f"{digits.WEIGHTS.name}.manifest.json").read_bytes())
+    record["architecture"]["family"] = "bricks"
+    (tmp_path / f"{digits.WEIGHTS.name}.manifest.json").write_text(json.dumps(record), encoding="utf-8")
+    report = manifest.verify(path)
+    assert report.exit_code == 2
+    assert [found.rule for found in report.findings() if found.severity == "error"] == ["A008"]
+    assert (report.rungs[-1].outcome, report.rungs[-1].reason) == ("skip", "not run: the model cannot be built")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from manifest.errors import ArchitectureError, InputError, UnknownModelError
+from manifest.errors import ArchitectureError, InputError, LibraryMissingError, UnknownModelError
 from manifest.families.adapter import PRECISIONS, cast
 from manifest.families.json_arguments import as_data, from_data
 from manifest.families.limits import require_sane
@@ -46,12 +46,12 @@ def library() -> Any:
     """The package `transformers`.
 
     Raises:
-        ArchitectureError: It is not installed.
+        LibraryMissingError: It is not installed.
     """
     try:
         import transformers
     except ImportError:
-        raise ArchitectureError(
+        raise LibraryMissingError(
             "Models of transformers need the package `transformers`, which is not installed; "
             "install it: `pip install 'checkpoint-manifest[transformers]'`."
         ) from None
