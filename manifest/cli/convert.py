@@ -29,6 +29,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Write the weights as safetensors, without torch and without running any of the file; its manifest comes along."""
+    from manifest.storage.sidecars import has_manifest
     from manifest.workflows.converting import convert
 
     manifest = convert(
@@ -36,4 +37,6 @@ def run(
     )
     if not quiet:
         beside = f", with its manifest{' and signature' if manifest.signer else ''}" if manifest else ""
+        if not manifest and has_manifest(checkpoint):
+            beside = f", without a manifest, since that of {checkpoint.name} does not describe these weights"
         typer.echo(f"Wrote {output.name}{beside}.")

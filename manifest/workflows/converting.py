@@ -43,7 +43,7 @@ def convert(
         passphrase: Of an encrypted key.
 
     Returns:
-        The manifest beside the output; None when the source has none.
+        The manifest beside the output; None when the source has none, or none that describes these weights.
 
     Raises:
         CheckpointError: The source cannot be read, or holds a tensor that safetensors cannot.
@@ -61,13 +61,13 @@ def convert(
         raise InputError(f"{output} is {kind_of(Path(output))}, expected the name of a file to write; name one.")
     if target.exists() and not force:
         raise InputError(f"{target} exists already; choose another name, or replace it with --force.")
-    if key is not None and not has_manifest(source):
-        raise InputError(f"{source.name} has no manifest that could be signed; leave out the key.")
+    recorded = _described(read_manifest(source), state) if has_manifest(source) else None
+    if key is not None and recorded is None:
+        raise InputError(f"{source.name} has no manifest of these weights that could be signed; leave out the key.")
     signer = None if key is None else private_key(key, passphrase)
-    recorded = read_manifest(source) if has_manifest(source) else None
     with open_checkpoint(source) as opened, staging(target) as staged:
-        stored = opened if recorded is None else select_recorded(opened, recorded)
-        stored = stored if state is None else stored.select(state)
+        stored = opened if state is None else opened.select(state)
+        stored = stored if recorded is None else select_recorded(opened, recorded)
         try:
             check_writable(stored)
         except CheckpointError as error:
@@ -102,6 +102,13 @@ def convert(
         )
         publish_signed(staged, target, manifest, signer)
     return manifest
+
+
+def _described(manifest: Manifest, state: str | None) -> Manifest | None:
+    """The manifest with the weights under some keys as those that are meant; None where it does not describe them."""
+    if state is None or state == ".".join(manifest.checkpoint.state.path):
+        return manifest
+    return next((manifest.meaning(each) for each in manifest.others if state == ".".join(each.state.path)), None)
 
 
 def _digest(stored: Checkpoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_file, save_model
@@ -261,3 +263,33 @@ def test_large_tensor_when_converted_then_is_never_in_memory_as_a_whole(tmp_path
         [sys.executable, "-c", program, tmp_path / "large.pt"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_each_model_of_a_described_file_when_converted_then_its_manifest_comes_along(run: Run, tmp_path: Path) -> None:
+    model = trained("test_vit")
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        for each in average.parameters():
+            each.mul_(0.9)
+    saved = {"state_dict": model.state_dict(), "state_dict_ema": average.state_dict(), "other": {"w": torch.ones(3)}}
+    manifest.torch_save(saved, tmp_path / "ckpt.pth.tar", golden=False)
+    for state, weights in (("state_dict", model), ("state_dict_ema", average)):
+        assert run("convert", "ckpt.pth.tar", f"{state}.safetensors", "--state", state).out.endswith("its manifest.\n")
+        assert run("verify", f"{state}.safetensors", "--fast").code == 0
+        loaded = manifest.load(tmp_path / f"{state}.safetensors", verify="fast")
+        assert torch.equal(loaded.head.weight, weights.head.weight)
+    said = run("convert", "ckpt.pth.tar", "other.safetensors", "--state", "other").out
+    assert "without a manifest, since that of ckpt.pth.tar does not describe these weights" in said
+    assert run("convert", "ckpt.pth.tar", "x.safetensors", "--state", "other", "--key", "a.key").code == 2
+
+
+def trained(name: str) -> Any:
+    """A small model of timm's with some steps behind it."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(2, 3, 160, 160)).square().mean().backward()
+        optimizer.step()
+    return model
