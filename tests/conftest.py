@@ -51,9 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _shares_a_fixture(item: pytest.Item) -> bool:
-    """Whether a test uses a fixture that is made once a module; each worker would make it once more."""
-    used = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-    return any(found[-1].scope == "module" for found in used.values())
+    """Whether a test's module makes something once, as a fixture or in a cache; each worker would make it once more."""
+    module = item.nodeid.partition("::")[0]
+    used = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
+    if any(made.scope == "module" or (made.scope == "session" and made.baseid == module) for made in used):
+        return True
+    own = [each for each in vars(item.module).values() if hasattr(each, "cache_info")]  # type: ignore[attr-defined]
+    return any(each.__module__ == item.module.__name__ for each in own)  # type: ignore[attr-defined]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

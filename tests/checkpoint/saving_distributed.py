@@ -1,12 +1,14 @@
-"""One of the processes that save a distributed checkpoint together: `python saving_distributed.py rank world folder`.
+"""Processes that save a distributed checkpoint together: `python saving_distributed.py world folder`.
 
-Each saves its pieces into `folder/sharded` and `folder/trained`; the first also writes, with torch.save, what they are
-pieces of.
+The libraries are imported once, and the processes are forked then. Each saves its pieces into `folder/sharded` and
+`folder/trained`; the first also writes, with torch.save, what they are pieces of.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -80,14 +82,33 @@ def save_trained(folder: Path, world: int) -> None:
         torch.save(full, folder / "trained.pt")
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
+def save(rank: int, world: int, folder: Path) -> None:
+    """Be one of the processes."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world)
     save_sharded(folder, world)
     save_trained(folder, world)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def main() -> None:
+    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                save(rank, world, folder)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(child)
+    sys.exit(max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from manifest.storage.transaction import read_manifest
 
 SCRIPTS = Path(__file__).parent / "scripts"
 MODULE = ("-m", "open_clip_train.main")
+SMALL = (str(SCRIPTS / "open_clip_of_digits.py"),)
 TORCHRUN = ("torchrun", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--")
 """After "--", or torchrun takes `--logs` for an abbreviation of an option of its own."""
 OPTIONS = (
-    *("--dataset-type", "synthetic", "--model", "ViT-S-32-alt", "--train-num-samples", "8", "--batch-size", "4"),
+    *("--dataset-type", "synthetic", "--train-num-samples", "8", "--batch-size", "4"),
     *("--workers", "0", "--device", "cpu", "--dist-backend", "gloo", "--logs", "logs", "--warmup", "1"),
 )
 
@@ -31,7 +32,8 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     place = tmp_path_factory.mktemp("training")
 
     def call(name: str, *options: str, program: Sequence[str] = MODULE, epochs: int = 1) -> Path:
-        words = [*program, *OPTIONS, "--epochs", str(epochs), "--name", name, *options]
+        model = "digits-clip" if program == SMALL else "ViT-S-32-alt"
+        words = [*program, *OPTIONS, "--model", model, "--epochs", str(epochs), "--name", name, *options]
         done = subprocess.run(
             [sys.executable, "-m", "manifest", "run", "--", *words],
             cwd=place,
@@ -53,19 +55,27 @@ def promised(path: Path) -> None:
     assert golden.outcome == "pass"
 
 
-def test_its_checkpoint_verifies_loads_and_resumes(train: Trainer, request: pytest.FixtureRequest) -> None:
-    first = train("first", "--force-quick-gelu", "--save-most-recent") / "epoch_1.pt"
+@pytest.mark.parametrize(
+    ("program", "layers"),
+    [pytest.param(SMALL, 4, id="small"), pytest.param(MODULE, 12, id="ViT-S-32-alt", marks=pytest.mark.whole)],
+)
+def test_its_checkpoint_verifies_loads_and_resumes(
+    train: Trainer, program: Sequence[str], layers: int, whole: bool
+) -> None:
+    size = "small" if program == SMALL else "large"
+    first = train(f"first-{size}", "--force-quick-gelu", "--save-most-recent", program=program) / "epoch_1.pt"
     promised(first)
     latest = first.with_name("epoch_latest.pt")
     assert read_manifest(latest).weights.digest == read_manifest(first).weights.digest
     assert manifest.verify(latest, fast=True).passed
     assert not first.with_name("tmp.pt.manifest.json").exists()
-    assert read_manifest(first).architecture.activations["visual"] == {"QuickGELU": 12}
+    assert read_manifest(first).architecture.activations["visual"] == {"QuickGELU": layers}
     model = manifest.load(first, verify="none")
     assert not model.training
-    if not request.config.getoption("--whole", default=False):
-        return  # minutes more; `make sweep` does them
-    second = train("second", "--force-quick-gelu", "--resume", str(first), epochs=2) / "epoch_2.pt"
+    if not whole:
+        return  # `make sweep` resumes it
+    second = train(f"second-{size}", "--force-quick-gelu", "--resume", str(first), program=program, epochs=2)
+    second /= "epoch_2.pt"
     assert manifest.verify(second, fast=True).passed
     assert not second.with_name("epoch_1.pt").exists()
     lineage = read_manifest(second).provenance
@@ -73,6 +83,7 @@ def test_its_checkpoint_verifies_loads_and_resumes(train: Trainer, request: pyte
     assert lineage.epoch == 2
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "options", "program"),
     [
@@ -81,9 +92,5 @@ def test_its_checkpoint_verifies_loads_and_resumes(train: Trainer, request: pyte
         ("two", [], (*TORCHRUN, str(SCRIPTS / "open_clip_on_cpus.py"))),
     ],
 )
-def test_so_do_those_of_other_trainings(
-    train: Trainer, request: pytest.FixtureRequest, name: str, options: list[str], program: Sequence[str]
-) -> None:
-    if not request.config.getoption("--whole", default=False):
-        pytest.skip("minutes more; `make sweep` does them")
+def test_so_do_those_of_other_trainings(train: Trainer, name: str, options: list[str], program: Sequence[str]) -> None:
     promised(train(name, *options, program=program) / "epoch_1.pt")

@@ -38,7 +38,7 @@ def perceptron(width: int = 16) -> Any:
 
 
 def resnet() -> nn.Module:
-    return stepped(timm.create_model("resnet10t", num_classes=3), torch.randn(2, 3, 64, 64))
+    return stepped(timm.create_model("test_resnet", num_classes=3), torch.randn(2, 3, 64, 64))
 
 
 def stepped(model: Any, inputs: torch.Tensor) -> Any:
@@ -85,7 +85,7 @@ def test_every_way_to_save_a_model_is_followed_by_its_manifest(tmp_path: Path) -
     assert sorted(recorder.described) == paths
     found = [holds(path) for path in paths]
     assert len({each.weights.digest for each in found}) == 1
-    assert all(each.architecture.name == "resnet10t" and each.golden for each in found)
+    assert all(each.architecture.name == "test_resnet" and each.golden for each in found)
 
 
 def test_the_savers_of_libraries_are_followed(digits_model: Any, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_several_models_in_a_file_are_all_described(tmp_path: Path) -> None:
         torch.save(saved, path)
     found = holds(path)
     assert [each.state.path for each in found.others] == [["head", "net"], ["state_dict_ema"]]
-    assert [each.architecture.name for each in found.others] == ["own_networks:Perceptron", "resnet10t"]
+    assert [each.architecture.name for each in found.others] == ["own_networks:Perceptron", "test_resnet"]
     loaded = manifest.load(path, state="state_dict_ema")
     assert all(torch.equal(value, copies[name]) for name, value in loaded.state_dict().items())
     with pytest.raises(manifest.errors.InputError, match="describes no 'ema', only"):
@@ -369,7 +369,7 @@ def test_a_pickled_model_does_not_need_this_package(tmp_path: Path) -> None:
     with recording():
         torch.save(resnet(), tmp_path / "whole.pt")
     loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
-    assert holds(tmp_path / "whole.pt").architecture.name == "resnet10t"
+    assert holds(tmp_path / "whole.pt").architecture.name == "test_resnet"
     assert b"manifest." not in pickle.dumps(loaded)
 
 
@@ -384,7 +384,7 @@ def test_an_error_of_the_save_is_the_scripts_own(tmp_path: Path) -> None:
 
 
 def test_torch_save_returns_the_manifest(tmp_path: Path) -> None:
-    model = manifest.timm.create_model("resnet10t", num_classes=3)
+    model = manifest.timm.create_model("test_resnet", num_classes=3)
     stepped(model, torch.randn(2, 3, 64, 64))
     found = manifest.torch_save({"model": model.state_dict(), "epoch": 3}, tmp_path / "a.pt")
     assert found is not None

@@ -26,12 +26,12 @@ def plain() -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def convolutional() -> tuple[nn.Module, tuple[int, ...]]:
-    return timm.create_model("resnet10t", num_classes=3, drop_path_rate=0.2, drop_rate=0.2), (4, 3, 64, 64)
+    return timm.create_model("test_resnet", num_classes=3, drop_path_rate=0.2, drop_rate=0.2), (4, 3, 64, 64)
 
 
 def half_frozen() -> tuple[nn.Module, tuple[int, ...]]:
     """In train mode but for a part that is frozen and in eval mode, as fine-tuning has it."""
-    model: Any = timm.create_model("resnet10t", num_classes=3)
+    model: Any = timm.create_model("test_resnet", num_classes=3)
     for parameter in model.layer1.parameters():
         parameter.requires_grad_(False)
     model.layer1.eval()
@@ -123,7 +123,7 @@ def test_a_compiled_training_is_not_compiled_again(tmp_path: Path) -> None:
         return graph.forward
 
     with recording() as recorder:
-        model = timm.create_model("resnet10t", num_classes=3)
+        model = timm.create_model("test_resnet", num_classes=3)
         model.compile(backend=backend)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for step in range(3):

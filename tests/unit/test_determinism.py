@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -148,14 +146,15 @@ def test_seed_that_numpy_cannot_take_is_refused_before_anything_is_set(seed: int
 
 
 @pytest.mark.parametrize(("hashing", "said"), [(None, True), ("random", True), ("0", False)])
-def test_hash_seed_that_came_too_late_is_told(hashing: str | None, said: bool) -> None:
-    code = "import manifest, sys; print(manifest.deterministic(1).notes)"
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
+def test_hash_seed_that_came_too_late_is_told(hashing: str | None, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     if hashing is not None:
-        variables["PYTHONHASHSEED"] = hashing
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
-    assert ("PYTHONHASHSEED" in done.stdout) is said
-    assert ("PYTHONHASHSEED=0 python" in done.stderr) is said
+        monkeypatch.setenv("PYTHONHASHSEED", hashing)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with manifest.deterministic(1) as settings:
+            assert ("PYTHONHASHSEED" in str(settings.notes)) is said
+    assert any("PYTHONHASHSEED=0 python" in str(each.message) for each in warned) is said
 
 
 class Noisy(Dataset[torch.Tensor]):

@@ -12,13 +12,13 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 
 def main() -> None:
     torch.manual_seed(0)
-    model = create_model("resnet10t", num_classes=4, in_chans=3)
+    model = create_model("test_resnet", num_classes=4, in_chans=3)
     ema = ModelEmaV3(model, decay=0.5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     saver = CheckpointSaver(
         model,
         optimizer,
-        args=SimpleNamespace(model="resnet10t"),
+        args=SimpleNamespace(model="test_resnet"),
         model_ema=ema,
         checkpoint_dir=sys.argv[1],
         recovery_dir=sys.argv[1],
