@@ -210,12 +210,13 @@ def _components(manifest: Manifest) -> Table:
 def _golden(manifest: Manifest) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for golden in manifest.golden:
-        floor = ", ".join(f"{name} {value:.1e}" for name, value in golden.floor.items())
+        measured = ", ".join(f"{name} {value:.1e}" for name, value in golden.floor.items())
+        floor = f"arithmetic moves them by {measured}" if measured else "how far arithmetic moves them was not measured"
         contrast = ", ".join(f"{name} {value:.1e}" for name, value in golden.contrast.items()) or "none known"
         parts.append(
             Text(
                 printable(f"golden outputs of {golden.probe}: {', '.join(golden.outputs)}", 300)
-                + f"\n  arithmetic moves them by {floor}; a wrong architecture by {printable(contrast, 300)}"
+                + f"\n  {floor}; a wrong architecture by {printable(contrast, 300)}"
             )
         )
         for reading in golden.reading:

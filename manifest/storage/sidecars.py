@@ -92,7 +92,8 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
             f"{checkpoint} is {kind_of_mode(mode)}, expected a file or a directory; "
             "copy what it gives into a file first."
         )
-    return checkpoint
+    # Of the current directory and the one above, the name is what a report calls the checkpoint.
+    return checkpoint if checkpoint.name not in ("", "..") else checkpoint.resolve()
 
 
 def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Path]]:

@@ -57,6 +57,12 @@ def test_directory_when_intact_then_verifies_and_loads(folder: Path, run: Run, d
         assert torch.equal(model.encode_image(pictures), digits_model.eval().encode_image(pictures))
 
 
+def test_directory_when_named_by_a_dot_then_its_name_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    report = manifest.verify(".", fast=True)
+    assert (report.subject, report.passed) == ("clip", True)
+
+
 def test_directory_when_one_shard_changes_then_its_tensors_are_named(folder: Path, run: Run) -> None:
     shard = folder / "model-00002-of-00002.safetensors"
     data = bytearray(shard.read_bytes())
