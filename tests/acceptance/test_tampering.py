@@ -14,6 +14,7 @@ import torch
 
 import manifest
 from manifest.checkpoint import open_checkpoint
+from manifest.schema.report import VerificationError
 
 
 def flip(path: Path, position: int) -> None:
@@ -159,7 +160,7 @@ def test_golden_outputs_are_not_run_on_changed_weights(signed: Path) -> None:
 
 def test_load_of_a_tampered_checkpoint_raises_with_the_report(signed: Path) -> None:
     bit_in_a_tensor(signed)
-    with pytest.raises(manifest.errors.VerificationError, match="I002 tensors-changed") as caught:
+    with pytest.raises(VerificationError, match="I002 tensors-changed") as caught:
         manifest.load(signed)
     assert caught.value.exit_code == 1
     assert not caught.value.report.passed
