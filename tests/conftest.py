@@ -28,7 +28,7 @@ _SWEPT = Path(__file__).with_name("swept.txt")
 _LAST_SWEEP = _ROOT / ".cache" / "sweep.json"
 
 # How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("manifest")
+hypothesis.settings.register_profile("manifest", deadline=None)
 hypothesis.settings.load_profile("manifest")
 
 

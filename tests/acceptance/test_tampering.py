@@ -139,7 +139,7 @@ def test_verify_of_a_garbled_manifest_cannot_check(signed: Path, run: Callable[.
     flip(beside(signed, "json"), 0)
     answer = run("verify", signed.name)
     assert answer.code == 2
-    assert "not valid JSON" in answer.err
+    assert "is not JSON in UTF-8" in answer.err
 
 
 def test_verify_under_the_sidecars_of_another_checkpoint_fails(signed: Path, digits_model: Any) -> None:

@@ -138,7 +138,7 @@ def test_verify_of_a_manifest_forged_to_gelu_throughout_fails_by_its_outputs(
 ) -> None:
     """Config, activations, structure and operators all agree with each other: only the golden outputs know better."""
     del restored
-    gelu = family("open_clip").describe(Creation("ViT-B-32"))
+    gelu = family("open_clip").describe(Creation("ViT-B-32")).architecture
     sidecar = Sidecars(quick[1]).manifest
     true = parse(sidecar.read_bytes())
     forged = gelu.model_copy(update={"preprocess": true.architecture.preprocess, "mode": true.architecture.mode})

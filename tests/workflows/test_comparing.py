@@ -105,11 +105,11 @@ def test_answer_that_is_not_finite_or_a_model_that_raises_is_one_sentence(saved:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "not valid JSON"),
+        ("", "not JSON in UTF-8"),
         ("[]", "an object was expected"),
         ("{}", "not valid at 'probe'"),
-        ('{"probe": NaN}', "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
+        ('{"probe": NaN}', "has NaN, which is not JSON"),
+        ("[" * 100_000, "nests deeper"),
     ],
 )
 def test_file_that_holds_no_answers_is_refused(saved: Path, tmp_path: Path, text: str, expected: str) -> None:
