@@ -253,10 +253,15 @@ def test_every_rule_has_a_page_of_whole_sentences(code: str) -> None:
     assert code[0] in LETTERS
     assert code[1:].isdigit()
     assert rule.name == rule.name.lower()
+    assert rule.example.endswith(".")
     for text in (rule.why, rule.cure):
         assert text[0].isupper() or text[0] == "`" or text.startswith("torch.")
         assert text.endswith(".")
         assert len(text.split()) >= 3
+
+
+def test_rule_when_explained_then_an_example_of_its_finding_is_shown(run: Run) -> None:
+    assert "An example: In the logit scale, 1 of 1 tensors changed: logit_scale." in run("rule", "I002").out
 
 
 def test_names_of_rules_are_distinct() -> None:
