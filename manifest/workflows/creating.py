@@ -86,7 +86,7 @@ def describe(
             [description],
             file_name=checkpoint.name,
             digests=background.submit(files_digests, [file.path for file in stored.files]),
-            provenance=provenance_of(adapter, creation, facts_of({}, dataset=options.dataset)),
+            provenance=provenance_of(adapter, creation, facts_of({}, dataset=options.dataset, words=())),
             signer=options.hint,
         )
     with sidecars_only(checkpoint):
