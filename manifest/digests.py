@@ -20,7 +20,7 @@ from manifest.errors import InputError
 Buffer = Any
 """Anything with the buffer protocol: bytes, memoryview, mmap."""
 
-_BLOCK = 1 << 20  # bytes; as much as stays in a processor's cache between reading and hashing
+READ_BLOCK = 1 << 20  # bytes; as much as stays in a processor's cache between reading and hashing
 _LONG_BLOCK = 16 << 20  # where a thread waits for its turn in the interpreter after each
 _PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
 _TENSOR_HEADER = b"manifest/tensor/v1\n"
@@ -155,7 +155,7 @@ def file_sha256(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = _BLOCK) -> Iterator[memoryview]:
+def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = READ_BLOCK) -> Iterator[memoryview]:
     """A range of an open file in consecutive blocks, each valid until the next is asked for.
 
     It is read and not mapped: to touch a mapping where the file has been cut kills the process.

@@ -33,7 +33,7 @@ from manifest.checkpoint.files import Files, stays_home
 from manifest.checkpoint.hashes import Hashes
 from manifest.checkpoint.state_dicts import first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
-from manifest.digests import composite_digest, read_blocks, streamed_tensor_digest
+from manifest.digests import READ_BLOCK, composite_digest, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
 
@@ -229,17 +229,16 @@ class Checkpoint:
 
     def _digest(self, tensor: StoredTensor) -> str:
         if isinstance(tensor, StridedTensor) and tensor.plain and self._can_read(tensor.file):
-            return streamed_tensor_digest(tensor.dtype, tensor.shape, self._read(tensor), tensor.nbytes)
+            return streamed_tensor_digest(tensor.dtype, tensor.shape, self._read(tensor, READ_BLOCK), tensor.nbytes)
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
 
     def _can_read(self, file: int) -> bool:
         """Whether a file can be read by its descriptor, and not only where it is mapped."""
         return self.files[file].descriptor >= 0 and not self._hashes.closed
 
-    def _read(self, tensor: StridedTensor, most: int | None = None) -> Iterator[memoryview]:
+    def _read(self, tensor: StridedTensor, most: int) -> Iterator[memoryview]:
         file = self.files[tensor.file]
-        sizes = {} if most is None else {"most": most}
-        return read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name, **sizes)
+        return read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name, most)
 
     def _require_uncut(self, tensor: StoredTensor) -> None:
         if not self._hashes.closed:

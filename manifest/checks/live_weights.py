@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint
-from manifest.digests import tensor_digest
 from manifest.families.wrappers import unwrap
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Manifest
 from manifest.schema.report import Finding
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import component_tensors, role_words
-from manifest.weights.assign import mapped_tensor
+from manifest.weights.assign import live_digest, mapped_tensor
 
 _SHOWN = 3
 _NUMBERS = ("float64", "float32", "float16", "bfloat16")
@@ -77,7 +76,7 @@ def live_weights(model: nn.Module, manifest: Manifest) -> LiveWeights:
             cast.append(record.name)
         else:
             compared.append(record.name)
-            if list(live.shape) != record.shape or _digest(live) != record.digest:
+            if list(live.shape) != record.shape or live_digest(live) != record.digest:
                 changed.append(record.name)
     return LiveWeights(tuple(compared), tuple(changed), tuple(missing), tuple(cast))
 
@@ -131,9 +130,3 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and not (tensor.is_meta or tensor.is_quantized)
     )
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    values = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    octets = values.reshape(-1).view(torch.uint8).numpy().data if values.numel() else b""
-    return tensor_digest(str(values.dtype).removeprefix("torch."), tuple(values.shape), octets)

@@ -33,7 +33,6 @@ from manifest.cli import (
 from manifest.cli.options import Verbose
 from manifest.cli.printing import complain, show_log
 from manifest.errors import ManifestError
-from manifest.fingerprints import environment
 from manifest.version import __version__
 
 app = typer.Typer(
@@ -75,6 +74,8 @@ app.add_typer(policy.app, name="policy")
 def _versions(asked: bool) -> None:
     """Print the versions that matter to a report of a fault; no library is imported for it."""
     if asked:
+        from manifest.fingerprints import environment
+
         found = environment.library_versions()
         print(f"manifest {__version__}")
         print(f"python {environment.python_version()}")

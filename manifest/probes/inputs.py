@@ -18,7 +18,8 @@ from blake3 import blake3
 from PIL import Image
 from torch import nn
 
-from manifest.digests import tensor_digest, text_digest
+from manifest.digests import text_digest
+from manifest.weights.assign import live_digest
 
 WITH_TOKENIZER = "photos-and-prompts/1"
 WITHOUT_TOKENIZER = "photos-and-tokens/1"
@@ -210,15 +211,7 @@ def tensors_given(material: Probe) -> Inputs:
 
 def inputs_digest(inputs: Inputs) -> str:
     """Digest of what reaches the model, after preprocessing and tokenizing."""
-    digests = [
-        tensor_digest(
-            str(tensor.dtype).removeprefix("torch."),
-            tensor.shape,
-            tensor.contiguous().view(-1).view(torch.uint8).numpy().data,
-        )
-        for tensor in inputs.tensors.values()
-    ]
-    return text_digest([inputs.probe, *digests])
+    return text_digest([inputs.probe, *map(live_digest, inputs.tensors.values())])
 
 
 def _token_ids(seed: str, length: int, vocabulary: int) -> torch.Tensor:

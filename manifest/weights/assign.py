@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint, StoredTensor
+from manifest.digests import tensor_digest
 from manifest.errors import ArchitectureError
 from manifest.escaping import printable
 from manifest.fingerprints.structure import ties
@@ -30,6 +31,13 @@ def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
     if data.readonly:  # values that had to be gathered
         data = memoryview(bytearray(data))
     return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(stored.shape)
+
+
+def live_digest(tensor: torch.Tensor) -> str:
+    """The tensor digest of a tensor in memory, wherever it is: that of the same values in a file."""
+    values = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    octets = values.reshape(-1).view(torch.uint8).numpy().data if values.numel() else b""
+    return tensor_digest(str(values.dtype).removeprefix("torch."), tuple(values.shape), octets)
 
 
 def twin(module: nn.Module) -> nn.Module:
