@@ -12,7 +12,7 @@ test sweep: export OMP_WAIT_POLICY := passive
 .PHONY: demo test test-lowest test-pythons sweep lint bench fuzz schemas fixtures index classes packages clean
 
 demo: $(READY)
-	$(RUN) fixtures/demo.py
+	@$(RUN) fixtures/demo.py
 
 test: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
