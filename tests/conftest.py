@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import io
 import json
@@ -58,6 +59,14 @@ def _shares_a_fixture(item: pytest.Item) -> bool:
         return True
     own = [each for each in vars(item.module).values() if hasattr(each, "cache_info")]  # type: ignore[attr-defined]
     return any(each.__module__ == item.module.__name__ for each in own)  # type: ignore[attr-defined]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse versions of pytest and pytest-xdist under which a group is no group, and every worker makes everything."""
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError("pytest-xdist does not group tests here; install the versions of constraints.txt")
+    gc.freeze()  # a million objects of the libraries, which every collection would look at
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -449,9 +449,7 @@ class _Machine:
             # A constructor may go through its arguments, and two bytes of pickle can pass the same long list again.
             self.charge(_SLOT * len(arguments))
             for argument in arguments:
-                if isinstance(argument, list | tuple):
-                    self.charge(_SLOT * len(argument))
-                elif isinstance(argument, dict):
+                if isinstance(argument, list | tuple | dict):
                     self.charge(_ENTRY * len(argument))
                 elif isinstance(argument, str | bytes):
                     self.charge(len(argument))
