@@ -67,6 +67,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
         raise pytest.UsageError("pytest-xdist does not group tests here; install the versions of constraints.txt")
     gc.freeze()  # a million objects of the libraries, which every collection would look at
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

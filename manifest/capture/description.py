@@ -281,6 +281,7 @@ def _golden(
             _wrong_ones(family, architecture, checkpoint),
             thoroughness=options.floor,
             elsewhere=_elsewhere(checkpoint, architecture, answers.threads) if probe is None else None,
+            reach=probe is None or len(found) == 0,
         )
         _require_same(golden, rebuilt)
         found.append(golden)

@@ -9,12 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
-from manifest.initialisation.verdict import TOWERS, evidence
+from manifest.initialisation.verdict import TOWERS, UNTRAINED, evidence, untrained_throughout
 from manifest.schema.document import Component
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Status, Training, component_tensors, prefixes, role_words
+
+
+_STATES = {
+    Training.INITIALISED: ("was never trained", "as their initialiser left them"),
+    Training.BARELY: ("was barely trained", "within a few small steps of where their initialiser left them"),
+}
+_NO_PART = {
+    False: ("C003", "No part of the model was ever trained: every part is as its initialiser left it."),
+    True: ("C010", "No part of the model was trained for more than a few small steps."),
+}
 
 
 def assess(
@@ -94,35 +104,30 @@ def component_findings(components: Sequence[Component], subject: str) -> list[Fi
     return findings + _training_findings(components)
 
 
-def initialised_throughout(components: Sequence[Component]) -> bool:
-    """Whether no part of the model that can show training shows any."""
-    shown = {part.training for part in components} - {Training.UNKNOWN}
-    return shown == {Training.INITIALISED}
-
-
 def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:
     return {role: found.training for role, found in evidence(roles, checkpoint).items()}
 
 
 def _training_findings(components: Sequence[Component]) -> list[Finding]:
-    fresh = [part for part in components if part.training is Training.INITIALISED and not part.by_design]
+    fresh = [part for part in components if part.training in UNTRAINED and not part.by_design]
     if not fresh:
         return []
-    if initialised_throughout(components):
-        message = "No part of the model was ever trained: every part is as its initialiser left it."
+    if untrained_throughout(part.training for part in components):
         remedy = "Nothing to do if that is meant, as for a test; otherwise find out where the weights were lost."
-        return [finding("C003", message, severity=Severity.NOTE, remedy=remedy)]
+        rule, message = _NO_PART[any(part.training is Training.BARELY for part in fresh)]
+        return [finding(rule, message, severity=Severity.NOTE, remedy=remedy)]
     untrained = {part.role for part in fresh}
     return [
-        finding("C003", _never_trained(part.role, untrained), where=part.role, prefixes=part.prefixes) for part in fresh
+        finding(UNTRAINED[part.training], _untrained(part, untrained), where=part.role, prefixes=part.prefixes)
+        for part in fresh
     ]
 
 
-def _never_trained(role: str, untrained: set[str]) -> str:
-    words = role_words(role)
-    if untrained & set(TOWERS.get(role, ())):
-        return f"The {words} belongs to a tower that was never trained."
-    return f"The {words} was never trained, and other parts were: its numbers are as their initialiser left them."
+def _untrained(part: Component, untrained: set[str]) -> str:
+    words, (did, are) = role_words(part.role), _STATES[part.training]
+    if untrained & set(TOWERS.get(part.role, ())):
+        return f"The {words} belongs to a tower that {did}."
+    return f"The {words} {did}, and other parts were trained: its numbers are {are}."
 
 
 def absent_by_design(components: Sequence[Component], roles: dict[str, str]) -> frozenset[str]:

@@ -146,6 +146,8 @@ def _untrained(roles: Sequence[str], model: Report) -> Iterator[Finding]:
     for part in model.components:
         if part.training is not Training.TRAINED and (part.role in roles or not roles):
             found = "its numbers are as initialised"
+            if part.training is Training.BARELY:
+                found = "its numbers have barely moved from where they were initialised"
             if part.training is Training.UNKNOWN:
                 absent = part.status is Status.ABSENT
                 found = "it is absent" if absent else "nothing in its numbers shows that it was trained"

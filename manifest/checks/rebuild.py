@@ -13,7 +13,7 @@ from manifest.checks.environment import _BUILDING_LIBRARIES, _INPUT_LIBRARIES, e
 from manifest.checks.explanation import RecordedModel, golden_mismatch_finding, inputs_apart, measures
 from manifest.checks.ladder import CheckResult
 from manifest.checks.misdescribed import misdescriptions
-from manifest.checks.records import contrast_here, record_findings
+from manifest.checks.records import contrast_here, record_findings, unreached_findings
 from manifest.checks.target import Check, VerificationTarget
 from manifest.errors import ArchitectureError, InputError, LibraryMissingError, NotGrantedError, one_line
 from manifest.families import family
@@ -175,8 +175,12 @@ class Rebuilder:
             return CheckResult("this machine cannot tell", [_uncertain(golden, worst)])
         if worst.grade is Grade.DIFFERENT:
             return CheckResult("different", [golden_mismatch_finding(original, golden, answers, worst, material)])
-        findings = [] if self.brief else record_findings(original, golden, answers, comparisons)
-        return CheckResult("not as a save records it" if findings else agreement(comparisons) + widened, findings)
+        if self.brief:
+            return CheckResult(agreement(comparisons) + widened, [])
+        if findings := record_findings(original, golden, answers, comparisons):
+            return CheckResult("not as a save records it", findings)
+        unreached = unreached_findings(original.built, golden, answers.record())
+        return CheckResult(agreement(comparisons) + widened, unreached)
 
 
 def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:

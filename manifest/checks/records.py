@@ -7,6 +7,7 @@ next comparison shows nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from manifest.checks.explanation import RecordedModel
@@ -25,12 +26,15 @@ from manifest.golden.compare import (
 from manifest.golden.detections import RESOLUTION
 from manifest.golden.floor import Built, Thoroughness, measure
 from manifest.golden.layers import layer_distance
+from manifest.golden.reach import unreached
 from manifest.golden.record import contrasted, prepared
 from manifest.golden.run import ProbeOutputs
 from manifest.probes.inputs import Inputs
 from manifest.schema.document import Golden, Output, Reading
+from manifest.schema.name_ranges import shortened
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
+from manifest.schema.vocabulary import component_tensors, role_words
 
 _SAME = 1e-6
 """Relative difference of two numbers that were computed from the same values, in another order."""
@@ -56,12 +60,13 @@ def record_findings(
     first = built.ask(answers.inputs.first(), layers=True)
     allowed = max(worst_of(comparisons).tolerance, max(item.distance for item in comparisons))
     sentences = [
-        *_outputs("outputs", golden.outputs, answers.record(), allowed),
+        *_outputs("outputs", golden.outputs, _asked_then(built, golden, answers.record()), allowed),
         *_brief(golden, built, first, allowed),
         *_layers(golden, first, allowed, exact=all(item.distance == 0 for item in comparisons)),
         *_prepared(golden, answers),
         *_contrast(original, golden, answers, first),
         *_floor(built, golden, answers, first),
+        *_reach(built, golden, answers.inputs, exact=all(item.distance == 0 for item in comparisons)),
         *_readings(golden.reading, answers.readings, max(item.distance for item in comparisons)),
     ]
     if golden.batch != len(next(iter(answers.inputs.tensors.values()))):
@@ -98,6 +103,44 @@ def contrast_here(original: RecordedModel, golden: Golden, inputs: Inputs) -> di
     }
 
 
+def unreached_findings(built: Built, golden: Golden, found: Mapping[str, Output]) -> list[Finding]:
+    """What of a model no output on record depends on, by component.
+
+    Args:
+        built: The model.
+        golden: The record.
+        found: What the model answers now.
+    """
+    names = [name for name, _ in built.module.named_parameters(remove_duplicate=False)]
+    roles = built.family.roles(built.architecture, names)
+    silent = component_tensors(golden.unreached or (), names)
+    lacking = sorted(found.keys() & built.family.pairs - golden.outputs.keys())
+    if lacking:
+        message = f"The record has no {', '.join(lacking)}: it was written before these were asked."
+        remedy = "Save the model again, or write its manifest anew with `manifest create`."
+        return [finding("G010", message, where=f"golden {golden.probe}", severity=Severity.WARNING, remedy=remedy)]
+    if not silent:
+        return []
+    counted = Counter(roles[name] for name in silent)
+    wholes = Counter(roles[name] for name in names)
+    parts = [f"{count} of {wholes[role]} of the {role_words(role)}" for role, count in counted.items()]
+    message = f"No golden output depends on {len(silent)} parameters, {' and '.join(parts)}: {shortened(silent)}."
+    return [finding("G010", printable(message, 600), where=printable(f"golden {golden.probe}"))]
+
+
+def _asked_then(built: Built, golden: Golden, found: Mapping[str, Output]) -> Mapping[str, Output]:
+    """The outputs now, without those that were not asked when an earlier version wrote a record."""
+    return {name: output for name, output in found.items() if name in golden.outputs or name not in built.family.pairs}
+
+
+def _reach(built: Built, golden: Golden, inputs: Inputs, *, exact: bool) -> Iterator[str]:
+    """Where arithmetic is another, a gradient that vanishes in the one need not vanish in the other."""
+    if golden.unreached is not None and exact:
+        found = unreached(built, inputs)
+        if found is not None and found != golden.unreached:
+            yield "the record says of other parameters than the model's that no output depends on them"
+
+
 def _outputs(what: str, recorded: Mapping[str, Output], found: Mapping[str, Output], allowed: float) -> Iterator[str]:
     if recorded.keys() != found.keys():
         yield f"the record has the {what} {', '.join(recorded)}, and the model gives {', '.join(found)}"
@@ -115,7 +158,8 @@ def _outputs(what: str, recorded: Mapping[str, Output], found: Mapping[str, Outp
 def _brief(golden: Golden, built: Built, first: ProbeOutputs, allowed: float) -> Iterator[str]:
     if not golden.brief:  # not on record before it was written
         return
-    found = {name: output for name, output in first.record().items() if name in built.family.rows}
+    known = {name: output for name, output in first.record().items() if name in built.family.rows}
+    found = _asked_then(built, golden, known)
     if golden.brief.keys() == found.keys():
         worst = worst_of(compare(golden, found, brief=True))
         if worst.distance > max(worst.tolerance, allowed):

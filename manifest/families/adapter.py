@@ -62,6 +62,7 @@ class Adapter(ABC):
     builder: ClassVar[str]
     float32: ClassVar[frozenset[str]] = frozenset({"fp32"})
     rows: ClassVar[Mapping[str, str]] = {}
+    pairs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def recognises(self, module: nn.Module) -> bool:

@@ -140,6 +140,10 @@ class Family(Protocol):
     rows: ClassVar[Mapping[str, str]]
     """Outputs with a row for each sample: name of the output → which of the inputs the samples are."""
 
+    pairs: ClassVar[frozenset[str]]
+    """Those of them that are of a pair of samples, the first of each kind, the second of each, and so on. The first
+    versions of this package did not record them."""
+
     def recognises(self, module: nn.Module) -> bool:
         """Whether this family made the module."""
 

@@ -159,10 +159,11 @@ def _batches(built: Built, answers: ProbeOutputs) -> dict[str, float]:
         }
 
     turned = built.ask(inputs.turned()).outputs
+    single = {name: tensor for name, tensor in by_row.items() if name not in built.family.pairs}
     return {
         "batch": _worst(by_row, together(list(inputs.one_by_one()))),
-        "halves": _worst(by_row, together(inputs.halves())),
-        "position": _worst(by_row, {name: turned[name].roll(-1, dims=0) for name in rows}),
+        "halves": _worst(single, together(inputs.halves())),
+        "position": _worst(single, {name: turned[name].roll(-1, dims=0) for name in single}),
     }
 
 

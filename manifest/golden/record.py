@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from manifest.golden.floor import Built, Elsewhere, Thoroughness, layer_floors, measure
 from manifest.golden.layers import sketched
+from manifest.golden.reach import unreached
 from manifest.golden.run import ProbeOutputs, relative_distance
 from manifest.probes.inputs import Inputs, inputs_digest
 from manifest.schema.document import Golden, Layer
@@ -20,6 +21,7 @@ def record(
     precision: str = "fp32",
     thoroughness: Thoroughness = Thoroughness.QUICK,
     elsewhere: Elsewhere | None = None,
+    reach: bool = False,
 ) -> Golden:
     """Golden outputs with their layers, numerics floor and contrast.
 
@@ -31,6 +33,7 @@ def record(
         precision: The precision that they compute in.
         thoroughness: How much time the floor may take.
         elsewhere: Asks the model in fresh processes, for a thorough floor.
+        reach: Whether to find out which parameters no output depends on.
     """
     inputs = answers.inputs
     first = built.ask(inputs.first(), layers=True)
@@ -49,6 +52,7 @@ def record(
         prepared=prepared(inputs),
         layers=layer_floors(built, first),
         reading=answers.readings,
+        unreached=unreached(built, inputs) if reach else None,
     )
 
 

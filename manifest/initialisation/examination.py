@@ -7,6 +7,7 @@ so exactly; matrices begin as a draw from a known distribution, which says less 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -21,7 +22,7 @@ from manifest.initialisation.distributions import (
     fits_some_scale,
     initialisers,
 )
-from manifest.initialisation.values import FLOATING, Sample, all_equal, constant, sample
+from manifest.initialisation.values import FLOATING, Sample, all_equal, constant, sample, squares_from
 
 _SCALE_LEAVES = ("weight", "scale", "gamma", "alpha")
 _OFFSET_LEAVES = ("bias", "beta")
@@ -107,6 +108,16 @@ class Examination:
             self._norm_states[stem] = self._norm_state(stem)
         return self._norm_states[stem]
 
+    def departure(self) -> float:
+        """How far the weights and biases of these norms are from where they began: root mean square."""
+        squares, count = 0.0, 0
+        for scale, offset, mean, _ in self._norms.values():
+            for name, starts in ((scale, self._scale_starts(offset, mean)), (offset, (0.0,))):
+                if name is not None:
+                    squares += squares_from(self._checkpoint, self._tensor(name), starts)
+                    count += self._tensor(name).numel
+        return math.sqrt(squares / count) if count else 0.0
+
     def tells(self, stem: str) -> bool:
         """Whether a norm of these, had it been trained, would not be pristine.
 
@@ -132,6 +143,11 @@ class Examination:
         if name not in self._bias_states:
             self._bias_states[name] = self._bias_state(name)
         return self._bias_states[name]
+
+    def layer_scale_departure(self, name: str) -> float:
+        """How far the values of a layer scale of these are from their mean: root mean square."""
+        values = sample(self._checkpoint, self._tensor(name))
+        return math.inf if values is None else float(values.values.std())
 
     def layer_scale_moved(self, name: str) -> bool:
         """Whether a layer scale of these has more than one value."""
@@ -217,14 +233,18 @@ class Examination:
     def _norm_state(self, stem: str) -> NormState:
         scale, offset, mean, variance = self._norms[stem]
         if scale is not None:
-            slopes = [] if offset is not None or mean is not None else [_SLOPE]
-            if not self._begins_at(scale, 1.0, 0.0, *slopes):
+            if not self._begins_at(scale, *self._scale_starts(offset, mean)):
                 return NormState.MOVED
         if offset is not None and not self._begins_at(offset, 0.0):
             return NormState.MOVED
         if (mean and not self._begins_at(mean, 0.0)) or (variance and not self._begins_at(variance, 1.0)):
             return NormState.RAN
         return NormState.PRISTINE
+
+    @staticmethod
+    def _scale_starts(offset: str | None, mean: str | None) -> tuple[float, ...]:
+        """The values at which the weights of a norm may begin."""
+        return (1.0, 0.0) if offset is not None or mean is not None else (1.0, 0.0, _SLOPE)
 
     def _begins_at(self, name: str, *values: float) -> bool:
         return all_equal(self._checkpoint, self._tensor(name), values)

@@ -155,6 +155,20 @@ def all_equal(checkpoint: Checkpoint, tensor: StoredTensor, values: Iterable[flo
     return True
 
 
+def squares_from(checkpoint: Checkpoint, tensor: StoredTensor, values: Iterable[float]) -> float:
+    """The sum of squared distances of a tensor's values from one and the same of some numbers, whichever is nearest.
+
+    What rounding to the tensor's type may have added or taken is not counted.
+    """
+    sums = dict.fromkeys(values, 0.0)
+    for bits in _pieces(checkpoint, tensor, _SCANNED_AT_ONCE):
+        some = Sample(_decoded(bits, tensor.dtype), whole=False, dtype=tensor.dtype)
+        rounded = some.half_spacings()
+        for value in sums:
+            sums[value] += float(np.square(np.maximum(np.abs(some.values - value) - rounded, 0.0)).sum())
+    return min(sums.values())
+
+
 def constant(checkpoint: Checkpoint, tensor: StoredTensor) -> float | None:
     """The one number that every value of a tensor is; None when they differ."""
     some = sample(checkpoint, tensor, most=_RUN)

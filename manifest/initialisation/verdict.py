@@ -12,12 +12,15 @@ of a small CLIP that was trained to the end, so that a matrix alone proves nothi
 initialised only where all that is exact in it outlived the training: norms at 1 and 0, and biases. Of some 450 models
 after three and ten steps, in three types, none was (`tests/initialisation` counts). What nothing can tell apart is a
 model whose steps were so small that its type rounded every one of them away.
+
+Between the two lies what has barely moved: norms a few thousandths from where they began at most, and matrices that
+still have their initialiser's distribution. `docs/training.md` has the rates at which that is told.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manifest.checkpoint import Checkpoint
@@ -27,7 +30,7 @@ from manifest.initialisation.examination import BiasState, Examination, MatrixSt
 from manifest.schema.name_ranges import listed
 from manifest.schema.vocabulary import Training
 
-__all__ = ["TOWERS", "Evidence", "Anomaly", "evidence", "anomalies_of"]
+__all__ = ["TOWERS", "UNTRAINED", "Evidence", "Anomaly", "evidence", "anomalies_of", "untrained_throughout"]
 
 TOWERS = {
     "vision_projection": ("vision_tower",),
@@ -37,6 +40,13 @@ TOWERS = {
 }
 """Parts that are too small to tell by themselves, and whose verdict they share when that is untrained."""
 
+UNTRAINED = {Training.INITIALISED: "C003", Training.BARELY: "C010"}
+"""Verdicts that are a fault beside trained parts, each with its rule."""
+
+NEAR = 1.5e-3
+"""How far norms are from where they began, at most, where weights have barely moved; `tests/initialisation` measures."""
+_NEAR_SCALES = 10 * NEAR
+"""The same for layer scales, which move further: their branches are all but closed at first."""
 _FEWEST_NORMS = 2
 _FEWEST_MATRICES = 2
 _FEW = 0.1
@@ -87,6 +97,12 @@ def evidence(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Evid
     found = {role: _of_component(parts) for role, parts in examined.items()}
     found = {role: _with_its_tower(role, verdict, found) for role, verdict in found.items()}
     return {role: _with_the_model(role, examined[role], verdict, found) for role, verdict in found.items()}
+
+
+def untrained_throughout(verdicts: Iterable[Training]) -> bool:
+    """Whether no part of a model that can show training shows more than a few small steps of it."""
+    shown = set(verdicts) - {Training.UNKNOWN}
+    return bool(shown) and shown <= UNTRAINED.keys()
 
 
 @dataclass(frozen=True)
@@ -140,10 +156,33 @@ def _of_component(parts: Examination) -> Evidence:
 def _verdict(counts: _Counts, parts: Examination) -> tuple[Training, str | None]:
     """The verdict on a component by itself, and what decided beyond the counts."""
     if counts.norms_that(NormState.MOVED) or counts.moved_scales:
-        return Training.TRAINED, None
+        return _by_moved_norms(counts, parts)
     if counts.telling >= _FEWEST_NORMS:
         return _by_untouched_norms(counts, parts)
     return _by_matrices(counts, parts)
+
+
+def _by_moved_norms(counts: _Counts, parts: Examination) -> tuple[Training, str | None]:
+    """Trained, unless norms are as near to where they began as matrices are: those have their distribution still."""
+    if counts.telling < _FEWEST_NORMS or not counts.matrices or 2 * counts.fresh < len(counts.matrices):
+        return Training.TRAINED, None
+    departure = parts.departure()
+    scales = max((parts.layer_scale_departure(name) for name in parts.layer_scales), default=0.0)
+    if departure > NEAR or scales > _NEAR_SCALES:
+        return Training.TRAINED, None
+    if not departure:
+        return Training.BARELY, "the norms are as near to their initial values as their type can tell"
+    return Training.BARELY, (
+        f"the norms are {departure:.1e} from their initial values, as far as Adam gets in {_steps(departure)}"
+    )
+
+
+def _steps(departure: float) -> str:
+    """Numbers of steps at usual rates that move values so far, since a step of Adam moves each by about its rate."""
+    digit, _, power = f"{departure:.0e}".partition("e")
+    one, exponent = max(1, int(digit)), int(power)
+    steps = "1 step" if one == 1 else f"{one} steps"
+    return f"{steps} at a rate of 1e{exponent:03d}, or {10 * one} at 1e{exponent - 1:03d}"
 
 
 def _by_untouched_norms(counts: _Counts, parts: Examination) -> tuple[Training, str | None]:
@@ -211,10 +250,14 @@ def _fresh_layers(parts: Examination, training: Training) -> list[str]:
 
 
 def _with_its_tower(role: str, own: Evidence, found: Mapping[str, Evidence]) -> Evidence:
-    towers = [found[tower] for tower in TOWERS.get(role, ()) if tower in found]
-    if own.training is not Training.UNKNOWN or not any(tower.training is Training.INITIALISED for tower in towers):
+    towers = {found[tower].training for tower in TOWERS.get(role, ()) if tower in found}
+    if own.training is not Training.UNKNOWN:
         return own
-    return replace(own, training=Training.INITIALISED, reasons=(*own.reasons, "its tower was never trained"))
+    if Training.INITIALISED in towers:
+        return replace(own, training=Training.INITIALISED, reasons=(*own.reasons, "its tower was never trained"))
+    if Training.BARELY in towers:
+        return replace(own, training=Training.BARELY, reasons=(*own.reasons, "its tower was barely trained"))
+    return own
 
 
 def _with_the_model(role: str, parts: Examination, own: Evidence, found: Mapping[str, Evidence]) -> Evidence:
@@ -226,8 +269,11 @@ def _with_the_model(role: str, parts: Examination, own: Evidence, found: Mapping
         return own
     initial = _INITIAL_BIASES if role.endswith("bias") else _INITIAL_SCALES
     short = bool(parts.dtypes() & {"float16", "bfloat16"})
+    others = {verdict.training for verdict in found.values() if verdict is not own} - {Training.UNKNOWN}
+    if Training.BARELY in others <= UNTRAINED.keys() and any(abs(value - one) <= NEAR for one in initial):
+        reason = f"{value:.6g} is near an initial value, and nothing else in the model was trained for longer"
+        return replace(own, training=Training.BARELY, reasons=(reason,))
     if any(_same(value, one, short) for one in initial):
-        others = {verdict.training for verdict in found.values()} - {Training.UNKNOWN}
         if others == {Training.INITIALISED}:
             reasons = f"{value:.4g} is an initial value", "nothing else in the model was trained"
             return replace(own, training=Training.INITIALISED, reasons=reasons)

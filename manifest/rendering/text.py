@@ -25,6 +25,7 @@ _OUTCOMES = {
     Outcome.SKIP: ("–", "dim"),
 }
 _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_TRAINING_STYLES = {Training.INITIALISED: "bold red", Training.BARELY: "bold red", Training.UNKNOWN: "yellow"}
 
 _SAFETY = {
     "safe": ("is safe to load: nothing in it would run", "bold green"),
@@ -200,10 +201,10 @@ def _components(manifest: Manifest) -> Table:
     for column in ("component", "tensors", "status", "training"):
         table.add_column(column)
     for part in manifest.components:
-        style = {Training.INITIALISED: "bold red", Training.UNKNOWN: "yellow"}.get(part.training, "")
+        style = _TRAINING_STYLES.get(part.training, "")
         status = f"{part.status} by design" if part.by_design else str(part.status)
         row = (role_words(part.role), f"{part.present}/{part.expected}", status)
-        table.add_row(*(Text(printable(cell)) for cell in row), Text(str(part.training), style=style))
+        table.add_row(*(Text(printable(cell)) for cell in row), Text(part.training.words, style=style))
     return table
 
 

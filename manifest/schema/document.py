@@ -274,6 +274,12 @@ class Golden(_Part):
         description="What each layer gave for the first sample of each kind, in the order in which they finished.",
     )
     reading: list[Reading] = Field(default_factory=list)
+    unreached: list[str] | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="Parameters that no output depends on, by name or by what only their names begin with; absent where "
+        "that was not asked.",
+    )
 
 
 class Parent(_Part):

@@ -14,8 +14,15 @@ class Status(StrEnum):
 
 class Training(StrEnum):
     TRAINED = "trained"
+    BARELY = "barely_trained"
+    """So few or so small steps were taken that the weights are still their initialiser's but for the last digits."""
     INITIALISED = "initialised"
     UNKNOWN = "unknown"
+
+    @property
+    def words(self) -> str:
+        """For a person: `barely trained`."""
+        return self.replace("_", " ")
 
 
 class Mode(StrEnum):
@@ -66,7 +73,7 @@ def training_words(verdicts: Iterable[tuple[str, Training]]) -> str:
     for role, training in verdicts:
         roles[training].append(role_words(role))
     return ", ".join(
-        f"{len(names)} {training}" + ("" if training is Training.TRAINED else f" ({', '.join(names)})")
+        f"{len(names)} {training.words}" + ("" if training is Training.TRAINED else f" ({', '.join(names)})")
         for training, names in roles.items()
         if names
     )

@@ -21,7 +21,7 @@ from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable
 from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
 from manifest.identification.identify import ArchitectureCandidate, Identification, identify, match_named
-from manifest.initialisation.verdict import Anomaly, Evidence, anomalies_of, evidence
+from manifest.initialisation.verdict import UNTRAINED, Anomaly, Evidence, anomalies_of, evidence
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
@@ -217,7 +217,7 @@ class _Audit:
         by_design = {part.role for part in self.components if part.by_design}
         findings = _training_findings({role: each for role, each in verdicts.items() if role not in by_design})
         findings += [_odd(each) for each in odd.result()]
-        counts = Counter(str(verdict.training) for verdict in verdicts.values())
+        counts = Counter(verdict.training.words for verdict in verdicts.values())
         return CheckResult(
             ", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings
         )
@@ -270,18 +270,22 @@ def _misfits(meant: ArchitectureCandidate) -> list[Finding]:
 
 
 def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
-    """Components that were never trained; all of them is an error here, since nobody downloads noise on purpose."""
-    fresh = {role: verdict for role, verdict in verdicts.items() if verdict.training is Training.INITIALISED}
+    """Components that were not trained; all of them is an error here, since nobody downloads noise on purpose."""
+    fresh = {role: verdict for role, verdict in verdicts.items() if verdict.training in UNTRAINED}
     if not fresh:
         return []
     if not any(verdict.training is Training.TRAINED for verdict in verdicts.values()):
-        reasons = "; ".join(next(iter(fresh.values())).reasons)
+        moved = next((verdict for verdict in fresh.values() if verdict.training is Training.BARELY), None)
+        shown = moved or next(iter(fresh.values()))
+        happened = "trained for more than a few small steps" if moved else "ever trained"
+        message = f"No part of the weights was {happened}: {'; '.join(shown.reasons)}."
         remedy = "Find out where the trained weights were lost, and get those."
-        return [finding("C003", f"No part of the weights was ever trained: {reasons}.", remedy=remedy)]
+        return [finding(UNTRAINED[shown.training], message, remedy=remedy)]
     return [
         finding(
-            "C003",
-            f"The {role_words(role)} was never trained, and other parts were: {'; '.join(verdict.reasons)}.",
+            UNTRAINED[verdict.training],
+            f"The {role_words(role)} was {'never' if verdict.training is Training.INITIALISED else 'barely'} trained, "
+            f"and other parts were: {'; '.join(verdict.reasons)}.",
             where=role,
         )
         for role, verdict in fresh.items()

@@ -47,6 +47,8 @@ _VISION_PROJECTIONS = ("visual.proj", "visual.attnpool.c_proj.", "visual.head.")
 _TRUNK_PROJECTIONS = ("visual.trunk.head.weight", "visual.trunk.head.bias", "visual.trunk.head.fc.")
 _TEXT_PROJECTIONS = ("text_projection", "text.text_projection", "text.proj")
 
+_CAPTION_TOKENS = 64
+
 
 class OpenClip(Adapter):
     """Adapter for open_clip's CLIP, CustomTextCLIP and CoCa."""
@@ -54,7 +56,12 @@ class OpenClip(Adapter):
     name = "open_clip"
     builder = "open_clip.create_model"
     float32 = frozenset({"fp32", "amp", "amp_bf16", "amp_bfloat16"})
-    rows: ClassVar[Mapping[str, str]] = {"image_features": "images", "text_features": "tokens"}
+    rows: ClassVar[Mapping[str, str]] = {
+        "image_features": "images",
+        "text_features": "tokens",
+        "caption_logits": "images",
+    }
+    pairs = frozenset({"caption_logits"})
 
     def recognises(self, module: nn.Module) -> bool:
         return isinstance(module, tuple(CLASSES.values()))
@@ -157,7 +164,13 @@ class OpenClip(Adapter):
         logits = model.logit_scale.exp() * unit_images @ unit_texts.T
         if model.logit_bias is not None:
             logits = logits + model.logit_bias
-        return {"image_features": image_features, "text_features": text_features, "logits": logits}
+        outputs = {"image_features": image_features, "text_features": text_features, "logits": logits}
+        if isinstance(module, open_clip.CoCa):
+            pairs = min(map(len, inputs.tensors.values()))
+            said = model(inputs.tensors["images"][:pairs], inputs.tensors["tokens"][:pairs])
+            # Of some tokens, evenly spread over the vocabulary: those of all would be tens of millions of numbers.
+            outputs["caption_logits"] = said["logits"][..., :: max(1, said["logits"].shape[-1] // _CAPTION_TOKENS)]
+        return outputs
 
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
