@@ -257,7 +257,7 @@ def _golden(
         module = in_float32(family, architecture, checkpoint)
     built = Built(family, architecture, module)
     witness = live if live is not None and native_mode and _on_cpu(live) else None
-    found = []
+    found: list[Golden] = []
     for probe in (None, *options.probes):
         inputs = family.inputs(architecture, None, probe)
         if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
@@ -281,7 +281,7 @@ def _golden(
             _wrong_ones(family, architecture, checkpoint),
             thoroughness=options.floor,
             elsewhere=_elsewhere(checkpoint, architecture, answers.threads) if probe is None else None,
-            reach=probe is None or len(found) == 0,
+            reach=not found,
         )
         _require_same(golden, rebuilt)
         found.append(golden)

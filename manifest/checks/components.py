@@ -16,7 +16,6 @@ from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Status, Training, component_tensors, prefixes, role_words
 
-
 _STATES = {
     Training.INITIALISED: ("was never trained", "as their initialiser left them"),
     Training.BARELY: ("was barely trained", "within a few small steps of where their initialiser left them"),

@@ -31,7 +31,7 @@ from manifest.golden.record import contrasted, prepared
 from manifest.golden.run import ProbeOutputs
 from manifest.probes.inputs import Inputs
 from manifest.schema.document import Golden, Output, Reading
-from manifest.schema.name_ranges import shortened
+from manifest.schema.name_ranges import listed
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import component_tensors, role_words
@@ -124,7 +124,10 @@ def unreached_findings(built: Built, golden: Golden, found: Mapping[str, Output]
     counted = Counter(roles[name] for name in silent)
     wholes = Counter(roles[name] for name in names)
     parts = [f"{count} of {wholes[role]} of the {role_words(role)}" for role, count in counted.items()]
-    message = f"No golden output depends on {len(silent)} parameters, {' and '.join(parts)}: {shortened(silent)}."
+    message = (
+        f"No golden output depends on {len(silent)} parameters, {' and '.join(parts)}: "
+        f"{listed([each.rstrip('.') for each in golden.unreached or ()])}."
+    )
     return [finding("G010", printable(message, 600), where=printable(f"golden {golden.probe}"))]
 
 

@@ -7,6 +7,7 @@ looked at when it is complete and dropped at once, so that a pass holds one at a
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +66,8 @@ def _reached(built: Built, inputs: Inputs) -> set[nn.Parameter]:
         try:
             for parameter in parameters:
                 parameter.grad = None
-                hooks.append(parameter.requires_grad_().register_post_accumulate_grad_hook(note))
+                tensor: Any = parameter.requires_grad_()  # torch leaves its hooks without types
+                hooks.append(tensor.register_post_accumulate_grad_hook(note))
             module.eval()
             outputs = built.family.outputs(module, inputs.like(module))
             told = [tensor for tensor in outputs.values() if tensor.requires_grad]

@@ -232,9 +232,8 @@ class Examination:
 
     def _norm_state(self, stem: str) -> NormState:
         scale, offset, mean, variance = self._norms[stem]
-        if scale is not None:
-            if not self._begins_at(scale, *self._scale_starts(offset, mean)):
-                return NormState.MOVED
+        if scale is not None and not self._begins_at(scale, *self._scale_starts(offset, mean)):
+            return NormState.MOVED
         if offset is not None and not self._begins_at(offset, 0.0):
             return NormState.MOVED
         if (mean and not self._begins_at(mean, 0.0)) or (variance and not self._begins_at(variance, 1.0)):

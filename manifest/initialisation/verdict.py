@@ -44,7 +44,7 @@ UNTRAINED = {Training.INITIALISED: "C003", Training.BARELY: "C010"}
 """Verdicts that are a fault beside trained parts, each with its rule."""
 
 NEAR = 1.5e-3
-"""How far norms are from where they began, at most, where weights have barely moved; `tests/initialisation` measures."""
+"""How far norms are from where they began, at most, where weights barely moved; `tests/initialisation` measures it."""
 _NEAR_SCALES = 10 * NEAR
 """The same for layer scales, which move further: their branches are all but closed at first."""
 _FEWEST_NORMS = 2

@@ -277,8 +277,8 @@ class Golden(_Part):
     unreached: list[str] | None = Field(
         default=None,
         exclude_if=_is_none,
-        description="Parameters that no output depends on, by name or by what only their names begin with; absent where "
-        "that was not asked.",
+        description="Parameters that no output depends on, by name or by what only their names begin with; "
+        "absent where that was not asked.",
     )
 
 

@@ -131,7 +131,7 @@ def test_trained_components_are_never_called_initialised(trained: dict[Case, dic
     assert accused == []
 
 
-def test_components_with_norms_when_any_step_was_taken_then_that_is_told_unless_in_float16(
+def test_norms_when_a_step_was_taken_then_that_is_told_unless_in_float16(
     trained: dict[Case, dict[str, Evidence]],
 ) -> None:
     missed = [
