@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -20,6 +21,7 @@ from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.stored_weights import files, require_listed, tensor_records, weights_record
 from manifest.checkpoint import Checkpoint
 from manifest.checks.components import assess, component_findings
+from manifest.checks.origin import origin_findings
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.escaping import printable, writable
 from manifest.families.protocol import Captured, Family
@@ -167,6 +169,9 @@ def manifest_of(
         signer: Hint of the key that will sign.
     """
     require_recordable(file_name)
+    for doubt in origin_findings(descriptions[0].captured.architecture, provenance):
+        if doubt.severity is not Severity.NOTE:
+            warnings.warn(f"{doubt.message} {doubt.remedy}", stacklevel=2)
     main, *others = [each.record(file_name) for each in descriptions]
     checkpoint = descriptions[0].stored
     return Manifest.model_validate(

@@ -13,6 +13,7 @@ from manifest.checks.environment import _BUILDING_LIBRARIES, _INPUT_LIBRARIES, e
 from manifest.checks.explanation import RecordedModel, golden_mismatch_finding, inputs_apart, measures
 from manifest.checks.ladder import CheckResult
 from manifest.checks.misdescribed import misdescriptions
+from manifest.checks.origin import origin_findings
 from manifest.checks.records import contrast_here, record_findings, unreached_findings
 from manifest.checks.target import Check, VerificationTarget
 from manifest.errors import ArchitectureError, InputError, LibraryMissingError, NotGrantedError, one_line
@@ -96,9 +97,10 @@ class Rebuilder:
             findings += misdescriptions(subject, _family(subject), module, _moved(subject))
         if not findings:
             findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
+        doubts = [] if findings else origin_findings(recorded, subject.manifest.provenance)
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
-        return CheckResult("not rebuilt as recorded" if findings else reason, findings)
+        return CheckResult("not rebuilt as recorded" if findings else reason, findings + doubts)
 
     @neutral_process()
     def golden(self, subject: VerificationTarget) -> CheckResult:

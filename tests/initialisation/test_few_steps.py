@@ -33,8 +33,8 @@ STEPS = (0, 1, 4, 16, 64)
 SAMPLE = (("CLIP ViT", "AdamW", 1e-6), ("test_resnet", "SGD", 1e-3), ("SiglipModel", "AdamW", 1e-4))
 LITTLE = 0.01
 """Of the norm of a component's initial weights: what moved by less has hardly been trained."""
-LEAST = 1e-7
-"""What moved by less, float32 rounded away."""
+LEAST = 1e-5
+"""What moved by less, float32 may have rounded away in every norm."""
 MUCH = 0.05
 """What moved by more is never accused. Between the two, a small model can have learnt something, or not."""
 
@@ -102,8 +102,9 @@ def test_components_when_they_moved_by_under_one_percent_then_are_told(few_steps
 
 
 def test_components_when_their_values_changed_then_are_not_called_untouched(few_steps: list[Case]) -> None:
-    wrong = [case for case in few_steps if (case.found.training is Training.INITIALISED) != (case.moved < LEAST)]
-    assert wrong == []
+    untouched = [case for case in few_steps if case.found.training is Training.INITIALISED]
+    assert all(case.steps == 0 or case.moved < LEAST for case in untouched)
+    assert all(case in untouched for case in few_steps if case.steps == 0)
 
 
 def test_components_when_barely_trained_then_the_reason_says_how_far(few_steps: list[Case]) -> None:
@@ -134,7 +135,8 @@ def test_components_when_they_learnt_digits_and_moved_then_are_called_trained(wh
         for role, found in told(state, torch.float32, tmp_path / "weights.safetensors").items():
             if found.norms >= 2:
                 print(f"{kind}, {optimizer} {rate:g}: {role} moved by {moved[role]:.1%}, {found.training.words}")
-                accused += [(kind, optimizer, rate, role, found)] if found.training in UNTRAINED else []
+                if found.training in UNTRAINED and moved[role] > MUCH:
+                    accused.append((kind, optimizer, rate, role))
     assert learnt >= len(LEARNT_SAMPLE)
     assert accused == []
 

@@ -1,0 +1,74 @@
+"""The published weights that a model started from, held against it: their activation and their preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manifest.escaping import printable
+from manifest.identification.pretrained import Pretrained, pretrained
+from manifest.schema.document import Architecture, Provenance
+from manifest.schema.report import Finding, Severity
+from manifest.schema.rules import finding
+from manifest.schema.vocabulary import activation_words
+
+_PREPARED = ("mean", "std", "interpolation", "resize_mode")
+_SAME = 1e-3
+"""How far apart two means or deviations may be that a person wrote with other digits."""
+
+
+def origin_findings(architecture: Architecture, provenance: Provenance) -> list[Finding]:
+    """Where a model is not as the published weights that it started from were trained.
+
+    Args:
+        architecture: As recorded.
+        provenance: With the tag of the weights, where it is known.
+    """
+    tag, name = provenance.pretrained, architecture.name
+    if name and architecture.family == "timm":
+        name = name.partition(".")[0]  # the tag is part of the name there
+    published = pretrained(name, tag) if name and tag else None
+    if published is None or published.library != architecture.family:
+        return []
+    return [*_of_activation(architecture, published), *_of_preprocess(architecture, published)]
+
+
+def _of_activation(architecture: Architecture, published: Pretrained) -> Iterator[Finding]:
+    quick = any("QuickGELU" in kinds for kinds in architecture.activations.values())
+    if published.quick_gelu is None or quick == published.quick_gelu:
+        return
+    trained = "QuickGELU" if published.quick_gelu else "GELU"
+    message = (
+        f"The weights {printable(published.tag)} of {printable(published.name)} were trained with {trained}, "
+        f"and the model that started from them has {printable(activation_words(architecture.activations))}."
+    )
+    if architecture.family == "open_clip":
+        argument = "force_quick_gelu=True" if published.quick_gelu else "force_quick_gelu=False"
+    else:
+        argument = f"act_layer={'quick_gelu' if published.quick_gelu else 'gelu'!r}"
+    remedy = f"Make the model with {argument}, unless it was trained long enough with the other activation."
+    yield finding("A012", message, where="provenance.pretrained", severity=Severity.WARNING, remedy=remedy)
+
+
+def _of_preprocess(architecture: Architecture, published: Pretrained) -> Iterator[Finding]:
+    record = architecture.preprocess
+    if record is None:
+        return
+    mine = record.model_dump()
+    differs = [
+        f"{name} {published.preprocess[name]} and not {mine[name]}"
+        for name in _PREPARED
+        if name in published.preprocess and not _alike(published.preprocess[name], mine[name])
+    ]
+    if differs:
+        message = (
+            f"The weights {printable(published.tag)} of {printable(published.name)} were trained on images of "
+            f"{printable('; '.join(differs), 400)}."
+        )
+        remedy = "Nothing to do if the model was trained on images of the other kind since; otherwise correct it."
+        yield finding("A012", message, where="architecture.preprocess", severity=Severity.NOTE, remedy=remedy)
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(abs(a - b) <= _SAME for a, b in zip(one, other, strict=True))
+    return one == other

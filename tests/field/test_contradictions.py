@@ -1,0 +1,77 @@
+"""A record whose parts contradict each other, or a registry: said when it is saved, and when it is verified."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from torch import nn
+
+import manifest
+from manifest.families import remember
+from manifest.families.protocol import Creation
+
+IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+
+
+TIMM = "vit_base_patch32_clip_224.openai"
+
+
+def clip(tag: str | None, *, quick: bool, **preprocessing: Any) -> nn.Module:
+    """What open_clip makes of a call that names a tag, as if the tag's weights were at hand."""
+    torch.manual_seed(0)
+    arguments = {"force_quick_gelu": quick, **preprocessing}
+    model: Any = open_clip.create_model_and_transforms("ViT-B-32", **arguments)[0]
+    remember(model, Creation("ViT-B-32", {"force_quick_gelu": quick}, pretrained=tag))
+    return model
+
+
+def vit(name: str, **arguments: Any) -> nn.Module:
+    """What timm makes of a tag of OpenAI's vision tower; its own default for the first name is GELU."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, **arguments)
+    remember(model, Creation(name, {**arguments, "pretrained": True}, family="timm"))
+    return model
+
+
+ROWS: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
+    # Situation: the model, the exit status of a verify, and what is said at save and at verify.
+    "OpenAI's weights with GELU": (lambda: clip("openai", quick=False), 0, "were trained with QuickGELU"),
+    "LAION's weights with QuickGELU": (lambda: clip("laion2b_s34b_b79k", quick=True), 0, "were trained with GELU"),
+    "OpenAI's weights with QuickGELU": (lambda: clip("openai", quick=True), 0, None),
+    "LAION's weights with GELU": (lambda: clip("laion2b_s34b_b79k", quick=False), 0, None),
+    "a file of one's own": (lambda: clip("epoch_3.pt", quick=False), 0, None),
+    "no weights to begin with": (lambda: clip(None, quick=False), 0, None),
+    "timm's tag of OpenAI's weights": (lambda: vit(TIMM), 0, "were trained with QuickGELU"),
+    "timm's tag of OpenAI's weights, cured": (lambda: vit(TIMM, act_layer="quick_gelu"), 0, None),
+    "timm's name with QuickGELU": (lambda: vit("vit_base_patch32_clip_quickgelu_224.openai"), 0, None),
+}
+
+
+@pytest.mark.parametrize("situation", ROWS)
+def test_activation_when_the_tag_had_another_then_save_and_verify_say_so(situation: str, tmp_path: Path) -> None:
+    make, code, words = ROWS[situation]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manifest.save(make(), tmp_path / "ckpt.pt", floor="none", golden=False)
+    said = [str(each.message) for each in caught if "were trained with" in str(each.message)]
+    report = manifest.verify(tmp_path / "ckpt.pt")
+    found = [each.message for each in report.findings() if each.rule == "A012"]
+    assert report.exit_code == code
+    assert (len(said), len(found)) == ((1, 1) if words else (0, 0)), (said, found)
+    assert words is None or (words in said[0] and words in found[0])
+
+
+def test_preprocessing_when_the_tag_had_another_then_verify_notes_it(tmp_path: Path) -> None:
+    manifest.save(clip("openai", quick=True, **IMAGENET), tmp_path / "ckpt.pt", floor="none", golden=False)
+    report = manifest.verify(tmp_path / "ckpt.pt")
+    notes = [each.message for each in report.findings() if each.rule == "A012"]
+    assert report.exit_code == 0
+    assert len(notes) == 1
+    assert "were trained on images of mean [0.48145466" in notes[0]
