@@ -240,7 +240,11 @@ def _require_fitting(
 
 
 def _require_whole(components: Sequence[Component], file_name: str) -> None:
-    problems = [item for item in component_findings(components, file_name) if item.severity is Severity.ERROR]
+    found = component_findings(components, file_name)
+    for item in found:
+        if item.severity is Severity.WARNING:
+            warnings.warn(f"{item.message} {item.remedy}", stacklevel=2)
+    problems = [item for item in found if item.severity is Severity.ERROR]
     if problems:
         roles = [item.where for item in problems]
         raise IncompleteModelError(

@@ -116,8 +116,16 @@ def _training_findings(components: Sequence[Component]) -> list[Finding]:
         rule, message = _NO_PART[any(part.training is Training.BARELY for part in fresh)]
         return [finding(rule, message, severity=Severity.NOTE, remedy=remedy)]
     untrained = {part.role for part in fresh}
+    # What was saved early in a training has barely moved and is no fault; an audit of a download has no such excuse.
+    severities = {Training.INITIALISED: Severity.ERROR, Training.BARELY: Severity.WARNING}
     return [
-        finding(UNTRAINED[part.training], _untrained(part, untrained), where=part.role, prefixes=part.prefixes)
+        finding(
+            UNTRAINED[part.training],
+            _untrained(part, untrained),
+            where=part.role,
+            prefixes=part.prefixes,
+            severity=severities[part.training],
+        )
         for part in fresh
     ]
 

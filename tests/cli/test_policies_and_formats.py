@@ -228,7 +228,7 @@ def test_example_that_is_printed_is_a_policy(which: str, run: Run, tmp_path: Pat
 
 def test_policy_check_refuses_in_one_sentence(run: Run, policy: Callable[[str], Path]) -> None:
     policy("severities: {C004: error}")
-    assert "no rule 'C004', did you mean C00" in run("policy", "check", "policy.yaml").complaint
+    assert "no rule 'C004', did you mean C0" in run("policy", "check", "policy.yaml").complaint
     assert "name its file" in run("policy", "check", "absent.yaml").complaint
 
 

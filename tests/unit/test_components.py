@@ -13,9 +13,10 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
-from manifest.checks.components import assess, component_findings, initialised_throughout, reassess
+from manifest.checks.components import assess, component_findings, reassess
 from manifest.families.open_clip.adapter import FAMILY
 from manifest.families.protocol import Creation
+from manifest.initialisation.verdict import untrained_throughout
 from manifest.schema.document import Component
 from manifest.schema.report import Severity
 from manifest.schema.vocabulary import Status, Training, component_tensors, prefixes
@@ -112,16 +113,19 @@ def test_tower_when_only_one_norm_is_pristine_is_trained(assessed: Assess) -> No
     assert assessed(trained(fresh, but=one))["text_tower"].training is Training.TRAINED
 
 
-def test_tower_when_only_one_norm_was_moved_is_trained(assessed: Assess) -> None:
+@pytest.mark.parametrize(("moved", "training"), [(1e-6, Training.BARELY), (0.5, Training.TRAINED)])
+def test_tower_when_only_one_norm_was_moved_is_not_untouched(
+    assessed: Assess, moved: float, training: Training
+) -> None:
     state = clip()
     state["ln_final.weight"] = state["ln_final.weight"].clone()
-    state["ln_final.weight"][5] += 1e-6
-    assert assessed(state)["text_tower"].training is Training.TRAINED
+    state["ln_final.weight"][5] += moved
+    assert assessed(state)["text_tower"].training is training
 
 
 def test_model_when_fresh_throughout_is_a_note_and_no_error(assessed: Assess) -> None:
     found = list(assessed(clip()).values())
-    assert initialised_throughout(found)
+    assert untrained_throughout(part.training for part in found)
     assert [(item.rule, item.severity) for item in component_findings(found, "x")] == [("C003", Severity.NOTE)]
 
 
