@@ -33,6 +33,7 @@ from manifest.golden.precision import in_float32, in_precision
 from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.identification.key_mapping import without_prefixes
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import (
     FILE_NAME,
@@ -133,6 +134,12 @@ class Description:
         there = self.stored.tensors
         names = self.family.stored_names(self.captured.module if self.live is None else self.live)
         others = {stored: name for stored, name in names.items() if stored in there and name not in there}
+        expected = self.captured.module.state_dict()
+        if not others and self.live is None and there.keys() != expected.keys():
+            others = without_prefixes(
+                {name: tensor.shape for name, tensor in there.items()},
+                {name: tuple(tensor.shape) for name, tensor in expected.items()},
+            )
         named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
         return named.with_aliases(ties(self.captured.module))
 

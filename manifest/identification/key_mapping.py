@@ -96,6 +96,26 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[KeyMapping]:
             yield _renamed(shapes, added, (*words, f'taken for the part "{part}" of a model'))
 
 
+def without_prefixes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, str]:
+    """Stored names by which weights become exactly those of an architecture once wrappers and prefixes are left out.
+
+    Other projects' names are none of these: there, values may lie otherwise under the same shape.
+
+    Args:
+        shapes: Shape by stored name.
+        expected: Shape by the architecture's name.
+
+    Returns:
+        Stored name → the architecture's name, of those that differ; empty where no prefix explains the names.
+    """
+    for renamed in renamings(shapes):
+        if renamed.shapes == expected and all(
+            stored.endswith(name) or _INNER.sub("", stored).endswith(name) for name, stored in renamed.stored.items()
+        ):
+            return {stored: name for name, stored in renamed.stored.items() if stored != name}
+    return {}
+
+
 def _groups(
     shapes: Mapping[str, Shape], names: Mapping[str, str], above: str, words: tuple[str, ...]
 ) -> Iterator[KeyMapping]:

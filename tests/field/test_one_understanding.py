@@ -1,0 +1,67 @@
+"""One understanding of a file: what an audit identifies under other names, `create`, `verify` and `load` accept too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from torch import nn
+
+import manifest
+from manifest.errors import ArchitectureError
+
+State = Mapping[str, torch.Tensor]
+CLIP, VIT = ("open_clip", "ViT-S-32-alt"), ("timm", "test_vit")
+
+
+def made(library: str, name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = open_clip.create_model(name) if library == "open_clip" else timm.create_model(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model.eval()
+
+
+def text_apart(name: str) -> str:
+    return name if name.startswith("visual.") or name == "logit_scale" else f"text_encoder.{name}"
+
+
+def vision_apart(name: str) -> str:
+    return f"image_encoder.{name}" if name.startswith("visual.") else name
+
+
+ROWS: dict[str, tuple[tuple[str, str], Callable[[str], str]]] = {
+    # Situation: the architecture, and what the file calls a tensor of it.
+    "a text tower under a prefix of its own": (CLIP, text_apart),
+    "a vision tower under a prefix of its own": (CLIP, vision_apart),
+    "everything under two prefixes": (VIT, lambda name: f"teacher.backbone.{name}"),
+    "blocks that torch.compile wrapped": (VIT, lambda name: name.replace("blocks.0.", "blocks.0._orig_mod.")),
+    "blocks that FSDP wrapped": (VIT, lambda name: name.replace("blocks.1.", "blocks.1._fsdp_wrapped_module.")),
+    "the trunk under a prefix, and the head not": (VIT, lambda n: n if n.startswith("head.") else f"trunk.{n}"),
+    "the architecture's own names": (VIT, lambda name: name),
+}
+
+
+@pytest.mark.parametrize("situation", ROWS)
+def test_file_when_its_names_have_prefixes_then_goes_the_whole_way(situation: str, tmp_path: Path) -> None:
+    (library, name), called = ROWS[situation]
+    model, path = made(library, name), tmp_path / "weights.pt"
+    torch.save({"state_dict": {called(key): value for key, value in model.state_dict().items()}}, path)
+    assert manifest.audit(path).exit_code == 0
+    manifest.create(path, name, family=library, golden=False)
+    assert manifest.verify(path).exit_code == 0
+    loaded = manifest.load(path).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
+
+
+def test_create_when_values_may_lie_otherwise_under_the_same_shape_then_is_refused(tmp_path: Path) -> None:
+    state = {f"{name}_of_another_project": value for name, value in made(*VIT).state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ArchitectureError, match="are not those of a test_vit"):
+        manifest.create(tmp_path / "weights.pt", "test_vit", family="timm", golden=False)
+    assert not (tmp_path / "weights.pt.manifest.json").exists()
