@@ -86,7 +86,7 @@ def create_model(
     if on_mismatch not in ("raise", "follow"):
         raise InputError(f"on_mismatch is {on_mismatch!r}, expected 'raise' or 'follow'.")
     if family != FAMILY.name:
-        return _create(family, model_name, args, kwargs, convert)
+        return _create(family, model_name, args, kwargs, convert, on_mismatch)
     arguments = _bind(model_name, args, kwargs)
     pretrained = arguments.pop("pretrained", None)
     creation = Creation(model_name, arguments, pretrained)
@@ -175,7 +175,12 @@ def _bind(model_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 
 def _create(
-    family: str, name: str, args: tuple[Any, ...], arguments: dict[str, Any], convert: Sequence[str]
+    family: str,
+    name: str,
+    args: tuple[Any, ...],
+    arguments: dict[str, Any],
+    convert: Sequence[str],
+    on_mismatch: OnMismatch,
 ) -> nn.Module:
     if args:
         raise InputError(f"{len(args) + 1} positional arguments were given, expected the name alone; name the others.")
@@ -185,6 +190,10 @@ def _create(
         weights = adapter.weights_file(creation)
         if weights is not None and weights.is_file():
             asked = adapter.describe(creation)
+            if differences := _otherwise_built(adapter, asked, weights):
+                if on_mismatch == "raise":
+                    raise _mismatch(creation, str(weights), "its manifest", differences)
+                return load(weights, verify="none").train()
             creation = replace(creation, conversions=_conversions(adapter, asked, weights, convert))
             creation = _with_parent(creation, weights)
         model = _made(adapter, creation)
@@ -203,6 +212,24 @@ def _made(adapter: Family, creation: Creation) -> nn.Module:
         return adapter.create(creation)
     with neutral_process(arithmetic=False, generators=False):  # what they lack is drawn at random
         return adapter.create(creation)
+
+
+def _otherwise_built(adapter: Family, asked: Captured, weights: Path) -> list[Difference]:
+    """In what the model would differ from the one that weights were saved with, where they fit both.
+
+    Where they do not fit, the library says so, or converts them; how images are prepared is not part of its call.
+    """
+    manifest = own_manifest(weights, "nothing tells whether this is the architecture of its weights")
+    if manifest is None or manifest.architecture.family != adapter.name:
+        return []
+    shapes = {name: tuple(tensor.shape) for name, tensor in asked.module.state_dict().items()}
+    if shapes != {tensor.name: tuple(tensor.shape) for tensor in manifest.weights.tensors}:
+        return []
+    recorded = manifest.architecture
+    found = [item for item in adapter.differences(asked.architecture, recorded) if item.rule in {"A001", "A002"}]
+    if recorded.name is None or recorded.name == asked.architecture.name:
+        return found
+    return [replace(item, cure=f"model_name={recorded.name!r}") for item in found]
 
 
 def _against_manifest(asked: Architecture, manifest: Manifest, convert: Sequence[str]) -> list[Difference]:
@@ -246,10 +273,11 @@ def _conversions(adapter: Family, captured: Captured, weights: Path, convert: Se
 
 def _mismatch(creation: Creation, weights: str, source: str, differences: list[Difference]) -> CreationMismatchError:
     what = "; ".join(f"{item.message} ({item.rule})" for item in differences)
-    cures = ", ".join(dict.fromkeys(item.cure for item in differences))
+    cures = ", ".join(dict.fromkeys(item.cure for item in differences if "on_mismatch" not in item.cure))
+    passed = f"pass {cures}, or " if cures else ""
     return CreationMismatchError(
         f"{creation.name} as asked for is not what {Path(weights).name} is, by {source}: {what}; "
-        f"pass {cures}, or take everything from there with on_mismatch='follow'."
+        f"{passed}take everything from there with on_mismatch='follow'."
     )
 
 

@@ -36,6 +36,8 @@ def _of_activation(architecture: Architecture, published: Pretrained) -> Iterato
     quick = any("QuickGELU" in kinds for kinds in architecture.activations.values())
     if published.quick_gelu is None or quick == published.quick_gelu:
         return
+    if quick and not architecture.arguments.get("force_quick_gelu"):
+        return  # the authors' own config has it, and their tag does not say so
     trained = "QuickGELU" if published.quick_gelu else "GELU"
     message = (
         f"The weights {printable(published.tag)} of {printable(published.name)} were trained with {trained}, "
