@@ -7,13 +7,14 @@ anomaly is no verdict: a tied weight that was saved twice is two equal tensors, 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor
+from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 from manifest.initialisation.distributions import FEWEST
 from manifest.initialisation.examination import Examination, is_matrix
 from manifest.initialisation.values import Sample, constant, not_finite, sample
@@ -22,6 +23,9 @@ from manifest.schema.name_ranges import listed
 _LOOKED_AT = 2_048
 """Values by which equal tensors are suspected and denormals counted."""
 _MANY_DENORMALS = 0.05
+_SCALES = ("weight", "gamma", "scale")
+_FEWEST_IN_A_HOLE = 6
+"""Matrices of zeros, one after the other in a file, that no architecture begins with."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Anomaly:
     """Something odd about some tensors.
 
     Attributes:
-        kind: `not-finite`, `all-zero`, `constant`, `denormal`, `duplicate`, or `fresh-layers`.
+        kind: `not-finite`, `hole`, `all-zero`, `constant`, `denormal`, `duplicate`, or `fresh-layers`.
         names: The tensors, or for fresh layers what their names begin with.
         message: One sentence.
     """
@@ -62,7 +66,8 @@ def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> 
     varied = {name: some for name, some in samples.items() if name not in constants}
     return [
         *_not_finite(checkpoint, tensors),
-        *_of_one_value(constants),
+        *(holes := _holes(checkpoint, constants, tensors)),
+        *_of_one_value({name: value for name, value in constants.items() if not any(name in h.names for h in holes)}),
         *_denormals(varied),
         *_duplicates(checkpoint, varied),
         *_fresh_layers(checkpoint, tensors),
@@ -89,6 +94,42 @@ def _constants(
     suspects = [name for name, some in samples.items() if some.constant is not None]
     found = ((name, constant(checkpoint, matrices[name])) for name in suspects)
     return {name: value for name, value in found if value is not None}
+
+
+def _holes(
+    checkpoint: Checkpoint, constants: Mapping[str, float], tensors: Mapping[str, StoredTensor]
+) -> list[Anomaly]:
+    """Stretches of a file that hold nothing but zeros, norms among them: a download leaves such ones.
+
+    Layers that begin closed, such as ControlNet's, lie side by side as well; no norm of theirs is zero.
+    """
+    zeros = {name for name, value in constants.items() if value == 0}
+    if len(zeros) < _FEWEST_IN_A_HOLE:
+        return []
+    stored = [tensor for tensor in tensors.values() if isinstance(tensor, StridedTensor) and not tensor.deflated]
+    stored.sort(key=lambda tensor: (tensor.file, tensor.offset))
+
+    def is_zero(tensor: StridedTensor) -> bool:
+        return tensor.name in zeros or constant(checkpoint, tensor) == 0
+
+    runs = [
+        (file, list(run))
+        for file, members in itertools.groupby(stored, lambda tensor: tensor.file)
+        for zero, run in itertools.groupby(members, is_zero)
+        if zero
+    ]
+    return [
+        Anomaly(
+            "hole",
+            tuple(tensor.name for tensor in run),
+            f"Bytes {run[0].offset:,} to {run[-1].offset + run[-1].nbytes:,} of {checkpoint.files[file].name} are zero, "
+            f"with {len(run)} tensors from {run[0].name} to {run[-1].name} in them: they were never written.",
+        )
+        for file, run in runs
+        if sum(tensor.name in zeros for tensor in run) >= _FEWEST_IN_A_HOLE
+        and any(len(tensor.shape) == 1 and tensor.name.endswith(_SCALES) for tensor in run)
+        and len(run) < len(stored)
+    ]
 
 
 def _of_one_value(constants: Mapping[str, float]) -> list[Anomaly]:

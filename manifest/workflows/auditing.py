@@ -41,6 +41,7 @@ _ANOMALIES = {
     "not-finite": "C006",
     "constant": "C007",
     "all-zero": "C007",
+    "hole": "C007",
     "duplicate": "C008",
     "denormal": "C009",
     "fresh-layers": "C005",
@@ -295,7 +296,11 @@ def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
 def _odd(odd: Anomaly) -> Finding:
     names = [printable(name) for name in odd.names[:50]]
     where = names[0] if names else None
-    return finding(_ANOMALIES[odd.kind], printable(odd.message, 900), where=where, tensors=names)
+    rule, message = _ANOMALIES[odd.kind], printable(odd.message, 900)
+    if odd.kind == "hole":
+        remedy = "Get the file again: a download was cut, or never finished."
+        return finding(rule, message, where=where, tensors=names, severity=Severity.ERROR, remedy=remedy)
+    return finding(rule, message, where=where, tensors=names)
 
 
 def _weights(stored: Checkpoint) -> str:
