@@ -46,8 +46,12 @@ _ISSUED = re.compile(
 )
 """Tokens that say so: by how those who issue them begin them."""
 
-_LONG = re.compile(r"[\w.~+/%=-]{20,}", re.ASCII)
+_LONGEST_PLAIN = 20
+_LONG = re.compile(rf"[\w.~+/%=-]{{{_LONGEST_PLAIN},}}", re.ASCII)
+"""Characters from which a word is looked at."""
 _RUN = re.compile(r"[A-Za-z0-9]+")
+_SCRIPT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\.(?:py|ipynb|sh|ya?ml|toml)")
+"""A file that a person named, in whatever capitals; a secret has no such ending."""
 _HEXADECIMAL = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 _LEAST_DIGITS = 16
 _LEAST_CAPITALS = 16
@@ -173,6 +177,10 @@ def _file_name(path: str) -> str:
 
 def _looks_random(word: str) -> bool:
     """Whether a long word was drawn rather than thought of: see `_MOST_CHANGES`."""
+    script = re.split(r"[/=]", word)[-1]
+    if _SCRIPT.fullmatch(script):
+        before = word[: -len(script)]
+        return any(map(_is_code, _RUN.findall(script))) or (len(before) >= _LONGEST_PLAIN and _looks_random(before))
     runs = _RUN.findall(word)
     changes = [sum(_kind(one) != _kind(other) for one, other in pairwise(run)) for run in runs]
     restless = sum(changes) > _MOST_CHANGES * sum(map(len, runs))

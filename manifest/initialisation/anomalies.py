@@ -122,8 +122,8 @@ def _holes(
         Anomaly(
             "hole",
             tuple(tensor.name for tensor in run),
-            f"Bytes {run[0].offset:,} to {run[-1].offset + run[-1].nbytes:,} of {checkpoint.files[file].name} are zero, "
-            f"with {len(run)} tensors from {run[0].name} to {run[-1].name} in them: they were never written.",
+            f"Bytes {run[0].offset:,} to {run[-1].offset + run[-1].nbytes:,} of {checkpoint.files[file].name} "
+            f"are zero: {len(run)} tensors from {run[0].name} to {run[-1].name} were never written.",
         )
         for file, run in runs
         if sum(tensor.name in zeros for tensor in run) >= _FEWEST_IN_A_HOLE

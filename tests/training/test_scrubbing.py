@@ -45,6 +45,11 @@ SECRET_NAMES = (
         (["--commit", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"], ["--commit", "***"]),
         (["vit_base_patch16_clip_224.laion2b_ft_in12k_in1k"], ["vit_base_patch16_clip_224.laion2b_ft_in12k_in1k"]),
         (["ViT-SO400M-14-SigLIP-384", "BertForSequenceClassification"],) * 2,
+        (
+            ["ClipFineTuneExperiment42.py", "/home/bob/code/RunAblation07cOnA100x8.sh"],
+            ["ClipFineTuneExperiment42.py", "RunAblation07cOnA100x8.sh"],
+        ),
+        ([f"https://h.org/{SECRET}/train_all.py", f"/data/{SECRET}/x.py"], ["https://h.org/train_all.py", "x.py"]),
     ],
 )
 def test_command_line_is_kept_but_for_what_it_gives_away(words: list[str], shown: list[str]) -> None:
