@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Print what is on record about a checkpoint, or what is in it when there is no record; of its bytes only the size
     is checked."""
-    from manifest.storage.sidecars import has_manifest, require_checkpoint
+    from manifest.storage.sidecars import Sidecars, has_manifest, require_checkpoint
 
     path = require_checkpoint(checkpoint)
     if has_manifest(path) and not tensors and state is None:
@@ -35,7 +35,8 @@ def run(
         if format is ShownFormat.JSON:
             emit_data(contents.data(meant), output)
         else:
-            emit(contents.show(meant, tensors=tensors), output, color=not no_color)
+            beside = Sidecars(path).manifest.name if has_manifest(path) else None
+            emit(contents.show(meant, tensors=tensors, manifest=beside), output, color=not no_color)
 
 
 def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:

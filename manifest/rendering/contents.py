@@ -26,8 +26,14 @@ _NOT_KNOWN = "unsafe: it names classes that are not known to be harmless; see `m
 _MOST_SHOWN = 400
 
 
-def show(stored: Checkpoint, *, tensors: bool) -> RenderableType:
-    """The facts of an open checkpoint, and every tensor when asked for."""
+def show(stored: Checkpoint, *, tensors: bool, manifest: str | None = None) -> RenderableType:
+    """The facts of an open checkpoint, and every tensor when asked for.
+
+    Args:
+        stored: The checkpoint.
+        tensors: Whether to list every tensor.
+        manifest: Name of the manifest beside it, if there is one.
+    """
     first, others = _chosen(stored)
     facts = {
         "checkpoint": f"{stored.path.name}: {stored.container}, {stored.size:,} bytes"
@@ -41,7 +47,9 @@ def show(stored: Checkpoint, *, tensors: bool) -> RenderableType:
         "loading it": _NOT_KNOWN if is_only_unknown(stored) else _SAFETY[safety_of(stored)],
         "globals": ", ".join(stored.globals),
         "programs": ", ".join(stored.contents.code),
-        "manifest": "none; `manifest create` writes one",
+        "manifest": f"{manifest}; `manifest show` without options prints it"
+        if manifest
+        else "none; `manifest create` writes one",
     }
     table = Table.grid(padding=(0, 2))
     table.add_column()

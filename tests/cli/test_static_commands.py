@@ -48,6 +48,7 @@ COMMANDS = {
     "verify-junit": (["verify", NAME, "--fast", "--format", "junit"], 0, "<testsuites"),
     "show": (["show", NAME], 0, "digits-clip"),
     "show-tensors": (["show", NAME, "--tensors"], 0, "visual.conv1.weight"),
+    "show-tensors-and-manifest": (["show", NAME, "--tensors"], 0, "`manifest show` without options prints it"),
     "log": (["log", NAME], 0, NAME),
     "rule": (["rule", "C003"], 0, "component-initialised"),
     "schema": (["schema", "manifest"], 0, "manifest/v1"),
