@@ -24,8 +24,9 @@ def origin_findings(architecture: Architecture, provenance: Provenance) -> list[
         provenance: With the tag of the weights, where it is known.
     """
     tag, name = provenance.pretrained, architecture.name
-    if name and architecture.family == "timm":
-        name = name.partition(".")[0]  # the tag is part of the name there
+    if name and architecture.family == "timm":  # the tag is part of the name there
+        name, _, own = name.partition(".")
+        tag = tag or own
     published = pretrained(name, tag) if name and tag else None
     if published is None or published.library != architecture.family:
         return []

@@ -61,13 +61,16 @@ def parse_claim(text: str) -> Claim:
     """What whoever audits a file says that it is.
 
     Args:
-        text: `open_clip:ViT-B-16`, with a tag `open_clip:ViT-B-16/laion400m_e32`, or without a library.
+        text: `open_clip:ViT-B-16`, with a tag `open_clip:ViT-B-16/laion400m_e32`, or without a library; timm's tags
+            also as timm writes them, `timm:vit_base_patch32_clip_224.openai`.
 
     Raises:
         InputError: There is no such library, or no name.
     """
     library, colon, rest = text.rpartition(":")
     name, _, tag = rest.partition("/")
+    if library == "timm" and not tag:
+        name, _, tag = name.partition(".")
     if not name or (colon and library not in LIBRARIES):
         raise InputError(
             f"--as is {text!r:.100}, expected LIBRARY:NAME or LIBRARY:NAME/TAG with one of "
@@ -233,24 +236,37 @@ def _against_activation(
 ) -> Iterator[Finding]:
     """A tag that was trained with one activation, and a config or a name that builds another."""
     trained, built = ("QuickGELU", "GELU") if needs else ("GELU", "QuickGELU")
+    cure = _cure(needs, claim.library)
     what = f"{printable(claim.tag or '')} of {printable(claim.name or '')}"
     for other in said:
         if other.quick_gelu is not None and other.quick_gelu != needs:
             message = f"The weights {what} were trained with {trained}, and {other.source} builds {built}."
-            yield finding("A012", message, where=other.source, remedy=_cure(needs))
-    if meant is not None and meant.name == claim.name and bool(meant.settings.get("quick_gelu")) != needs:
+            yield finding("A012", message, where=other.source, remedy=cure)
+    if meant is not None and meant.name == claim.name and _builds_quick_gelu(meant) != needs:
         message = f"The weights {what} were trained with {trained}, and the name {meant.name} builds {built}."
-        yield finding("A012", message, where=claim.source, remedy=_cure(needs))
+        yield finding("A012", message, where=claim.source, remedy=cure)
+
+
+def _builds_quick_gelu(meant: ArchitectureCandidate) -> bool:
+    """Whether a library builds an architecture with QuickGELU; timm has names of their own for those."""
+    return "quickgelu" in meant.name if meant.library == "timm" else bool(meant.settings.get("quick_gelu"))
 
 
 def _needs_quick_gelu(claim: Claim) -> bool | None:
-    """Whether the tag of a claim was trained with QuickGELU, as far as open_clip's registry says."""
-    if claim.name is None or claim.tag is None or claim.library not in (None, "open_clip"):
+    """Whether the tag of a claim was trained with QuickGELU, as far as open_clip's and timm's registries say."""
+    if claim.name is None or claim.tag is None:
+        return None
+    if claim.library == "timm":
+        weights = pretrained(claim.name, claim.tag)
+        return None if weights is None or weights.library != "timm" else weights.quick_gelu
+    if claim.library not in (None, "open_clip"):
         return None
     return dict(quick_gelu_tags(claim.name)).get(claim.tag)
 
 
-def _cure(needs: bool) -> str:
+def _cure(needs: bool, library: str | None) -> str:
+    if library == "timm":
+        return f"Build it with `act_layer={'quick_gelu' if needs else 'gelu'!r}`."
     return f"Build it with `force_quick_gelu={needs}`." if needs else "Build it without `force_quick_gelu`."
 
 

@@ -75,3 +75,27 @@ def test_preprocessing_when_the_tag_had_another_then_verify_notes_it(tmp_path: P
     assert report.exit_code == 0
     assert len(notes) == 1
     assert "were trained on images of mean [0.48145466" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ("timm:vit_base_patch32_clip_224.openai", "were trained with QuickGELU, and the name"),
+        ("timm:vit_base_patch32_clip_224/openai", "were trained with QuickGELU, and the name"),
+        ("timm:vit_base_patch32_clip_quickgelu_224.openai", None),
+        ("timm:vit_base_patch32_clip_224.laion2b", None),
+    ],
+)
+def test_audit_when_a_tag_of_timm_is_declared_then_knows_its_activation(
+    claim: str, words: str | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_base_patch32_clip_224", num_classes=512)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    report = manifest.audit(tmp_path / "weights.pth", claimed=claim)
+    found = [each for each in report.findings() if "were trained with" in each.message]
+    assert len(found) == (1 if words else 0)
+    assert words is None or (words in found[0].message and "act_layer='quick_gelu'" in str(found[0].remedy))
