@@ -190,12 +190,13 @@ def _create(
         weights = adapter.weights_file(creation)
         if weights is not None and weights.is_file():
             asked = adapter.describe(creation)
-            if differences := _otherwise_built(adapter, asked, weights):
+            manifest = own_manifest(weights, "nothing tells whether this is the architecture of its weights")
+            if manifest is not None and (differences := _otherwise_built(adapter, asked, manifest)):
                 if on_mismatch == "raise":
                     raise _mismatch(creation, str(weights), "its manifest", differences)
                 return load(weights, verify="none").train()
             creation = replace(creation, conversions=_conversions(adapter, asked, weights, convert))
-            creation = _with_parent(creation, weights)
+            creation = creation if manifest is None else _with(creation, parent_by(weights, manifest))
         model = _made(adapter, creation)
         if ":" in name and not creation.runs:  # a directory or a hub, which need not be there when the model is saved
             creation = replace(creation, architecture=adapter.describe(creation).architecture)
@@ -214,13 +215,12 @@ def _made(adapter: Family, creation: Creation) -> nn.Module:
         return adapter.create(creation)
 
 
-def _otherwise_built(adapter: Family, asked: Captured, weights: Path) -> list[Difference]:
+def _otherwise_built(adapter: Family, asked: Captured, manifest: Manifest) -> list[Difference]:
     """In what the model would differ from the one that weights were saved with, where they fit both.
 
     Where they do not fit, the library says so, or converts them; how images are prepared is not part of its call.
     """
-    manifest = own_manifest(weights, "nothing tells whether this is the architecture of its weights")
-    if manifest is None or manifest.architecture.family != adapter.name:
+    if manifest.architecture.family != adapter.name:
         return []
     shapes = {name: tuple(tensor.shape) for name, tensor in asked.module.state_dict().items()}
     if shapes != {tensor.name: tuple(tensor.shape) for tensor in manifest.weights.tensors}:

@@ -134,11 +134,10 @@ class Description:
         there = self.stored.tensors
         names = self.family.stored_names(self.captured.module if self.live is None else self.live)
         others = {stored: name for stored, name in names.items() if stored in there and name not in there}
-        expected = self.captured.module.state_dict()
-        if not others and self.live is None and there.keys() != expected.keys():
+        if not others and self.live is None:
             others = without_prefixes(
                 {name: tensor.shape for name, tensor in there.items()},
-                {name: tuple(tensor.shape) for name, tensor in expected.items()},
+                {name: tuple(tensor.shape) for name, tensor in self.captured.module.state_dict().items()},
             )
         named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
         return named.with_aliases(ties(self.captured.module))

@@ -47,8 +47,8 @@ _ISSUED = re.compile(
 """Tokens that say so: by how those who issue them begin them."""
 
 _LONGEST_PLAIN = 20
-_LONG = re.compile(rf"[\w.~+/%=-]{{{_LONGEST_PLAIN},}}", re.ASCII)
 """Characters from which a word is looked at."""
+_LONG = re.compile(rf"[\w.~+/%=-]{{{_LONGEST_PLAIN},}}", re.ASCII)
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _SCRIPT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\.(?:py|ipynb|sh|ya?ml|toml)")
 """A file that a person named, in whatever capitals; a secret has no such ending."""

@@ -21,8 +21,8 @@ _STATES = {
     Training.BARELY: ("was barely trained", "within a few small steps of where their initialiser left them"),
 }
 _NO_PART = {
-    False: ("C003", "No part of the model was ever trained: every part is as its initialiser left it."),
-    True: ("C010", "No part of the model was trained for more than a few small steps."),
+    Training.INITIALISED: "No part of the model was ever trained: every part is as its initialiser left it.",
+    Training.BARELY: "No part of the model was trained for more than a few small steps.",
 }
 
 
@@ -113,8 +113,9 @@ def _training_findings(components: Sequence[Component]) -> list[Finding]:
         return []
     if untrained_throughout(part.training for part in components):
         remedy = "Nothing to do if that is meant, as for a test; otherwise find out where the weights were lost."
-        rule, message = _NO_PART[any(part.training is Training.BARELY for part in fresh)]
-        return [finding(rule, message, severity=Severity.NOTE, remedy=remedy)]
+        moved = any(part.training is Training.BARELY for part in fresh)
+        verdict = Training.BARELY if moved else Training.INITIALISED
+        return [finding(UNTRAINED[verdict], _NO_PART[verdict], severity=Severity.NOTE, remedy=remedy)]
     untrained = {part.role for part in fresh}
     # What was saved early in a training has barely moved and is no fault; an audit of a download has no such excuse.
     severities = {Training.INITIALISED: Severity.ERROR, Training.BARELY: Severity.WARNING}

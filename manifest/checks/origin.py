@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manifest.escaping import printable
-from manifest.identification.pretrained import Pretrained, pretrained
+from manifest.identification.pretrained import Pretrained, pretrained, split_timm_name, timm_activation
 from manifest.schema.document import Architecture, Provenance
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
@@ -24,11 +24,11 @@ def origin_findings(architecture: Architecture, provenance: Provenance) -> list[
         provenance: With the tag of the weights, where it is known.
     """
     tag, name = provenance.pretrained, architecture.name
-    if name and architecture.family == "timm":  # the tag is part of the name there
-        name, _, own = name.partition(".")
+    if name and architecture.family == "timm":
+        name, own = split_timm_name(name)
         tag = tag or own
-    published = pretrained(name, tag) if name and tag else None
-    if published is None or published.library != architecture.family:
+    published = pretrained(name, tag, architecture.family) if name and tag else None
+    if published is None:
         return []
     return [*_of_activation(architecture, published), *_of_preprocess(architecture, published)]
 
@@ -47,7 +47,7 @@ def _of_activation(architecture: Architecture, published: Pretrained) -> Iterato
     if architecture.family == "open_clip":
         argument = "force_quick_gelu=True" if published.quick_gelu else "force_quick_gelu=False"
     else:
-        argument = f"act_layer={'quick_gelu' if published.quick_gelu else 'gelu'!r}"
+        argument = timm_activation(quick_gelu=published.quick_gelu)
     remedy = f"Make the model with {argument}, unless it was trained long enough with the other activation."
     yield finding("A012", message, where="provenance.pretrained", severity=Severity.WARNING, remedy=remedy)
 

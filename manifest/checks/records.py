@@ -59,14 +59,15 @@ def record_findings(
     built = original.built
     first = built.ask(answers.inputs.first(), layers=True)
     allowed = max(worst_of(comparisons).tolerance, max(item.distance for item in comparisons))
+    exact = all(item.distance == 0 for item in comparisons)
     sentences = [
         *_outputs("outputs", golden.outputs, _asked_then(built, golden, answers.record()), allowed),
         *_brief(golden, built, first, allowed),
-        *_layers(golden, first, allowed, exact=all(item.distance == 0 for item in comparisons)),
+        *_layers(golden, first, allowed, exact=exact),
         *_prepared(golden, answers),
         *_contrast(original, golden, answers, first),
         *_floor(built, golden, answers, first),
-        *_reach(built, golden, answers.inputs, exact=all(item.distance == 0 for item in comparisons)),
+        *_reach(built, golden, answers.inputs, exact=exact),
         *_readings(golden.reading, answers.readings, max(item.distance for item in comparisons)),
     ]
     if golden.batch != len(next(iter(answers.inputs.tensors.values()))):
@@ -111,22 +112,22 @@ def unreached_findings(built: Built, golden: Golden, found: Mapping[str, Output]
         golden: The record.
         found: What the model answers now.
     """
-    names = [name for name, _ in built.module.named_parameters(remove_duplicate=False)]
-    roles = built.family.roles(built.architecture, names)
-    silent = component_tensors(golden.unreached or (), names)
     lacking = sorted(found.keys() & built.family.pairs - golden.outputs.keys())
     if lacking:
         message = f"The record has no {', '.join(lacking)}: it was written before these were asked."
         remedy = "Save the model again, or write its manifest anew with `manifest create`."
         return [finding("G010", message, where=f"golden {golden.probe}", severity=Severity.WARNING, remedy=remedy)]
-    if not silent:
+    if not golden.unreached:
         return []
+    names = [name for name, _ in built.module.named_parameters(remove_duplicate=False)]
+    roles = built.family.roles(built.architecture, names)
+    silent = component_tensors(golden.unreached, names)
     counted = Counter(roles[name] for name in silent)
     wholes = Counter(roles[name] for name in names)
     parts = [f"{count} of {wholes[role]} of the {role_words(role)}" for role, count in counted.items()]
     message = (
         f"No golden output depends on {len(silent)} parameters, {' and '.join(parts)}: "
-        f"{listed([each.rstrip('.') for each in golden.unreached or ()])}."
+        f"{listed([each.rstrip('.') for each in golden.unreached])}."
     )
     return [finding("G010", printable(message, 600), where=printable(f"golden {golden.probe}"))]
 

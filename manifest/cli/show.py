@@ -24,7 +24,8 @@ def run(
     from manifest.storage.sidecars import Sidecars, has_manifest, require_checkpoint
 
     path = require_checkpoint(checkpoint)
-    if has_manifest(path) and not tensors and state is None:
+    described = has_manifest(path)
+    if described and not tensors and state is None:
         _show_manifest(path, format, output, color=not no_color)
         return
     from manifest.checkpoint import open_checkpoint
@@ -35,7 +36,7 @@ def run(
         if format is ShownFormat.JSON:
             emit_data(contents.data(meant), output)
         else:
-            beside = Sidecars(path).manifest.name if has_manifest(path) else None
+            beside = Sidecars(path).manifest.name if described else None
             emit(contents.show(meant, tensors=tensors, manifest=beside), output, color=not no_color)
 
 

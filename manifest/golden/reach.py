@@ -47,7 +47,7 @@ def unreached(built: Built, inputs: Inputs) -> list[str] | None:
         missed = [name for name in missed if parameters[name] not in reached]
         if not missed:
             break
-    return prefixes(missed, [name for name in parameters if name not in set(missed)])
+    return prefixes(missed, parameters.keys() - set(missed))
 
 
 @neutral_process(arithmetic=False)

@@ -20,7 +20,7 @@ from manifest.errors import InputError
 from manifest.escaping import printable
 from manifest.identification.identify import LIBRARIES, ArchitectureCandidate, Identification
 from manifest.identification.index import named
-from manifest.identification.pretrained import known_file, pretrained, quick_gelu_tags
+from manifest.identification.pretrained import known_file, pretrained, quick_gelu_tags, split_timm_name, timm_activation
 from manifest.schema.report import Finding
 from manifest.schema.rules import finding
 from manifest.storage.bounded_read import read_small
@@ -70,7 +70,7 @@ def parse_claim(text: str) -> Claim:
     library, colon, rest = text.rpartition(":")
     name, _, tag = rest.partition("/")
     if library == "timm" and not tag:
-        name, _, tag = name.partition(".")
+        name, tag = split_timm_name(name)
     if not name or (colon and library not in LIBRARIES):
         raise InputError(
             f"--as is {text!r:.100}, expected LIBRARY:NAME or LIBRARY:NAME/TAG with one of "
@@ -257,8 +257,8 @@ def _needs_quick_gelu(claim: Claim) -> bool | None:
     if claim.name is None or claim.tag is None:
         return None
     if claim.library == "timm":
-        weights = pretrained(claim.name, claim.tag)
-        return None if weights is None or weights.library != "timm" else weights.quick_gelu
+        weights = pretrained(claim.name, claim.tag, "timm")
+        return None if weights is None else weights.quick_gelu
     if claim.library not in (None, "open_clip"):
         return None
     return dict(quick_gelu_tags(claim.name)).get(claim.tag)
@@ -266,7 +266,7 @@ def _needs_quick_gelu(claim: Claim) -> bool | None:
 
 def _cure(needs: bool, library: str | None) -> str:
     if library == "timm":
-        return f"Build it with `act_layer={'quick_gelu' if needs else 'gelu'!r}`."
+        return f"Build it with `{timm_activation(quick_gelu=needs)}`."
     return f"Build it with `force_quick_gelu={needs}`." if needs else "Build it without `force_quick_gelu`."
 
 

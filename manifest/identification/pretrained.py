@@ -69,9 +69,21 @@ def quick_gelu_tags(name: str) -> tuple[tuple[str, bool], ...]:
     return tuple((each.tag, bool(each.quick_gelu)) for each in of_library("open_clip") if each.name == name)
 
 
-def pretrained(name: str, tag: str) -> Pretrained | None:
-    """The weights of an architecture by their tag, None when no library has them."""
-    return next((each for each in _by_name().get(name, ()) if each.tag == tag), None)
+def pretrained(name: str, tag: str, library: str | None = None) -> Pretrained | None:
+    """The weights of an architecture by their tag, None when no library has them, or not the one that is named."""
+    known = (each for each in _by_name().get(name, ()) if each.tag == tag)
+    return next((each for each in known if library in (None, each.library)), None)
+
+
+def split_timm_name(name: str) -> tuple[str, str]:
+    """The architecture and the tag in a name as timm writes it, the tag empty where there is none."""
+    architecture, _, tag = name.partition(".")
+    return architecture, tag
+
+
+def timm_activation(*, quick_gelu: bool) -> str:
+    """The argument by which timm builds an architecture with QuickGELU, or without."""
+    return f"act_layer={'quick_gelu' if quick_gelu else 'gelu'!r}"
 
 
 def known_file(sha256: str, file_name: str = "") -> KnownFile | None:

@@ -64,10 +64,12 @@ def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> 
     samples = {name: some for name, tensor in matrices.items() if (some := sample(checkpoint, tensor, _LOOKED_AT))}
     constants = _constants(checkpoint, matrices, samples)
     varied = {name: some for name, some in samples.items() if name not in constants}
+    holes = _holes(checkpoint, constants, tensors)
+    never_written = {name for hole in holes for name in hole.names}
     return [
         *_not_finite(checkpoint, tensors),
-        *(holes := _holes(checkpoint, constants, tensors)),
-        *_of_one_value({name: value for name, value in constants.items() if not any(name in h.names for h in holes)}),
+        *holes,
+        *_of_one_value({name: value for name, value in constants.items() if name not in never_written}),
         *_denormals(varied),
         *_duplicates(checkpoint, varied),
         *_fresh_layers(checkpoint, tensors),

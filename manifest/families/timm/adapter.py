@@ -23,9 +23,10 @@ from manifest.families.json_arguments import from_data
 from manifest.families.limits import as_recorded, require_sane, require_sane_images
 from manifest.families.protocol import Conversion, Creation, Variant
 from manifest.families.readings import most_likely
-from manifest.families.timm.naming import cfg_of, is_image_tower, split
+from manifest.families.timm.naming import cfg_of, is_image_tower
 from manifest.families.timm.recovery import recover
 from manifest.families.timm.resolving import WHERE_NOT_WHAT, change, resolve
+from manifest.identification.pretrained import split_timm_name
 from manifest.probes.inputs import Inputs, Probe, images_alone, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading
 from manifest.weights.shape_diff import ShapeDiff
@@ -56,7 +57,7 @@ class Timm(Adapter):
     def create(self, creation: Creation) -> nn.Module:
         arguments, name = dict(creation.arguments), creation.name
         pretrained, precision = bool(arguments.pop("pretrained", False)), arguments.pop("precision", "fp32")
-        if creation.pretrained and cfg_of(tagged := f"{split(name)[0]}.{creation.pretrained}") is not None:
+        if creation.pretrained and cfg_of(tagged := f"{split_timm_name(name)[0]}.{creation.pretrained}") is not None:
             name, pretrained = tagged, True
         elif creation.pretrained:
             arguments["checkpoint_path"] = creation.pretrained
@@ -171,7 +172,7 @@ class Timm(Adapter):
         if (weights := self.weights_file(creation)) is not None:
             return weights.name, []
         if creation.arguments.get("pretrained"):
-            architecture, tag = split(creation.name)
+            architecture, tag = split_timm_name(creation.name)
             return tag or str((cfg_of(architecture) or {}).get("tag") or architecture), []
         return super().origin(creation)
 

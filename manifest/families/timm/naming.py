@@ -10,17 +10,13 @@ from typing import Any
 
 from timm.models import get_pretrained_cfg
 
+from manifest.identification.pretrained import split_timm_name
+
 SOURCE = frozenset(
     {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "architecture", "tag"}
     | {"license", "description", "origin_url", "paper_name", "paper_ids", "notes"}
 )
 """Entries of a `pretrained_cfg` that say where weights come from, not what model or which images they are for."""
-
-
-def split(name: str) -> tuple[str, str]:
-    """Architecture and tag of a name; the tag is empty where there is none."""
-    architecture, _, tag = name.partition(".")
-    return architecture, tag
 
 
 def cfg_of(name: str) -> dict[str, Any] | None:
@@ -49,7 +45,7 @@ def substance(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_image_tower(name: str) -> bool:
     """Whether the weights of a name are the image tower of a CLIP, and not a classifier that was one once."""
-    architecture, tag = split(name)
+    architecture, tag = split_timm_name(name)
     tag = tag or str((cfg_of(architecture) or {}).get("tag") or "")
     words = f"{architecture}.{tag}"
     return any(word in words for word in ("clip", "siglip", "pe_core")) and "_ft_in" not in tag

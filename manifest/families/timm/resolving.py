@@ -15,7 +15,8 @@ from manifest.families.adapter import PRECISIONS, Draft
 from manifest.families.json_arguments import as_data
 from manifest.families.protocol import Creation
 from manifest.families.suggestions import nearest_names, unknown_model
-from manifest.families.timm.naming import cfg_of, shortest, split, substance
+from manifest.families.timm.naming import cfg_of, shortest, substance
+from manifest.identification.pretrained import split_timm_name
 
 WHERE_NOT_WHAT = frozenset(
     {"pretrained", "checkpoint_path", "cache_dir", "device", "pretrained_model_args", "dtype", "precision"}
@@ -39,7 +40,7 @@ def resolve(creation: Creation) -> Draft:
         arguments = {**(saved or {}), **arguments}
         tag = ""
     else:
-        architecture, tag = split(creation.name)
+        architecture, tag = split_timm_name(creation.name)
     if not is_model(architecture):
         raise unknown_model("timm", creation.name, architecture, timm.list_models())
     if isinstance(cfg, str):
@@ -127,7 +128,7 @@ def _saved_config(source: str, identifier: str) -> tuple[Any, str, Mapping[str, 
 
 
 def _unknown_tag(architecture: str, tag: str) -> str:
-    tags = [split(name)[1] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
+    tags = [split_timm_name(name)[1] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
     nearest = nearest_names(tag, tags) or tags[:3]
     hint = f"did you mean {' or '.join(nearest)}" if nearest else "it has none"
     return f"timm has no weights {tag!r} of {architecture}; {hint}?"
