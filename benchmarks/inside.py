@@ -183,7 +183,7 @@ def golden(name: str, runs: str, directory: str) -> str:
     answers = built.ask(inputs)
 
     def recorded(floor: Thoroughness) -> Any:
-        return record(built, answers, answers, {}, thoroughness=floor)
+        return record(built, answers, answers, {}, thoroughness=floor, reach=True)
 
     brief = recorded(Thoroughness.QUICK)
     path = Path(directory) / "golden.safetensors"
