@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from manifest.storage.transaction import remove_manifest as remove_manifest
     from manifest.training.interception import recording as recording
     from manifest.training.torch_save import torch_save as torch_save
+    from manifest.workflows.answering import answer as answer
     from manifest.workflows.auditing import audit as audit
-    from manifest.workflows.comparing import answer as answer
     from manifest.workflows.comparing import compare as compare
     from manifest.workflows.converting import convert as convert
     from manifest.workflows.creating import create as create
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from manifest.workflows.verifying import verify as verify
 
 _HOMES = {
-    "answer": "manifest.workflows.comparing",
+    "answer": "manifest.workflows.answering",
     "ArchitectureError": "manifest.errors",
     "audit": "manifest.workflows.auditing",
     "CheckpointError": "manifest.errors",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -13,25 +13,24 @@ from torch import nn
 from manifest.checkpoint import Checkpoint
 from manifest.checks.target import VerificationTarget
 from manifest.errors import ArchitectureError
+from manifest.escaping import printable
 from manifest.families import family
 from manifest.families.protocol import Family, Variant
 from manifest.golden.compare import Comparison
-from manifest.golden.diagnose import Diagnosis, OutputsTarget, Target, Tried, diagnose
+from manifest.golden.diagnose import Diagnosis, OutputsTarget, Question, Target, Tried, diagnose
 from manifest.golden.floor import Built
 from manifest.golden.hypotheses import hypotheses
+from manifest.golden.hypotheses.activations import restored
 from manifest.golden.layers import first_divergence, layer_distance
 from manifest.golden.precision import in_float32
 from manifest.golden.record import prepared
 from manifest.golden.run import ProbeOutputs
 from manifest.neutral_process import neutral_process
-from manifest.probes.inputs import Inputs, Probe
+from manifest.probes.inputs import Inputs, Preprocessing, Probe, shipped
 from manifest.schema.document import Architecture, Golden, Layer, Reading
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.weights.assign import twin
-
-Question = Callable[[Architecture], Inputs]
-"""What is asked, prepared as an architecture says."""
 
 
 @dataclass(frozen=True)
@@ -69,34 +68,55 @@ class RecordedModel:
 
     def variants(self, inputs: Inputs) -> Iterator[Variant]:
         """All hypotheses: the family's own, other weights in the same file, and those that fit any model."""
-        return chain(
-            self.family.variants(self.architecture),
-            self._other_states(),
-            hypotheses(self.architecture, self.built.module, inputs),
+        module = self.built.module
+        of_library = (
+            replace(variant, undo=partial(restored, recorded=module)) if variant.name == "activation" else variant
+            for variant in self.family.variants(self.architecture)
         )
+        return chain(of_library, self._other_states(), hypotheses(self.architecture, module, inputs))
 
     @neutral_process(generators=False)  # dropout draws what it drew when the answers were given
-    def diagnose(self, target: Target, question: Question) -> Diagnosis:
-        """Why the model's answers are not those of a target."""
-        inputs = question(self.architecture)
-        return diagnose(self.built, inputs, target, self.variants(inputs), self.build, question)
+    def diagnose(
+        self, target: Target, question: Question, left_after: Callable[[Variant], float] | None = None
+    ) -> Diagnosis:
+        """Why the model's answers are not those of a target; see `golden.diagnose`."""
+        inputs = question(self.architecture, None)
+        return diagnose(self.built, inputs, target, self.variants(inputs), self.build, question, left_after)
 
     def _other_states(self) -> Iterator[Variant]:
-        here = ".".join(self.checkpoint.state_path) or "the weights at the top"
+        recorded = self.checkpoint.state_path
         for candidate in self.checkpoint.candidates:
-            if candidate.path != self.checkpoint.state_path:
-                there = ".".join(candidate.path) or "the weights at the top"
+            if candidate.path != recorded:
+                there = _state_words(candidate.path)
                 yield Variant(
                     "weights",
-                    here,
-                    there,
-                    cure=f"--state {there}",
-                    back=f"--state {here}",
+                    here=_state_words(recorded),
+                    there=there,
+                    cure=f"`manifest create CKPT --state {there}`, which describes those weights",
+                    back=_loading(self.family.name, recorded),
                     state=candidate.path,
+                    undo=partial(_load, recorded=self.built.module),
                 )
 
     def _module(self, architecture: Architecture) -> nn.Module:
         return in_float32(self.family, architecture, self.checkpoint)
+
+
+def _state_words(path: Sequence[str]) -> str:
+    return printable(".".join(path), 100) or "the weights at the top"
+
+
+def _loading(family_name: str, path: Sequence[str]) -> str:
+    """Code by which a script of the caller's own takes one set of weights of a file."""
+    if family_name == "timm" and path in (("state_dict",), ("state_dict_ema",)):
+        return f"timm.models.load_checkpoint(model, CKPT, use_ema={path == ('state_dict_ema',)})"
+    keys = "".join(f"[{printable(name, 100)!r}]" for name in path)
+    return f"model.load_state_dict(torch.load(CKPT){keys})"
+
+
+def _load(module: nn.Module, recorded: nn.Module) -> None:
+    """Put the recorded weights in place of a module's own, which stay as they are."""
+    module.load_state_dict(recorded.state_dict(), assign=True)
 
 
 def _same_module(one: Architecture, other: Architecture) -> bool:
@@ -159,8 +179,9 @@ def question_of(
         brief: The first sample of each kind alone.
     """
 
-    def question(architecture: Architecture) -> Inputs:
-        inputs = original.family.inputs(architecture, golden.probe, probe)
+    def question(architecture: Architecture, preprocess: Preprocessing | None = None) -> Inputs:
+        material = probe if preprocess is None else replace(probe or shipped(), preprocess=preprocess)
+        inputs = original.family.inputs(architecture, golden.probe, material)
         if inputs is None or inputs.probe != golden.probe:
             raise ArchitectureError(f"The probe {golden.probe} cannot be made here; fetch the recorded tokenizer once.")
         return inputs.first() if brief else inputs
@@ -204,8 +225,9 @@ def diagnosis_evidence(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def cause_words(cause: Tried) -> str:
     """The hypothesis that fits, and how far it is from fitting exactly."""
-    variant = cause.variant
-    return f"{variant.there} instead of {variant.here} ({variant.name}), which leaves {cause.residual:.1e}"
+    parts = cause.variant.parts or (cause.variant,)
+    words = " and ".join(f"{part.there} instead of {part.here} ({part.name})" for part in parts)
+    return f"{words}, which leaves {cause.residual:.1e}"
 
 
 def unexplained_words(diagnosis: Diagnosis) -> str:

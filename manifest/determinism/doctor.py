@@ -22,7 +22,8 @@ from manifest.determinism.operators import when_not_deterministic
 from manifest.determinism.switches import seeded
 from manifest.fingerprints.structure import Recorder, on_meta
 from manifest.golden.floor import Built, without_fused_attention, without_onednn
-from manifest.golden.hypotheses import OTHER_IN_TRAINING, activation_name, is_activation
+from manifest.golden.hypotheses.activations import activation_name, is_activation
+from manifest.golden.hypotheses.modules import OTHER_IN_TRAINING
 from manifest.golden.run import Outputs, ProbeOutputs, relative_distance
 from manifest.probes.inputs import VARIABLE, Inputs
 

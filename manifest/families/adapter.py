@@ -225,6 +225,10 @@ class Adapter(ABC):
         del architecture, module, inputs, outputs
         return []
 
+    def carried_preprocess(self, module: nn.Module) -> Preprocess | None:
+        del module
+        return None
+
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         del architecture
         return ()

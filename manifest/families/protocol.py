@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from manifest.probes.inputs import Inputs, Probe
-from manifest.schema.document import Architecture, Operators, Reading
+from manifest.probes.inputs import Inputs, Preprocessing, Probe
+from manifest.schema.document import Architecture, Operators, Preprocess, Reading
 from manifest.weights.shape_diff import ShapeDiff
 
 
@@ -64,12 +64,17 @@ class Variant:
         cure: Code that makes it as it is in the variant.
         back: Code that makes it as it is in the model itself.
         architecture: The other architecture, where the library's own config can say it.
+        preprocess: How photographs are prepared, where no record can say it.
         prepare: Alters what is asked.
         alter: Alters a module in place that is built for it alone.
+        undo: Alters a module that is run as in the variant, in place, so that it is as the model itself; None where
+            that is no matter of modules.
         conclude: Alters what is answered.
+        fitted: The variant with a number that is to be found, as a scale of logits.
         state: Where other weights are in the same checkpoint.
         concerns: The only kind of inputs that it has to do with; None for all.
-        as_it_is: Whether the altered module is asked in its own mode, instead of in eval mode.
+        native_mode: Whether the altered module is asked in its own mode, instead of in eval mode.
+        parts: Those that it is made of, where it is several at once.
         approximate: Whether it moves outputs by more than arithmetic even where it is the cause, as low precision does.
     """
 
@@ -79,12 +84,16 @@ class Variant:
     cure: str
     back: str
     architecture: Architecture | None = None
+    preprocess: Preprocessing | None = None
     prepare: Callable[[Inputs], Inputs] | None = None
     alter: Callable[[nn.Module], None] | None = None
+    undo: Callable[[nn.Module], None] | None = None
     conclude: Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    fitted: Callable[[float], Variant] | None = None
     state: tuple[str, ...] | None = None
     concerns: str | None = None
     native_mode: bool = False
+    parts: tuple[Variant, ...] = ()
     approximate: bool = False
 
 
@@ -198,6 +207,9 @@ class Family(Protocol):
 
         None for what the model has not, or whose vocabulary is not at hand.
         """
+
+    def carried_preprocess(self, module: nn.Module) -> Preprocess | None:
+        """The preprocessing that a live module carries, by which its users prepare images; None where it has none."""
 
     def inputs(
         self, architecture: Architecture, probe: str | None = None, material: Probe | None = None

@@ -8,7 +8,7 @@ thirds, and no other hypothesis leaves less: another cause of the same size woul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,10 +18,14 @@ import torch
 from manifest.errors import one_line
 from manifest.families.protocol import Variant
 from manifest.golden.floor import Built
+from manifest.golden.hypotheses.pairs import together
 from manifest.golden.run import ProbeOutputs, recorded
 from manifest.golden.sketch import distance
-from manifest.probes.inputs import Inputs
+from manifest.probes.inputs import Inputs, Preprocessing
 from manifest.schema.document import Architecture, Output, Reading
+
+Question = Callable[[Architecture, Preprocessing | None], Inputs]
+"""What is asked, prepared as an architecture says, or its photographs by another preprocessing."""
 
 _MOST_LEFT = 2 / 3
 _DRAWS = 3
@@ -29,6 +33,15 @@ _AS_FAR = 2.0
 _UNRELATED = 0.5
 """Cosine of two outputs below which they have nothing to do with one another, where they are far apart."""
 _FAR = 0.5
+_NEARER = 0.98
+"""Of the total distance, what a hypothesis leaves at most with which pairs are made."""
+_PAIRED = 2
+"""With how many hypotheses pairs are made."""
+_LEAST_NUMBERS = 4
+"""Below so many independent numbers in a target, a number that is fitted to them shows nothing."""
+_HALVINGS = 40
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_HUGE = 1e6
 
 
 class Target(Protocol):
@@ -37,6 +50,10 @@ class Target(Protocol):
     @property
     def tolerance(self) -> float:
         """The greatest distance that counts as none."""
+
+    @property
+    def numbers(self) -> int:
+        """How many independent numbers these are."""
 
     def distances(self, answers: ProbeOutputs) -> dict[str, float]:
         """How far each output is from these, by name."""
@@ -54,6 +71,10 @@ class OutputsTarget:
     outputs: Mapping[str, Output]
     tolerance: float
 
+    @property
+    def numbers(self) -> int:
+        return sum(len(output.sketch) for output in self.outputs.values())
+
     def distances(self, answers: ProbeOutputs) -> dict[str, float]:
         return {name: _relative(output, answers, name) for name, output in self.outputs.items()}
 
@@ -65,23 +86,28 @@ class ReadingsTarget:
     Attributes:
         readings: By image and prompt.
         tolerance: Half a unit of the last digit that they were written with.
+        coarser: By image and prompt, how much more those may be off that were written with fewer digits.
     """
 
     readings: Sequence[Reading]
     tolerance: float
+    coarser: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> int:
+        # Probabilities of an image add up to one, and those at either end say nothing.
+        inside = (sum(self.tolerance < p < 1 - self.tolerance for p in each.prompts.values()) for each in self.readings)
+        return sum(max(0, count - 1) for count in inside)
 
     def distances(self, answers: ProbeOutputs) -> dict[str, float]:
         found = {reading.image: reading.prompts for reading in answers.readings}
         return {
-            reading.image: max(
-                (
-                    abs(value - found.get(reading.image, {}).get(prompt, math.inf))
-                    for prompt, value in reading.prompts.items()
-                ),
-                default=0.0,
-            )
-            for reading in self.readings
+            reading.image: max([0.0, *self._apart(reading, found.get(reading.image, {}))]) for reading in self.readings
         }
+
+    def _apart(self, reading: Reading, found: Mapping[str, float]) -> Iterator[float]:
+        for prompt, value in reading.prompts.items():
+            yield abs(value - found.get(prompt, math.inf)) - self.coarser.get((reading.image, prompt), 0.0)
 
 
 @dataclass(frozen=True)
@@ -92,11 +118,16 @@ class Tried:
         variant: The hypothesis.
         residual: The greatest distance that it leaves.
         fits: Whether it explains the difference.
+        total: How far all outputs are then, together.
+        left_after: How far the model that gave the answers is from the record when this is undone on it; None where
+            that was not tried.
     """
 
     variant: Variant
     residual: float
     fits: bool
+    total: float
+    left_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,9 +165,10 @@ def diagnose(
     target: Target,
     variants: Iterable[Variant],
     build: Callable[[Variant], Built],
-    again: Callable[[Architecture], Inputs],
+    again: Question,
+    left_after: Callable[[Variant], float] | None = None,
 ) -> Diagnosis:
-    """Try hypotheses until one explains why a model's answers are not those of a target.
+    """Try hypotheses until one explains why a model's answers are not those of a target; then pairs of the likeliest.
 
     Args:
         built: The model itself.
@@ -144,92 +176,166 @@ def diagnose(
         target: The answers to explain.
         variants: The hypotheses, the likeliest first.
         build: A model of its own for a hypothesis, over its architecture and weights.
-        again: The same question, prepared as another architecture says.
+        again: The same question, prepared otherwise.
+        left_after: How far the model that gave the answers is from the record when a hypothesis is undone on it; of two
+            that explain the same answers, this one tells them apart.
     """
     plain = built.ask(inputs)
     by_output = target.distances(plain)
     furthest = _furthest(by_output)
     if furthest <= target.tolerance:
         return Diagnosis(furthest, target.tolerance)
+    trials = _Trials(built, plain, inputs, target, furthest, build, again, left_after)
     differing = _differing(built, by_output, target.tolerance)
-    tried: list[Tried] = []
-    skipped: dict[str, str] = {}
-    seen: set[str] = set()
-    for variant in variants:
+    helpful = [each for each in variants if differing is None or _may_help(each, differing)]
+    found = any(trials.try_out(each) for each in helpful if differing is None or _may_explain(each, differing))
+    if not found and not trials.low_precision_explains():
+        trials.try_pairs(helpful, _total(by_output))
+    return Diagnosis(furthest, target.tolerance, trials.ranked(), trials.skipped, _unrelated(plain, target, by_output))
+
+
+@dataclass
+class _Trials:
+    """Hypotheses that were run against one target.
+
+    Attributes:
+        furthest: How far the model itself is from the target.
+        tried: Those that were run, in order.
+        skipped: Those that could not be run, with the reason.
+    """
+
+    built: Built
+    plain: ProbeOutputs
+    inputs: Inputs
+    target: Target
+    furthest: float
+    build: Callable[[Variant], Built]
+    again: Question
+    left_after: Callable[[Variant], float] | None
+    tried: list[Tried] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def try_out(self, variant: Variant) -> bool:
+        """Whether a hypothesis explains the difference; it is run once, and not where one of its name was."""
         words = f"{variant.name}: {variant.there}"
-        if words in seen:
-            continue
-        seen.add(words)
-        if differing is not None and not _may_explain(variant, differing):
-            continue
+        if words in self.seen:
+            return False
+        self.seen.add(words)
         try:
-            tried.append(_try(built, plain, inputs, target, furthest, variant, build, again))
+            if variant.fitted is not None:
+                if self.target.numbers < _LEAST_NUMBERS:
+                    return False
+                variant = self._fitted(variant.fitted)
+            tried = self._run(variant)
+            if tried.fits and self.left_after is not None:
+                tried = replace(tried, left_after=self.left_after(variant))
         except Exception as error:  # a wrong way to run a model may fail in any way
-            skipped[words] = f"{type(error).__name__}: {one_line(error)}"
-            continue
-        if tried[-1].fits:
-            break
-    tried.sort(key=lambda each: (not each.fits, each.residual))
-    if tried and not tried[0].fits and tried[0].variant.approximate and tried[0].residual <= _MOST_LEFT * furthest:
-        tried[0] = replace(tried[0], fits=True)
-    return Diagnosis(furthest, target.tolerance, tried, skipped, _unrelated(plain, target, by_output))
+            self.skipped[words] = f"{type(error).__name__}: {one_line(error)}"
+            return False
+        self.tried.append(tried)
+        return tried.fits and (tried.left_after or 0.0) <= self.target.tolerance
 
+    def try_pairs(self, variants: Sequence[Variant], total: float) -> None:
+        """Two hypotheses at once: those that bring the outputs nearest all in all, each with every other.
 
-def _try(
-    built: Built,
-    plain: ProbeOutputs,
-    inputs: Inputs,
-    target: Target,
-    furthest: float,
-    variant: Variant,
-    build: Callable[[Variant], Built],
-    again: Callable[[Architecture], Inputs],
-) -> Tried:
-    answers = _answers(built, plain, inputs, variant, build, again)
-    residual = _furthest(target.distances(answers))
-    if residual > target.tolerance and variant.native_mode:
-        # Random from draw to draw: it fits when the answers are about as far off as its own are.
-        draws = [answers, *(_answers(built, plain, inputs, variant, build, again) for _ in range(_DRAWS))]
-        if _furthest(target_of(draws[0], target).distances(draws[1])) > target.tolerance:
-            own = [_furthest(target_of(plain, target).distances(draw)) for draw in draws]
-            typical = sum(own) / len(own)
-            return Tried(variant, residual, typical / _AS_FAR <= furthest <= typical * _AS_FAR)
-    return Tried(variant, residual, residual <= target.tolerance)
+        Args:
+            variants: All hypotheses, also those of one kind of inputs where outputs of both differ.
+            total: How far the outputs are together.
+        """
+        for variant in variants:
+            self.try_out(variant)
+        nearest = sorted((each for each in self.tried if not each.variant.approximate), key=lambda each: each.total)
+        for base in [each.variant for each in nearest if each.total <= _NEARER * total][:_PAIRED]:
+            for other in variants:
+                both = None if other.approximate else together(base, other, self.built.architecture)
+                if both is not None and self.try_out(both):
+                    return
+
+    def ranked(self) -> list[Tried]:
+        """Those that fit first, then those that leave least; low precision fits where it explains most."""
+        ranked = sorted(self.tried, key=lambda each: (not each.fits, each.left_after or 0.0, each.residual))
+        if self.low_precision_explains():
+            left = None if self.left_after is None else self.left_after(ranked[0].variant)
+            ranked[0] = replace(ranked[0], fits=True, left_after=left)
+        return ranked
+
+    def low_precision_explains(self) -> bool:
+        """Whether nothing fits, and what comes nearest is low precision, which never fits closely."""
+        nearest = min(self.tried, key=lambda each: (not each.fits, each.residual), default=None)
+        if nearest is None or nearest.fits or not nearest.variant.approximate:
+            return False
+        return nearest.residual <= _MOST_LEFT * self.furthest
+
+    def _run(self, variant: Variant) -> Tried:
+        answers = self._answers(variant)
+        distances = self.target.distances(answers)
+        residual, total = _furthest(distances), _total(distances)
+        if residual > self.target.tolerance and variant.native_mode:
+            # Random from draw to draw: it fits when the answers are about as far off as its own are.
+            draws = [answers, *(self._answers(variant) for _ in range(_DRAWS))]
+            if _furthest(target_of(draws[0], self.target).distances(draws[1])) > self.target.tolerance:
+                own = [_furthest(target_of(self.plain, self.target).distances(draw)) for draw in draws]
+                typical = sum(own) / len(own)
+                return Tried(variant, residual, typical / _AS_FAR <= self.furthest <= typical * _AS_FAR, total)
+        return Tried(variant, residual, residual <= self.target.tolerance, total)
+
+    def _fitted(self, variant: Callable[[float], Variant]) -> Variant:
+        """The variant with the number for which the sum of squared distances is least, as short as it still fits."""
+
+        def left(value: float) -> float:
+            distances = self.target.distances(self._answers(variant(value)))
+            return sum(min(far, _HUGE) ** 2 for far in distances.values())
+
+        coarse = [10 ** (step / 10) for step in range(-20, 31)]
+        nearest = min(coarse, key=left)
+        low, high = math.log(nearest) - 0.3, math.log(nearest) + 0.3
+        for _ in range(_HALVINGS):
+            one, other = high - (high - low) * _GOLDEN, low + (high - low) * _GOLDEN
+            low, high = (low, other) if left(math.exp(one)) <= left(math.exp(other)) else (one, high)
+        best = math.exp((low + high) / 2)
+        for digits in (2, 3, 4, 5):
+            short = float(f"{best:.{digits}g}")
+            if _furthest(self.target.distances(self._answers(variant(short)))) <= self.target.tolerance:
+                return variant(short)
+        return variant(best)
+
+    def _answers(self, variant: Variant) -> ProbeOutputs:
+        """What the model says when it is run as a hypothesis has it."""
+        answers = self.plain
+        otherwise = (variant.alter, variant.architecture, variant.prepare, variant.preprocess, variant.state)
+        if any(each is not None for each in otherwise):
+            model, inputs = self.build(variant), self.inputs
+            if variant.alter is not None:
+                variant.alter(model.module)
+            if variant.architecture is not None or variant.preprocess is not None:
+                inputs = self.again(variant.architecture or self.built.architecture, variant.preprocess)
+            if variant.prepare is not None:
+                inputs = variant.prepare(inputs)
+            answers = model.ask(inputs, native_mode=variant.native_mode)
+        if variant.conclude is None:
+            return answers
+        built = self.built
+        with torch.no_grad():
+            outputs = variant.conclude(built.module, dict(answers.outputs))
+        readings = built.family.readings(built.architecture, built.module, answers.inputs, outputs)
+        return ProbeOutputs(answers.inputs, outputs, readings, answers.threads)
 
 
 def target_of(answers: ProbeOutputs, like: Target) -> Target:
     """What a model said as a target of the same kind and tolerance as another."""
     if isinstance(like, ReadingsTarget):
-        return ReadingsTarget(answers.readings, like.tolerance)
+        return ReadingsTarget(answers.readings, like.tolerance, like.coarser)
     return OutputsTarget(answers.record(), like.tolerance)
+
+
+def _total(distances: Mapping[str, float]) -> float:
+    """How far all outputs are together; what is further than unrelated ones are counts as that."""
+    return sum(min(far, math.sqrt(2)) if not math.isnan(far) else math.sqrt(2) for far in distances.values())
 
 
 def _furthest(distances: Mapping[str, float]) -> float:
     return max((far if not math.isnan(far) else math.inf for far in distances.values()), default=0.0)
-
-
-def _answers(
-    built: Built,
-    plain: ProbeOutputs,
-    inputs: Inputs,
-    variant: Variant,
-    build: Callable[[Variant], Built],
-    again: Callable[[Architecture], Inputs],
-) -> ProbeOutputs:
-    """What the model says when it is run as a hypothesis has it."""
-    if variant.conclude is not None:
-        with torch.no_grad():
-            outputs = variant.conclude(built.module, dict(plain.outputs))
-        readings = built.family.readings(built.architecture, built.module, inputs, outputs)
-        return ProbeOutputs(inputs, outputs, readings, plain.threads)
-    model = build(variant)
-    if variant.alter is not None:
-        variant.alter(model.module)
-    if variant.architecture is not None:
-        inputs = again(variant.architecture)
-    if variant.prepare is not None:
-        inputs = variant.prepare(inputs)
-    return model.ask(inputs, native_mode=variant.native_mode)
 
 
 def _differing(built: Built, by_output: Mapping[str, float], tolerance: float) -> set[str] | None:
@@ -239,6 +345,11 @@ def _differing(built: Built, by_output: Mapping[str, float], tolerance: float) -
         if name in built.family.rows and far > tolerance:
             kinds[built.family.rows[name]] = True
     return {kind for kind, differs in kinds.items() if differs} if kinds else None
+
+
+def _may_help(variant: Variant, differing: set[str]) -> bool:
+    """Whether a hypothesis is of something that differs."""
+    return _may_explain(variant, differing) or variant.concerns in differing
 
 
 def _may_explain(variant: Variant, differing: set[str]) -> bool:

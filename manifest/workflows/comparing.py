@@ -6,10 +6,11 @@ hold no weights and no images.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,66 +36,36 @@ from manifest.checks.ladder import CheckResult
 from manifest.checks.live_weights import LiveWeights, live_findings, live_weights
 from manifest.checks.records import contrast_here
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
-from manifest.errors import ArchitectureError, InputError
+from manifest.errors import InputError
 from manifest.escaping import printable
-from manifest.families import family
 from manifest.families.equivalence import first_difference
+from manifest.families.protocol import Variant
 from manifest.families.wrappers import unwrap
 from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
 from manifest.golden.compare import compare as compare_outputs
 from manifest.golden.diagnose import OutputsTarget
-from manifest.golden.layers import first_divergence, watched_for_nan
+from manifest.golden.layers import first_divergence
 from manifest.golden.plausible import implausibilities
 from manifest.golden.precision import in_precision
-from manifest.golden.record import prepared
-from manifest.golden.run import ProbeOutputs, finite, run_probe
+from manifest.golden.run import run_probe
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
-from manifest.probes.inputs import Probe, inputs_digest, shipped
-from manifest.schema.document import LARGEST, Golden, Manifest, parse_answers
+from manifest.probes.inputs import Probe
+from manifest.schema.document import LARGEST, Golden, parse_answers
 from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
 from manifest.storage.bounded_read import read_small
+from manifest.weights.assign import twin
+from manifest.workflows.answering import (
+    FOR_EVALUATION,
+    PRECISIONS,
+    NotFiniteError,
+    RandomInputsError,
+    answer_of,
+    golden_of,
+)
 
-_PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-def answer(
-    model: nn.Module,
-    checkpoint: str | os.PathLike[str],
-    *,
-    preprocess: Any = None,
-    tokenizer: Any = None,
-) -> Golden:
-    """What a model says, exactly as it is, to the probe that its checkpoint was saved with.
-
-    It is asked in its own mode, element type, device and autocast; its buffers, modes and generators are as before
-    afterwards. `answers.model_dump_json()` is what travels.
-
-    Args:
-        model: The model, however it was made.
-        checkpoint: The checkpoint whose manifest names the probe.
-        preprocess: PIL image → float32 of shape (3, height, width), as the model is really given its images; as
-            recorded when None.
-        tokenizer: List of prompts → token ids, int64 of shape (prompts, context length), likewise.
-
-    Returns:
-        Each output by name, as its shape, norm, digest and sketch. Of a CLIP they have the shapes (images, width),
-        (prompts, width) and, for `logits`, (images, prompts). Its `reading` gives probabilities between 0 and 1.
-
-    Raises:
-        ArchitectureError: The model fails on the probe, or the manifest has none.
-
-    Example:
-        >>> answers = manifest.answer(manifest.load("ckpt.pt"), "ckpt.pt")
-        >>> {name: output.shape for name, output in answers.outputs.items()}
-        {'image_features': [4, 64], 'text_features': [8, 64], 'logits': [4, 8]}
-    """
-    subject = open_target(checkpoint)
-    try:
-        return _answer(model, subject.manifest, Probe(preprocess=preprocess, tokenizer=tokenizer))
-    finally:
-        subject.close()
+_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -153,13 +124,15 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
     """
     module, weights = unwrap(model), live_weights(model, subject.manifest)
     try:
-        found: Golden | Finding = _answer(module, subject.manifest, material)
-    except _NotFiniteError as error:
+        found: Golden | Finding = answer_of(module, subject.manifest, material)
+    except NotFiniteError as error:
         found = finding("G004", str(error), where="golden")
+    except RandomInputsError as error:
+        found = finding(CANNOT_TELL, str(error), where="golden", remedy=FOR_EVALUATION)
 
     def golden(each: VerificationTarget) -> CheckResult:
         if isinstance(found, Finding):
-            return CheckResult("NaN or infinity", [found])
+            return CheckResult("NaN or infinity" if found.rule == "G004" else "cannot be told", [found])
         return _hold(each, found, across, module, weights)
 
     def same_weights(each: VerificationTarget) -> CheckResult:
@@ -168,10 +141,6 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
         return CheckResult(weights.reason(), findings, skipped=not weights.compared)
 
     return [("weights", same_weights), ("golden", golden)]
-
-
-class _NotFiniteError(ArchitectureError):
-    """A model answers with NaN or infinity."""
 
 
 def read_answers(path: Path) -> Golden:
@@ -184,60 +153,6 @@ def read_answers(path: Path) -> Golden:
     return parse_answers(read_small(path, "file of answers", most=LARGEST), source=path.name)
 
 
-def _golden_of(manifest: Manifest, precision: str | None = None) -> Golden:
-    """The record to compare with: that of a precision where there is one, else the first."""
-    if not manifest.golden:
-        raise ArchitectureError("The manifest records no golden outputs; write it anew with `golden=True`.")
-    same = [golden for golden in manifest.golden if golden.precision == precision]
-    return (same or manifest.golden)[0]
-
-
-def _answer(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
-    adapter, architecture, record = family(manifest.architecture.family), manifest.architecture, _golden_of(manifest)
-    module = unwrap(model)
-    standard = shipped()
-    material = Probe(
-        images=standard.images, prompts=standard.prompts, preprocess=material.preprocess, tokenizer=material.tokenizer
-    )
-    # A preprocessing that was given is the caller's, defaults and all.
-    with neutral_process() if material.preprocess is None else contextlib.nullcontext():
-        inputs = adapter.inputs(architecture, record.probe, material)
-    if inputs is None or inputs.probe != record.probe:
-        raise ArchitectureError(f"The probe {record.probe} cannot be made here; pass the tokenizer, or fetch it once.")
-    answers = run_probe(adapter, architecture, module, inputs, native_mode=True)
-    if not finite(answers.outputs):
-        with watched_for_nan(module) as is_finite:
-            run_probe(adapter, architecture, module, inputs, native_mode=True)
-        broken = next((path for path, sound in is_finite.items() if not sound), None)
-        place = f", which begins in {broken}" if broken else ""
-        raise _NotFiniteError(f"The model answers its probe with NaN or infinity{place}; look for what diverged in it.")
-    first = run_probe(adapter, architecture, module, inputs.first(), native_mode=True, layers=True)
-    return _described(answers, first, module)
-
-
-def _described(answers: ProbeOutputs, first: ProbeOutputs, module: nn.Module) -> Golden:
-    inputs = answers.inputs
-    own = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
-    precision = _PRECISIONS.get(own.dtype, str(own.dtype))
-    device = own.device.type
-    if torch.is_autocast_enabled(device):
-        precision = f"amp_{_PRECISIONS[torch.get_autocast_dtype(device)]}"
-    return Golden(
-        probe=inputs.probe,
-        batch=len(next(iter(inputs.tensors.values()))),
-        device=device,
-        precision=precision,
-        threads=answers.threads,
-        inputs=inputs_digest(inputs),
-        outputs=answers.record(),
-        brief=first.record(),
-        prepared=prepared(inputs),
-        floor={},
-        layers=[layer for layer in first.layers.values() if math.isfinite(layer.norm)],
-        reading=answers.readings,
-    )
-
-
 def _hold(
     subject: VerificationTarget,
     found: Golden,
@@ -245,7 +160,7 @@ def _hold(
     model: nn.Module | None = None,
     weights: LiveWeights | None = None,
 ) -> CheckResult:
-    golden = _golden_of(subject.manifest, found.precision)
+    golden = golden_of(subject.manifest, found.precision)
     if found.probe != golden.probe:
         raise InputError(
             f"The answers are to the probe {found.probe}, expected {golden.probe}; answer that of this checkpoint."
@@ -267,7 +182,7 @@ def _hold(
     allowed = tolerance(golden, here, device=device, across=across)
     if worst_of(comparisons).grade is not Grade.EXACT and allowed.explained > COARSE:
         original = recorded_model(subject)
-        contrast = contrast_here(original, golden, question_of(original, golden)(original.architecture))
+        contrast = contrast_here(original, golden, question_of(original, golden)(original.architecture, None))
         allowed = tolerance(golden, here, contrast=contrast, device=device, across=across)
         comparisons = compare_outputs(
             golden, found.outputs, found.reading, here=here, contrast=contrast, device=device, across=across
@@ -281,7 +196,7 @@ def _hold(
     several = isinstance(subject.stored, Checkpoint) and len(subject.stored.candidates) > 1
     if model is not None and weights is not None and weights.differ and not several:
         return CheckResult("different", [_of_other_weights(golden, found, worst, weights)])
-    explained = _explained(subject, golden, found, worst, allowed.equivalent)
+    explained = _explained(subject, golden, found, worst, allowed.equivalent, model)
     if model is not None and weights is not None and weights.all_same:
         explained = explained.model_copy(update={"message": explained.message + _same_weights_words(subject, model)})
     return CheckResult("different", [explained])
@@ -317,9 +232,9 @@ def _uncertain(golden: Golden, found: Golden, worst: Comparison) -> Finding:
 @neutral_process()
 def _precision_floor(original: RecordedModel, golden: Golden, precision: str) -> dict[str, float]:
     """How far a precision moves the model that is on record."""
-    inputs = question_of(original, golden)(original.architecture)
+    inputs = question_of(original, golden)(original.architecture, None)
     if precision.startswith("amp_"):
-        dtype = next(dtype for dtype, name in _PRECISIONS.items() if name == precision.removeprefix("amp_"))
+        dtype = next(dtype for dtype, name in PRECISIONS.items() if name == precision.removeprefix("amp_"))
         with torch.autocast("cpu", dtype=dtype):
             said = original.built.ask(inputs, native_mode=True)
     else:
@@ -328,16 +243,26 @@ def _precision_floor(original: RecordedModel, golden: Golden, precision: str) ->
 
 
 def _explained(
-    subject: VerificationTarget, golden: Golden, found: Golden, worst: Comparison, allowed: float
+    subject: VerificationTarget,
+    golden: Golden,
+    found: Golden,
+    worst: Comparison,
+    allowed: float,
+    model: nn.Module | None,
 ) -> Finding:
-    """What is different about a model that gives other answers than its checkpoint."""
+    """What is different about a model that gives other answers than its checkpoint, and what makes it right.
+
+    What makes it right is tried on the model, where it is here, before it is called that.
+    """
     original = recorded_model(subject)
     brief = {name: output for name, output in found.brief.items() if not golden.brief or name in golden.brief}
     target = OutputsTarget(brief, allowed)
-    diagnosis = original.diagnose(target, question_of(original, golden, brief=True))
-    if diagnosis.agrees:  # the first sample alone does not show it
+    left_after = None if model is None else partial(_left_after, original, model, golden)
+    diagnosis = original.diagnose(target, question_of(original, golden, brief=True), left_after)
+    if diagnosis.agrees or (diagnosis.cause is not None and diagnosis.cause.variant.concerns is not None):
+        # The first sample alone may not show it, or not all of it, as where only the others are not square.
         target = OutputsTarget(found.outputs, allowed)
-        diagnosis = original.diagnose(target, question_of(original, golden))
+        diagnosis = original.diagnose(target, question_of(original, golden), left_after)
     departure = first_divergence(golden.layers, {layer.module: layer for layer in found.layers}, worst.tolerance)
     message = (
         f"The model gives other {worst.output} than its checkpoint: {distance_words(golden, worst)}"
@@ -352,5 +277,29 @@ def _explained(
     if diagnosis.cause is None:
         return finding("G001", message + unexplained_words(diagnosis), where="golden", remedy=remedy, **evidence)
     message += f" These are its answers with {cause_words(diagnosis.cause)}."
-    remedy = f"Run it as it was saved: {diagnosis.cause.variant.back}"
+    back, left = diagnosis.cause.variant.back, diagnosis.cause.left_after
+    if left is None:
+        remedy = f"A lead, since the model itself is not here to try it: {back}"
+    elif left <= allowed:
+        remedy = f"Run it as it was saved: {back} (tried on this model: it then answers as recorded)"
+    else:
+        remedy = f"A lead: {back}. Tried on this model, it leaves {left:.1e}; {remedy[0].lower()}{remedy[1:]}"
     return finding("G001", message, where="golden", severity=Severity.ERROR, remedy=remedy, **evidence)
+
+
+def _left_after(original: RecordedModel, model: nn.Module, golden: Golden, variant: Variant) -> float:
+    """How far a live model still is from the record when a cause is undone on it: in a twin, on the recorded inputs.
+
+    Infinite where that cannot be run.
+    """
+    try:
+        inputs = question_of(original, golden)(original.architecture, None)
+        mended = twin(model)
+        if variant.undo is not None:
+            variant.undo(mended)
+        with torch.autocast("cpu", enabled=False):
+            said = run_probe(original.family, original.architecture, mended, inputs, native_mode=True)
+    except Exception as error:  # a model of the caller's own, altered from outside, may fail in any way
+        _log.debug("the cure could not be tried: %s", error)
+        return math.inf
+    return worst_of(compare_outputs(golden, said.record(), said.readings)).distance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from manifest.errors import ArchitectureError, InputError
 from manifest.golden.diagnose import ReadingsTarget
 from manifest.grants import granted
 from manifest.probes.directory import read_image
-from manifest.probes.inputs import Inputs, Probe, photographs
+from manifest.probes.inputs import Inputs, Preprocessing, Probe, photographs
 from manifest.schema.document import Architecture, Reading
 from manifest.schema.report import Kind, Report, Severity
 from manifest.schema.rules import finding
@@ -35,12 +35,14 @@ class Published:
     Attributes:
         readings: Probabilities by image and prompt.
         images: By the names in the readings.
-        resolution: Half a unit of the coarsest last digit.
+        resolution: Half a unit of the finest last digit.
+        coarser: By image and prompt, how much more half a unit of its own last digit is, as where a 0 is left out.
     """
 
     readings: Sequence[Reading]
     images: dict[str, Image.Image]
     resolution: float
+    coarser: dict[tuple[str, str], float]
 
 
 def diagnose(
@@ -100,9 +102,13 @@ def read_published(path: Path) -> Published:
             f"The images in {path.name} have different prompts, and a probability is one among those asked together; "
             "put them in files of their own."
         )
-    digits = min(-int(value.as_tuple().exponent) for value in numbers)
+    halves = {
+        (i, p): 0.5 * 10.0 ** int(v.as_tuple().exponent) for i, prompts in values.items() for p, v in prompts.items()
+    }
+    finest = min(halves.values())
+    coarser = {place: half - finest for place, half in halves.items() if half > finest}
     readings = [Reading(image=i, prompts={p: float(v) for p, v in prompts.items()}) for i, prompts in values.items()]
-    return Published(readings, {name: _image(name, path.parent) for name in values}, 0.5 * 10.0**-digits)
+    return Published(readings, {name: _image(name, path.parent) for name in values}, finest, coarser)
 
 
 def _image(name: str, folder: Path) -> Image.Image:
@@ -115,14 +121,14 @@ def _diagnosis(subject: VerificationTarget, published: Published) -> CheckResult
     prompts = list(published.readings[0].prompts)
     probe = Probe("published", published.images, prompts)
 
-    def question(architecture: Architecture) -> Inputs:
-        inputs = original.family.inputs(architecture, None, probe)
+    def question(architecture: Architecture, preprocess: Preprocessing | None = None) -> Inputs:
+        inputs = original.family.inputs(architecture, None, replace(probe, preprocess=preprocess))
         if inputs is None or "images" not in inputs.tensors:
             raise ArchitectureError("A reading is of images, and this model takes none; compare outputs instead.")
         return inputs
 
     # What is read off is rounded to four digits by itself.
-    target = ReadingsTarget(published.readings, max(published.resolution, 0.5e-4) * 1.01)
+    target = ReadingsTarget(published.readings, max(published.resolution, 0.5e-4) * 1.01, published.coarser)
     diagnosis = original.diagnose(target, question)
     if diagnosis.agrees:
         return CheckResult(f"the reading is that of the checkpoint, within {diagnosis.distance:.1e}")

@@ -25,6 +25,7 @@ from manifest.families.open_clip.building import CLASSES, PRECISIONS, construct,
 from manifest.families.open_clip.hugging_face import vocabulary, with_config
 from manifest.families.open_clip.inputs import (
     context_length,
+    live_preprocess,
     load_preprocess,
     load_tokenizer,
     pair,
@@ -146,6 +147,9 @@ class OpenClip(Adapter):
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         preprocess, tokenizer = _inputs_of(architecture)
         return load_preprocess(preprocess), load_tokenizer(tokenizer)
+
+    def carried_preprocess(self, module: nn.Module) -> Preprocess | None:
+        return live_preprocess(module)
 
     def inputs(self, architecture: Architecture, probe: str | None = None, material: Probe | None = None) -> Inputs:
         preprocess, tokenizer = self.transforms(architecture)

@@ -36,13 +36,12 @@ _LONGEST_CONTEXT = 1 << 13  # token ids a prompt
 def preprocess_of(draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Preprocess:
     """The preprocessing that a live module carries, or that a creation call would give it."""
     if live is not None:
-        cfg = getattr(live.visual, "preprocess_cfg", None)
-        if not isinstance(cfg, Mapping):
+        if (carried := live_preprocess(live)) is None:
             raise ArchitectureError(
                 "The model does not say how its images are preprocessed (`model.visual.preprocess_cfg` is missing); "
                 "set it with `open_clip.model.set_model_preprocess_cfg(model, {…})`."
             )
-        return _preprocess_record(cfg)
+        return carried
     arguments = creation.arguments if creation else {}
     cfg = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), {})
     if creation is not None and creation.pretrained and draft.name and ":" not in draft.name:
@@ -53,6 +52,12 @@ def preprocess_of(draft: Draft, built: nn.Module, live: nn.Module | None, creati
     cfg["size"] = getattr(built.visual, "image_size", cfg["size"])
     overrides = arguments.get("force_preprocess_cfg") or {}
     return _preprocess_record(open_clip.transform.merge_preprocess_dict(cfg, overrides))
+
+
+def live_preprocess(module: Any) -> Preprocess | None:
+    """The preprocessing that a live model carries, None where it has been made without any."""
+    cfg = getattr(getattr(module, "visual", None), "preprocess_cfg", None)
+    return _preprocess_record(cfg) if isinstance(cfg, Mapping) else None
 
 
 def registry_entry(name: str, tag: str) -> dict[str, Any] | None:

@@ -200,8 +200,8 @@ class Transformers(Adapter):
                 "activation",
                 here=now,
                 there=other,
-                cure=f"config.hidden_act={other!r}",
-                back=f"config.hidden_act={now!r}",
+                cure=_setting(architecture.config, now, other),
+                back=_setting(architecture.config, now, now),
                 architecture=architecture.model_copy(update={"config": _with_act(architecture.config, now, other)}),
             )
             for other in _ACTIVATIONS
@@ -263,6 +263,20 @@ def _hidden_acts(config: Mapping[str, Any]) -> Iterator[str]:
             yield str(value)
         elif isinstance(value, Mapping):
             yield from _hidden_acts(value)
+
+
+def _setting(config: Mapping[str, Any], now: str, other: str) -> str:
+    """Code that sets an activation in each part of a config that has this one; on the whole it would change nothing."""
+    places = [f"config.{path}hidden_act" for path in _paths_of(config, now)]
+    return f"{' = '.join(places)} = {other!r}, then `from_pretrained(PATH, config=config)`"
+
+
+def _paths_of(config: Mapping[str, Any], act: str, path: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if name == "hidden_act" and value == act:
+            yield path
+        elif isinstance(value, Mapping):
+            yield from _paths_of(value, act, f"{path}{name}.")
 
 
 def _with_act(config: Mapping[str, Any], now: str, other: str) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""How features become logits, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from manifest.families.protocol import Variant
+
+
+def conclusions(module: nn.Module) -> Iterator[Variant]:
+    """How features become logits, for models that answer with both."""
+    yield Variant(
+        "features",
+        here="as the projection gives them",
+        there="normalised",
+        cure="encode_image(images, normalize=True)",
+        back="encode_image(images, normalize=False)",
+        conclude=_normalised,
+    )
+    scale = getattr(module, "logit_scale", None)
+    if not isinstance(scale, torch.Tensor):
+        return
+    own = float(scale.detach().exp().max())
+    for there, cure, features, exponentiated in (
+        ("not normalised before the product", "scale * image_features @ text_features.T", False, True),
+        ("times logit_scale itself", "model.logit_scale * image_features @ text_features.T", True, False),
+    ):
+        yield Variant(
+            "logits",
+            here="exp(logit_scale) times the cosine",
+            there=there,
+            cure=cure,
+            back="model.logit_scale.exp() * normalize(image_features) @ normalize(text_features).T",
+            conclude=partial(_other_logits, normalise=features, exponentiate=exponentiated),
+        )
+    yield Variant(
+        "logits",
+        here=f"{own:.6g} times the cosine",
+        there="another scale",
+        cure="scale * normalize(image_features) @ normalize(text_features).T",
+        back="model.logit_scale.exp() * normalize(image_features) @ normalize(text_features).T",
+        conclude=partial(_other_logits, normalise=True, exponentiate=True),
+        fitted=partial(_scaled, own),
+    )
+
+
+def _scaled(own: float, scale: float) -> Variant:
+    """Cosines times a number, whatever the model's own scale is."""
+    return Variant(
+        "logits",
+        here=f"{own:.6g} times the cosine",
+        there=f"{scale:.6g} times the cosine",
+        cure=f"{scale:.6g} * normalize(image_features) @ normalize(text_features).T",
+        back="model.logit_scale.exp() * normalize(image_features) @ normalize(text_features).T",
+        conclude=partial(_other_logits, normalise=True, exponentiate=True, scale=scale),
+    )
+
+
+def _normalised(module: nn.Module, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    del module
+    return {
+        name: functional.normalize(tensor, dim=-1) if name.endswith("_features") else tensor
+        for name, tensor in outputs.items()
+    }
+
+
+def _other_logits(
+    module: Any, outputs: dict[str, torch.Tensor], normalise: bool, exponentiate: bool, scale: float | None = None
+) -> dict[str, torch.Tensor]:
+    images, texts = outputs["image_features"], outputs["text_features"]
+    if normalise:
+        images, texts = functional.normalize(images, dim=-1), functional.normalize(texts, dim=-1)
+    own = module.logit_scale.exp() if exponentiate else module.logit_scale
+    logits = (own if scale is None else scale) * images @ texts.T
+    if getattr(module, "logit_bias", None) is not None:
+        logits = logits + module.logit_bias
+    return {**outputs, "logits": logits}
