@@ -78,7 +78,11 @@ def save_killed(digits: Any, original: Path, place: Path, key: str) -> list[Path
     return sorted(place.glob("*/ckpt.pt"))
 
 
-@pytest.mark.parametrize("key", ["release.key", ""], ids=["signed-over-signed", "unsigned-over-signed"])
+@pytest.mark.parametrize(
+    "key",
+    ["release.key", pytest.param("", marks=pytest.mark.whole)],
+    ids=["signed-over-signed", "unsigned-over-signed"],
+)
 def test_save_killed_at_any_step_leaves_one_whole_checkpoint(
     digits: Any, original: Path, tmp_path: Path, key: str
 ) -> None:

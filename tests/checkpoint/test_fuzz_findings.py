@@ -104,7 +104,7 @@ def listing(forge: Any) -> bytes:
     """Sixty-four sets of weights in a list of many other things, each of which has those beside it."""
     tensor = b"}" + forge.text("w") + b"h\x01s"
     values = forge.tensor() + b"q\x010"
-    return b"\x80\x02" + values + b"](" + tensor * 64 + b"N" * 400_000 + b"e."
+    return b"\x80\x02" + values + b"](" + tensor * 64 + b"N" * 100_000 + b"e."
 
 
 def long_keys(forge: Any) -> bytes:

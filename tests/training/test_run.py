@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,22 +29,33 @@ class Ended:
     err: str
 
 
+def run_in(place: Path, *arguments: object) -> Ended:
+    """`manifest run ARGUMENTS` in a directory."""
+    done = subprocess.run(
+        [sys.executable, "-m", "manifest", "run", *map(str, arguments)],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(SCRIPTS)])},
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., Ended]:
     """`manifest run ARGUMENTS`, in an empty directory."""
+    return partial(run_in, tmp_path)
 
-    def call(*arguments: object) -> Ended:
-        done = subprocess.run(
-            [sys.executable, "-m", "manifest", "run", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(SCRIPTS)])},
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
 
-    return call
+@pytest.fixture(scope="module")
+def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What two trainings left under torchrun, each of two processes, and what `manifest run` said."""
+    place = tmp_path_factory.mktemp("torchrun")
+    options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    ended = run_in(place, "--verbose", "--", "torchrun", *options, SCRIPTS / "two_trainings.py", place)
+    assert ended.code == 0, ended
+    return place, ended.err
 
 
 def test_a_plain_script_gets_signed_manifests(script: Callable[..., Ended], tmp_path: Path) -> None:
@@ -117,30 +130,30 @@ def test_timms_own_saver_is_followed_through_links_copies_and_removals(
     assert manifest.verify(checkpoints[0]).passed
 
 
-def test_under_torchrun_process_0_writes_the_manifests(script: Callable[..., Ended], tmp_path: Path) -> None:
-    options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    launcher = ["python", "-m", "torch.distributed.run"]
-    ended = script("--verbose", "--", *launcher, *options, SCRIPTS / "two_processes.py", tmp_path)
-    assert ended.code == 0, ended
-    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".json", ".pt")) == [
+def test_under_torchrun_process_0_writes_the_manifests(under_torchrun: tuple[Path, str]) -> None:
+    place, _ = under_torchrun
+    assert sorted(path.name for path in place.iterdir() if path.suffix in (".json", ".pt")) == [
         "epoch_1.pt",
         "epoch_1.pt.manifest.json",
         "mine_0.pt",
         "mine_0.pt.manifest.json",
         "mine_1.pt",
     ]
-    report = manifest.verify(tmp_path / "epoch_1.pt")
+    report = manifest.verify(place / "epoch_1.pt")
     assert report.passed, report
 
 
-def test_a_model_in_shards_is_described_by_all_processes(script: Callable[..., Ended], tmp_path: Path) -> None:
-    options = ["--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    ended = script("--verbose", "--", "torchrun", *options, SCRIPTS / "two_shards.py", tmp_path / "sharded")
-    assert ended.code == 0, ended
-    assert "described sharded" in ended.err
-    report = manifest.verify(tmp_path / "sharded")
+def test_a_model_in_shards_is_described_by_all_processes(under_torchrun: tuple[Path, str]) -> None:
+    place, said = under_torchrun
+    assert re.search(r"described .*\bsharded\b", said)
+    report = manifest.verify(place / "sharded")
     assert report.passed, report
-    assert read_manifest(tmp_path / "sharded").architecture.name == "vit_tiny_patch16_224"
+    assert read_manifest(place / "sharded").architecture.name == "vit_tiny_patch16_224"
+
+
+def test_torchrun_as_a_module_is_torchrun(script: Callable[..., Ended]) -> None:
+    ended = script("--", "python", "-m", "torch.distributed.run", "--help")
+    assert (ended.code, "--nproc" in ended.out) == (0, True), ended
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def setting(architecture: Architecture, path: str, name: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "arguments"), CALLS, ids=IDS)
-@pytest.mark.parametrize("known", ["call", "bare module"])
+@pytest.mark.parametrize("known", [pytest.param("call", marks=pytest.mark.whole), "bare module"])
 def test_model_after_a_round_trip_through_json_is_built_as_it_was(name: str, arguments: Arguments, known: str) -> None:
     live = made(name, arguments)
     architecture = FAMILY.capture(live, Creation(name, arguments) if known == "call" else None).architecture

@@ -72,9 +72,12 @@ CASES = {
 }
 
 
-# Objects in one stage are found in `tests/scenarios/test_p4_retinanet.py` too; this model has many layers to look at.
+# Objects in one stage are found in `tests/scenarios/test_p4_retinanet.py` too; features are one more list of tensors.
+WHOLE = {"detection", "features", "flow"}
+
+
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.whole) if case == "detection" else case for case in CASES]
+    "case", [pytest.param(case, marks=pytest.mark.whole) if case in WHOLE else case for case in CASES]
 )
 def test_models_of_every_kind_are_asked_and_say_the_same_again(case: str, tmp_path: Path) -> None:
     make, probe, outputs = CASES[case]
