@@ -28,12 +28,14 @@ class LiveWeights:
     Attributes:
         compared: Names of those that have the recorded element type, so that their digests can be compared.
         changed: Names among them whose values are others.
+        reshaped: Names of those whose shapes are others.
         missing: Recorded names that the model has not.
         cast: Names of those that are in another element type.
     """
 
     compared: tuple[str, ...]
     changed: tuple[str, ...]
+    reshaped: tuple[str, ...]
     missing: tuple[str, ...]
     cast: tuple[str, ...]
 
@@ -67,18 +69,21 @@ def live_weights(model: nn.Module, manifest: Manifest) -> LiveWeights:
     Tensors without values of their own in this process, such as shards, count as cast: nothing is said of them.
     """
     state = unwrap(model).state_dict()
-    compared, changed, missing, cast = [], [], [], []
+    compared, changed, reshaped, missing, cast = [], [], [], [], []
     for record in manifest.weights.tensors:
         live = state.get(record.name)
         if live is None:
             missing.append(record.name)
-        elif not _is_plain(live) or str(live.dtype).removeprefix("torch.") != record.dtype:
+            continue
+        if list(live.shape) != record.shape:
+            reshaped.append(record.name)
+        if not _is_plain(live) or str(live.dtype).removeprefix("torch.") != record.dtype:
             cast.append(record.name)
         else:
             compared.append(record.name)
             if list(live.shape) != record.shape or live_digest(live) != record.digest:
                 changed.append(record.name)
-    return LiveWeights(tuple(compared), tuple(changed), tuple(missing), tuple(cast))
+    return LiveWeights(tuple(compared), tuple(changed), tuple(reshaped), tuple(missing), tuple(cast))
 
 
 def live_findings(found: LiveWeights, model: nn.Module, manifest: Manifest, stored: Checkpoint | None) -> list[Finding]:
