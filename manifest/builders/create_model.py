@@ -27,6 +27,7 @@ from manifest.families.open_clip.adapter import FAMILY
 from manifest.families.open_clip.inputs import registry_entry
 from manifest.families.protocol import Captured, Creation, Difference, Family
 from manifest.grants import granted
+from manifest.identification.customisation import customisation
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Architecture, Manifest, Parent
 from manifest.schema.name_ranges import shortened
@@ -254,14 +255,16 @@ def _conversions(adapter: Family, captured: Captured, weights: Path, convert: Se
     conversions = adapter.conversions(asked, misfit)
     unasked = [item for item in conversions if item.kind not in convert]
     name = asked.name or asked.class_name
+    roles = adapter.roles(asked, expected)
     if unasked:
+        other = customisation(asked.family, misfit, expected, found, roles)
+        built = f"build the model that they are of, with {other.words()}" if other.whole else ""
         kinds = list(dict.fromkeys(item.kind for item in unasked))
         raise CreationMismatchError(
             f"{asked.family} would change the weights of {weights.name} to fit {name} "
             f"({'; '.join(item.words for item in unasked)}); allow it with convert={kinds!r}, "
-            "or ask for the architecture that they were trained in."
+            f"or {built or 'ask for the architecture that they were trained in'}."
         )
-    roles = adapter.roles(asked, expected)
     lost = [part for part in misfit.missing if roles[part] != "head"]
     if lost and any(item.kind == "head" for item in conversions):
         raise CreationMismatchError(

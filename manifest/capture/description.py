@@ -33,6 +33,7 @@ from manifest.golden.precision import in_float32, in_precision
 from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.identification.customisation import customisation
 from manifest.identification.key_mapping import without_prefixes
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import (
@@ -53,6 +54,7 @@ from manifest.schema.document import (
 from manifest.schema.report import Severity
 from manifest.version import __version__
 from manifest.weights.assign import assign, misfits, twin
+from manifest.weights.shape_diff import shape_diff
 
 
 class Description:
@@ -175,7 +177,8 @@ def manifest_of(
         signer: Hint of the key that will sign.
     """
     require_recordable(file_name)
-    for doubt in origin_findings(descriptions[0].captured.architecture, provenance):
+    extras = descriptions[0].stored.extras
+    for doubt in origin_findings(descriptions[0].captured.architecture, provenance, extras):
         if doubt.severity is not Severity.NOTE:
             warnings.warn(f"{doubt.message} {doubt.remedy}", stacklevel=2)
     main, *others = [each.record(file_name) for each in descriptions]
@@ -239,9 +242,15 @@ def _require_fitting(
 ) -> None:
     """Whatever a checkpoint holds must be of the architecture; what it lacks is a matter of completeness."""
     if problems := misfits(module, checkpoint, roles=roles, absent=frozenset(module.state_dict())):
+        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        other = customisation(architecture.family, shape_diff(expected, found), expected, found, roles)
+        remedy = "name the architecture that they were trained in"
+        if other.whole:
+            remedy = other.remedy()
         raise ArchitectureError(
             f"The weights are not those of a {architecture.name or architecture.class_name} ({'; '.join(problems)}); "
-            "name the architecture that they were trained in."
+            f"{remedy}."
         )
 
 

@@ -31,7 +31,7 @@ from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files, stays_home
 from manifest.checkpoint.hashes import Hashes
-from manifest.checkpoint.state_dicts import first_extras
+from manifest.checkpoint.state_dicts import OF_OPENAI, first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
 from manifest.digests import READ_BLOCK, composite_digest, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
@@ -123,7 +123,8 @@ class Checkpoint:
 
         Args:
             which: The keys that lead to it, as they are or joined with dots; names and the part are then those of this
-                view. Or a view.
+                view. After the keys may come what the names of a part begin with: of `model.visual.proj` beside
+                `teacher.visual.proj` under `state_dict`, `state_dict.model` is a part. Or a view.
 
         Raises:
             InputError: There is none under these keys.
@@ -133,12 +134,31 @@ class Checkpoint:
             if path == (".".join(candidate.path) if isinstance(path, str) else candidate.path):
                 view = which if isinstance(which, View) else replace(self.view, path=candidate.path)
                 return replace(self, **_seen(candidate, view))
+        if isinstance(path, str) and (part := self._part_under(path)) is not None:
+            return part
         shown = path if isinstance(path, str) else ".".join(path)
         known = printable_list(".".join(candidate.path) for candidate in self.candidates)
         raise InputError(
             f"{printable(self.path.name)} has no weights under '{printable(shown)}', only under {known}; "
             "name one of these."
         )
+
+    def parts(self) -> list[Checkpoint]:
+        """The parts of this set of weights whose names begin alike, as those of several models in one state dict."""
+        heads = dict.fromkeys(f"{name.partition('.')[0]}." for name in self.tensors if "." in name)
+        views = (replace(self.view, within=f"{self.prefix}{head}") for head in heads)
+        return [self.select(view) for view in views]
+
+    def _part_under(self, path: str) -> Checkpoint | None:
+        """A part of a set of weights by the keys that lead to the set, and what the names of the part begin with."""
+        for candidate in self.candidates:
+            keys = ".".join((*candidate.path, ""))
+            within = f"{candidate.prefix}{path.removeprefix(keys)}."
+            if path.startswith(keys) and any(
+                f"{candidate.prefix}{name}".startswith(within) for name in candidate.tensors
+            ):
+                return self.select(replace(self.view, path=candidate.path, within=within))
+        return None
 
     def with_aliases(self, tied: Mapping[str, str]) -> Checkpoint:
         """The same weights, each also by its other names, under which some writers do not store it a second time.
@@ -289,8 +309,11 @@ class Checkpoint:
 def _seen(candidate: StateDictCandidate, view: View) -> dict[str, Any]:
     """A set of weights as a view shows it: fields of `Checkpoint`."""
     part = _part(candidate, view.within)
-    tensors = renamed(part.tensors, view.names)
-    return {"view": view, "tensors": tensors, "prefix": part.prefix, "extras": part.extras, "unlisted": part.unlisted}
+    tensors, extras = renamed(part.tensors, view.names), part.extras
+    if tensors.keys() >= OF_OPENAI and all(tensors[name].shape == () for name in OF_OPENAI):
+        extras = (*extras, *sorted(OF_OPENAI))
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in OF_OPENAI}
+    return {"view": view, "tensors": tensors, "prefix": part.prefix, "extras": extras, "unlisted": part.unlisted}
 
 
 def renamed(tensors: dict[str, StoredTensor], names: Mapping[str, str]) -> dict[str, StoredTensor]:

@@ -25,6 +25,9 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module"
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "_fsdp_wrapped_module.")
 """What DataParallel, torch.compile, Lightning modules and FSDP put before every name."""
 
+OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Settings that OpenAI's archives of CLIP hold as scalar tensors beside the weights."""
+
 BARE = "tensor"
 """The name given to a tensor that is saved without one."""
 

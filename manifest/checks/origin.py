@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from manifest.checkpoint.state_dicts import OF_OPENAI
 from manifest.escaping import printable
 from manifest.identification.pretrained import Pretrained, pretrained, split_timm_name, timm_activation
 from manifest.schema.document import Architecture, Provenance
@@ -16,13 +17,21 @@ _SAME = 1e-3
 """How far apart two means or deviations may be that a person wrote with other digits."""
 
 
-def origin_findings(architecture: Architecture, provenance: Provenance) -> list[Finding]:
+def origin_findings(architecture: Architecture, provenance: Provenance, extras: Collection[str] = ()) -> list[Finding]:
     """Where a model is not as the published weights that it started from were trained.
 
     Args:
         architecture: As recorded.
         provenance: With the tag of the weights, where it is known.
+        extras: What else the file holds, by which OpenAI's archives are told.
     """
+    if set(extras) >= OF_OPENAI and not _is_quick(architecture):
+        message = (
+            "The file has the settings that OpenAI's archives have, whose models were trained with QuickGELU, and the "
+            f"record has {printable(activation_words(architecture.activations))}."
+        )
+        remedy = "Describe it with force_quick_gelu=True (`--force-quick-gelu`)."
+        return [finding("A012", message, where="checkpoint.extras", severity=Severity.WARNING, remedy=remedy)]
     tag, name = provenance.pretrained, architecture.name
     if name and architecture.family == "timm":
         name, own = split_timm_name(name)
@@ -34,7 +43,7 @@ def origin_findings(architecture: Architecture, provenance: Provenance) -> list[
 
 
 def _of_activation(architecture: Architecture, published: Pretrained) -> Iterator[Finding]:
-    quick = any("QuickGELU" in kinds for kinds in architecture.activations.values())
+    quick = _is_quick(architecture)
     if published.quick_gelu is None or quick == published.quick_gelu:
         return
     if quick and not architecture.arguments.get("force_quick_gelu"):
@@ -50,6 +59,10 @@ def _of_activation(architecture: Architecture, published: Pretrained) -> Iterato
         argument = timm_activation(quick_gelu=published.quick_gelu)
     remedy = f"Make the model with {argument}, unless it was trained long enough with the other activation."
     yield finding("A012", message, where="provenance.pretrained", severity=Severity.WARNING, remedy=remedy)
+
+
+def _is_quick(architecture: Architecture) -> bool:
+    return any("QuickGELU" in kinds for kinds in architecture.activations.values())
 
 
 def _of_preprocess(architecture: Architecture, published: Pretrained) -> Iterator[Finding]:

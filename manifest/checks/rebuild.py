@@ -97,7 +97,8 @@ class Rebuilder:
             findings += misdescriptions(subject, _family(subject), module, _moved(subject))
         if not findings:
             findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
-        doubts = [] if findings else origin_findings(recorded, subject.manifest.provenance)
+        extras = subject.manifest.checkpoint.extras
+        doubts = [] if findings else origin_findings(recorded, subject.manifest.provenance, extras)
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
         return CheckResult("not rebuilt as recorded" if findings else reason, findings + doubts)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from manifest.checkpoint.state_dicts import OF_OPENAI
 from manifest.identification import index
+from manifest.identification.customisation import customisation
 from manifest.identification.index.templates import Filled, covered, filled
-from manifest.identification.key_mapping import KeyMapping, is_openai_archive, renamings
+from manifest.identification.key_mapping import KeyMapping, renamings
 from manifest.identification.pretrained import quick_gelu_tags
 from manifest.schema.vocabulary import role_words
 from manifest.weights.shape_diff import Shape, ShapeDiff, shape_diff
@@ -52,6 +54,7 @@ class ArchitectureCandidate:
         roles: Component role by expected name.
         shapes: Expected shape by name.
         stored: Name in the file by expected name, where it is there.
+        otherwise: Arguments and steps, as code, by which it was built otherwise than it is registered.
     """
 
     library: str
@@ -61,6 +64,7 @@ class ArchitectureCandidate:
     roles: Mapping[str, str]
     shapes: Mapping[str, Shape]
     stored: Mapping[str, str]
+    otherwise: str = ""
 
     @property
     def exact(self) -> bool:
@@ -118,13 +122,15 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     if len(shapes) > most:
         said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
         return Identification((), (), (said, *notes))
+    of_openai = set(metadata_keys) >= OF_OPENAI
     tried: list[KeyMapping] = []
     for renamed in renamings(shapes):
         tried.append(renamed)
         if not renamed.part and (found := _exact(renamed)):
-            return _told(found, renamed, shapes, notes)
+            return _told(found, renamed, notes, of_openai=of_openai)
     found, renamed = _nearest(tried)
-    return _told(found, renamed, shapes, notes) if found else Identification((), (), tuple(notes))
+    found = sorted((_customised(each, renamed) for each in found), key=lambda each: not each.exact)
+    return _told(found, renamed, notes, of_openai=of_openai) if found else Identification((), (), tuple(notes))
 
 
 def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> ArchitectureCandidate | None:
@@ -140,7 +146,7 @@ def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> 
     """
     known = [each for where in LIBRARIES if library in (None, where) and (each := index.named(where, name))]
     if known:
-        found = [_candidate(known[0], renamed) for renamed in renamings(shapes)]
+        found = [_customised(_candidate(known[0], renamed), renamed) for renamed in renamings(shapes)]
     else:
         found = [each for renamed in renamings(shapes) for each in _templates(renamed) if each.name == name]
     return max(found, key=_rank, default=None)
@@ -179,6 +185,26 @@ def _read(renamed: KeyMapping, near: list[index.Near]) -> list[ArchitectureCandi
         if len(named) < _MOST_NAMED and each.likeness[0] >= _WORTH_NAMING * found[0].likeness[0]:
             named += _twins(each)
     return named
+
+
+def _customised(candidate: ArchitectureCandidate, renamed: KeyMapping) -> ArchitectureCandidate:
+    """An architecture as other arguments build it, where that explains every tensor; else as it is."""
+    if candidate.exact:
+        return candidate
+    other = customisation(candidate.library, candidate.fit, candidate.shapes, renamed.shapes, candidate.roles)
+    if not other.whole:
+        return candidate
+    backbone = next(iter(candidate.roles.values()))
+    roles = {other.renamed.get(name, name): role for name, role in candidate.roles.items() if name not in other.dropped}
+    roles |= {name: _role_of_new(name, backbone) for name in sorted(other.renamed.values()) if name not in roles}
+    stored = {name: renamed.stored[name] for name in roles if name in renamed.stored}
+    shapes = {name: renamed.shapes.get(name, candidate.shapes.get(name, ())) for name in roles}
+    fits = ShapeDiff((), (), {})
+    return replace(candidate, fit=fits, roles=roles, shapes=shapes, stored=stored, otherwise=other.words())
+
+
+def _role_of_new(name: str, backbone: str) -> str:
+    return "head" if name.startswith(("head.", "fc.", "classifier.")) else backbone
 
 
 def _rank(candidate: ArchitectureCandidate) -> tuple[float, ...]:
@@ -246,9 +272,8 @@ def _order(candidate: ArchitectureCandidate) -> tuple[int, int, str]:
 
 
 def _told(
-    found: list[ArchitectureCandidate], renamed: KeyMapping, shapes: Mapping[str, Shape], notes: list[str]
+    found: list[ArchitectureCandidate], renamed: KeyMapping, notes: list[str], *, of_openai: bool
 ) -> Identification:
-    of_openai = is_openai_archive(shapes)
     if of_openai:
         found.sort(key=lambda each: not each.settings.get("quick_gelu"))
     twins = [each for each in found if each.shapes == found[0].shapes]

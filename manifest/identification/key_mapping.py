@@ -25,7 +25,6 @@ _PARTS = ("visual.", "visual.trunk.", "text.")
 """Where open_clip keeps what is sometimes saved by itself."""
 _INNER = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 """What FSDP, activation checkpointing and torch.compile put into names where they wrap a part of a model."""
-_OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,10 @@ class KeyMapping:
         return alike
 
 
-def is_openai_archive(shapes: Mapping[str, Shape]) -> bool:
-    """Whether these are the names of an archive as OpenAI released CLIP."""
-    return shapes.keys() >= _OF_OPENAI
-
-
 def renamings(shapes: Mapping[str, Shape]) -> Iterator[KeyMapping]:
     """Weights under other names, the least changed first."""
     names: dict[str, str] = {name: name for name in shapes}
     words: tuple[str, ...] = ()
-    if is_openai_archive(shapes):
-        names = {name: name for name in shapes if name not in _OF_OPENAI}
-        words = (f"{', '.join(sorted(_OF_OPENAI))} of OpenAI's archive set aside",)
     yield _renamed(shapes, names, words)
     prefix, inside = "", False
     for _ in range(_DEEPEST):

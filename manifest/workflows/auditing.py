@@ -175,16 +175,27 @@ class _Audit:
         if meant is None:
             nearest = f"; nearest is {_named(found.candidates[0])}" if found.candidates else ""
             words = f"no architecture of open_clip, timm, torchvision or transformers{nearest}{renamed}"
-            return CheckResult(
-                words, [*findings, finding("A010", f"By names and shapes it is {words}.", where="identity")]
-            )
+            state = self._state_of_part()
+            remedy = f"Choose the model that is meant: `--state {state}`." if state else None
+            unknown = finding("A010", f"By names and shapes it is {words}.", where="identity", remedy=remedy)
+            return CheckResult(words, [*findings, unknown])
         if not meant.exact:
             return CheckResult(f"near to {_named(meant)}{renamed}", [*findings, *_misfits(meant)])
         twins = [each.name for each in found.candidates if each.library == meant.library]
         others = f" or {', '.join(name for name in twins if name != meant.name)}" if len(twins) > 1 else ""
         said = next((claim for claim in self.claims if claim.name == meant.name), None)
         word = f", as {printable(said.source)} says" if said else ""
-        return CheckResult(f"{meant.library} {meant.name}{'' if said else others}{word}{renamed}", findings)
+        built = f" with {meant.otherwise}" if meant.otherwise else ""
+        return CheckResult(f"{meant.library} {meant.name}{'' if said else others}{built}{word}{renamed}", findings)
+
+    def _state_of_part(self) -> str | None:
+        """What chooses the weights of one model, where others are beside them in one state dict."""
+        for near in self.identification.candidates[:1]:
+            if len(near.stored) == len(near.roles):
+                name, stored = next(iter(near.stored.items()))
+                place = stored.removesuffix(name).removesuffix(".")
+                return printable(".".join((*self.stored.state_path, place))) if place else None
+        return None
 
     def _completeness(self) -> CheckResult:
         meant = self.meant

@@ -11,10 +11,12 @@ from typing import Any, Unpack
 from manifest.capture.description import Description, manifest_of, require_recordable
 from manifest.capture.options import Key, RecordKeywords, record_options
 from manifest.capture.provenance import facts_of, provenance_of
-from manifest.checkpoint import open_checkpoint, require_undamaged
+from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.digests import files_digests
+from manifest.errors import ArchitectureError
+from manifest.escaping import printable
 from manifest.families import family as family_named
-from manifest.families.protocol import Creation
+from manifest.families.protocol import Captured, Creation
 from manifest.grants import granted
 from manifest.schema.document import Manifest
 from manifest.storage.sidecars import require_checkpoint
@@ -76,12 +78,9 @@ def describe(
     # Who names a factory here asks for it to be run.
     with granted(creation.runs), open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
         require_undamaged(stored)
-        description = Description(
-            stored if state is None else stored.select(state),
-            adapter,
-            adapter.describe(creation),
-            options=options,
-        )
+        captured = adapter.describe(creation)
+        meant = _part_that_fits(stored, captured) if state is None else stored.select(state)
+        description = Description(meant, adapter, captured, options=options)
         manifest = manifest_of(
             [description],
             file_name=checkpoint.name,
@@ -96,3 +95,28 @@ def describe(
 
 create = describe
 """The older name."""
+
+
+def _part_that_fits(stored: Checkpoint, captured: Captured) -> Checkpoint:
+    """Those weights of a state dict that are an architecture's, where other models' are beside them.
+
+    All of them where no part by itself is the architecture.
+
+    Raises:
+        ArchitectureError: Several are, and nobody said which.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in captured.module.state_dict().items()}
+
+    def fits(part: Checkpoint) -> bool:
+        return {name: tensor.shape for name, tensor in part.tensors.items()} == expected
+
+    if fits(stored) or not any(name.endswith(f".{first}") for first in list(expected)[:1] for name in stored.tensors):
+        return stored
+    fitting = [part for part in stored.parts() if fits(part)]
+    if len(fitting) > 1:
+        states = [printable(".".join((*part.state_path, part.prefix[len(stored.prefix) : -1]))) for part in fitting]
+        raise ArchitectureError(
+            f"{printable(stored.path.name)} holds the weights of {len(fitting)} such models ({', '.join(states)}); "
+            f"choose one with state={states[0]!r} (`--state {states[0]}`)."
+        )
+    return fitting[0] if fitting else stored

@@ -65,3 +65,35 @@ def test_create_when_values_may_lie_otherwise_under_the_same_shape_then_is_refus
     with pytest.raises(ArchitectureError, match="are not those of a test_vit"):
         manifest.create(tmp_path / "weights.pt", "test_vit", family="timm", golden=False)
     assert not (tmp_path / "weights.pt.manifest.json").exists()
+
+
+@pytest.fixture
+def two_models(tmp_path: Path) -> Path:
+    """A student and its teacher in one state dict, as distillation leaves them."""
+    student, teacher = made(*VIT).state_dict(), made(*VIT).state_dict()
+    both = {f"model.{name}": value for name, value in student.items()}
+    both |= {f"teacher.{name}": value * 0.5 for name, value in teacher.items()}
+    torch.save({"state_dict": {**both, "temperature": torch.zeros(())}, "epoch": 3}, tmp_path / "both.ckpt")
+    return tmp_path / "both.ckpt"
+
+
+def test_file_when_two_models_are_in_it_then_one_is_chosen_and_goes_the_whole_way(two_models: Path) -> None:
+    unknown = next(found for found in manifest.audit(two_models).findings() if found.rule == "A010")
+    assert unknown.remedy == "Choose the model that is meant: `--state state_dict.model`."
+    with pytest.raises(ArchitectureError, match=r"2 such models \(state_dict.model, state_dict.teacher\); choose one"):
+        manifest.create(two_models, "test_vit", family="timm", golden=False)
+    for part, factor in (("model", 1.0), ("teacher", 0.5)):
+        assert manifest.audit(two_models, state=f"state_dict.{part}").exit_code == 0
+        manifest.create(two_models, "test_vit", family="timm", state=f"state_dict.{part}", golden=False)
+        assert manifest.verify(two_models).exit_code == 0
+        loaded, original = manifest.load(two_models).state_dict(), made(*VIT).state_dict()
+        assert all(torch.equal(loaded[name], value * factor) for name, value in original.items())
+
+
+def test_file_when_a_model_has_adapters_beside_it_then_it_is_found_under_its_prefix(tmp_path: Path) -> None:
+    state = {f"clip_model.{name}": value for name, value in made(*CLIP).state_dict().items()}
+    torch.save({**state, "adapter.fc.0.weight": torch.randn(96, 384)}, tmp_path / "wrapper.pt")
+    assert manifest.audit(tmp_path / "wrapper.pt").exit_code == 0
+    manifest.create(tmp_path / "wrapper.pt", "ViT-S-32-alt", golden=False)
+    assert manifest.verify(tmp_path / "wrapper.pt").exit_code == 0
+    assert manifest.load(tmp_path / "wrapper.pt").logit_scale.shape == ()

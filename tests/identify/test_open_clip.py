@@ -86,12 +86,11 @@ def test_twins_of_one_config_when_identified_then_nothing_is_said_to_differ(
 def test_openai_archive_when_identified_then_the_twin_with_quick_gelu_comes_first(
     state: Callable[..., dict[str, tuple[int, ...]]],
 ) -> None:
-    archive = {**state("open_clip", "ViT-B-32"), "input_resolution": (), "context_length": (), "vocab_size": ()}
-    found = identify(archive)
+    found = identify(state("open_clip", "ViT-B-32"), ["context_length", "input_resolution", "vocab_size"])
     assert found.exact
     assert [candidate.name for candidate in found.candidates] == ["ViT-B-32-quickgelu", "ViT-B-32"]
     assert "OpenAI trained its models with QuickGELU." in found.notes
-    assert found.renaming == ("context_length, input_resolution, vocab_size of OpenAI's archive set aside",)
+    assert found.renaming == ()
 
 
 def test_roles_of_a_candidate_are_those_that_the_family_gives(

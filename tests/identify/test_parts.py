@@ -95,31 +95,28 @@ def test_timm_tower_in_a_clip_when_identified_then_its_activation_is_not_known(
         ("timm", "convnext_tiny", "head.fc"),
     ],
 )
-def test_classifier_of_other_classes_when_identified_then_its_head_is_reshaped(
+def test_classifier_of_other_classes_when_identified_then_their_number_is_told(
     library: str, name: str, head: str, state: Of
 ) -> None:
     shapes = dict(state(library, name))
     for each in (f"{head}.weight", f"{head}.bias"):
         shapes[each] = (10, *shapes[each][1:])
     found = identify(shapes)
-    assert name in {candidate.name for candidate in found.candidates[:2]}
-    assert found.candidates[0].fit.reshaped.keys() == {f"{head}.weight", f"{head}.bias"}
-    assert f"The head {head} has 10 outputs where {found.candidates[0].name} has 1,000." in found.notes
+    (told, *_) = (candidate for candidate in found.candidates if candidate.name == name)
+    assert (told.exact, told.otherwise) == (True, "num_classes=10")
 
 
-def test_classifier_without_its_head_when_identified_then_only_the_head_is_missing(state: Of) -> None:
-    found = identify({each: s for each, s in state("torchvision", "resnet18").items() if not each.startswith("fc.")})
-    assert found.candidates[0].name == "resnet18"
-    assert missing_roles(found.candidates[0]) == {"head"}
+def test_classifier_without_its_head_when_of_timm_then_it_was_built_so(state: Of) -> None:
+    shapes = {each: s for each, s in state("timm", "resnet18").items() if not each.startswith("fc.")}
+    told = next(candidate for candidate in identify(shapes).candidates if candidate.library == "timm")
+    assert (told.name, told.exact, told.otherwise) == ("resnet18", True, "num_classes=0")
+    assert missing_roles(told) == set()
 
 
-def test_other_image_size_when_identified_then_the_position_embedding_is_reshaped(state: Of) -> None:
+def test_other_image_size_when_identified_then_it_is_told_in_pixels(state: Of) -> None:
     found = identify({**state("open_clip", "ViT-B-16"), "visual.positional_embedding": (442, 768)})
     assert {"ViT-B-16", "ViT-B-16-quickgelu"} == {candidate.name for candidate in found.candidates[:2]}
-    assert dict(found.candidates[0].fit.reshaped) == {"visual.positional_embedding": ((442, 768), (197, 768))}
-    assert found.notes[-1] == (
-        "visual.positional_embedding is [442, 768] where ViT-B-16 has [197, 768]: another image size or text length."
-    )
+    assert found.candidates[0].otherwise == "force_image_size=336"
 
 
 def test_text_tower_of_hugging_face_when_identified_then_sizes_are_said_unknown(state: Of) -> None:
