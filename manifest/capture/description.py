@@ -33,6 +33,7 @@ from manifest.golden.precision import in_float32, in_precision
 from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.identification.adapters import adapters_in
 from manifest.identification.customisation import customisation
 from manifest.identification.key_mapping import without_prefixes
 from manifest.neutral_process import neutral_process
@@ -248,6 +249,8 @@ def _require_fitting(
         remedy = "name the architecture that they were trained in"
         if other.whole:
             remedy = other.remedy()
+        elif adapters_in(found) is not None:
+            remedy = "it has adapters that are not merged: describe what `model.merge_and_unload()` gives"
         raise ArchitectureError(
             f"The weights are not those of a {architecture.name or architecture.class_name} ({'; '.join(problems)}); "
             f"{remedy}."

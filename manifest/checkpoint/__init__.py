@@ -4,8 +4,9 @@ Nothing here imports torch, unpickles, or runs anything out of a file. A contain
 entry in `opening.CONTAINERS`.
 """
 
-from manifest.checkpoint.opening import Checkpoint, View, open_checkpoint, require_undamaged
+from manifest.checkpoint.opening import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
+from manifest.checkpoint.views import View
 
 __all__ = [
     "Checkpoint",

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from manifest.checkpoint import directories, gathering, sniffing
 from manifest.checkpoint.containers import (
@@ -31,8 +30,8 @@ from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files, stays_home
 from manifest.checkpoint.hashes import Hashes
-from manifest.checkpoint.state_dicts import OF_OPENAI, first_extras
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
+from manifest.checkpoint.views import View, seen
 from manifest.digests import READ_BLOCK, composite_digest, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
@@ -53,22 +52,6 @@ CONTAINERS: tuple[Container, ...] = (
 
 _BLOCK = 16 << 20  # bytes of a block that numbers are computed of
 _WORTH_REMEMBERING = 4_096  # bytes; below, digesting again costs less than remembering the digest
-
-
-@dataclass(frozen=True)
-class View:
-    """Which of the weights in a checkpoint are meant, and what they are called.
-
-    Attributes:
-        path: The keys that lead to them inside the object.
-        within: What their stored names begin with where they are a part of those under the keys: a module in a larger
-            one. They are called without it. Empty for all.
-        names: Stored name, without that → name, where the writer of the file and the model do not agree.
-    """
-
-    path: tuple[str, ...]
-    within: str = ""
-    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +116,7 @@ class Checkpoint:
         for candidate in self.candidates:
             if path == (".".join(candidate.path) if isinstance(path, str) else candidate.path):
                 view = which if isinstance(which, View) else replace(self.view, path=candidate.path)
-                return replace(self, **_seen(candidate, view))
+                return replace(self, **seen(candidate, view))
         if isinstance(path, str) and (part := self._part_under(path)) is not None:
             return part
         shown = path if isinstance(path, str) else ".".join(path)
@@ -306,39 +289,6 @@ class Checkpoint:
         self.close()
 
 
-def _seen(candidate: StateDictCandidate, view: View) -> dict[str, Any]:
-    """A set of weights as a view shows it: fields of `Checkpoint`."""
-    part = _part(candidate, view.within)
-    tensors, extras = renamed(part.tensors, view.names), part.extras
-    if tensors.keys() >= OF_OPENAI and all(tensors[name].shape == () for name in OF_OPENAI):
-        extras = (*extras, *sorted(OF_OPENAI))
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in OF_OPENAI}
-    return {"view": view, "tensors": tensors, "prefix": part.prefix, "extras": extras, "unlisted": part.unlisted}
-
-
-def renamed(tensors: dict[str, StoredTensor], names: Mapping[str, str]) -> dict[str, StoredTensor]:
-    """Tensors by other names, each where no tensor has that name already."""
-    called = {name: names[name] for name in tensors if name in names and names[name] not in tensors}
-    return {called.get(name, name): tensor for name, tensor in tensors.items()} if called else tensors
-
-
-def _part(candidate: StateDictCandidate, within: str) -> StateDictCandidate:
-    """Those tensors whose stored names begin so, the others being extras; all where none does."""
-    inner = within[len(candidate.prefix) :] if within.startswith(candidate.prefix) else ""
-    tensors = {name.removeprefix(inner): each for name, each in candidate.tensors.items() if name.startswith(inner)}
-    if not inner or not tensors:
-        return candidate
-    unlisted = {name.removeprefix(inner): kind for name, kind in candidate.unlisted.items() if name.startswith(inner)}
-    outside = dict.fromkeys(name.partition(".")[0] for name in candidate.tensors if not name.startswith(inner))
-    return replace(
-        candidate,
-        tensors=tensors,
-        prefix=within,
-        unlisted=unlisted,
-        extras=(*candidate.extras, *first_extras(list(outside), candidate.path)),
-    )
-
-
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and list its tensors, running no code out of it.
 
@@ -363,7 +313,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     first = contents.candidates[0]
     _log.debug("opened %s: %s, %d files, %d tensors", path, container.name, len(files), len(first.tensors))
     kind = contents.container or container.name
-    return Checkpoint(path, kind, files, contents, _hashes=Hashes(files), **_seen(first, View(first.path)))
+    return Checkpoint(path, kind, files, contents, _hashes=Hashes(files), **seen(first, View(first.path)))
 
 
 def _entry(directory: Path) -> Path:

@@ -67,6 +67,11 @@ def family_of(module: nn.Module) -> Family:
     for name in _names():
         if _BUILT_IN.get(name, "torch") in sys.modules and family(name).recognises(module):
             return family(name)
+    if hasattr(module, "peft_config"):
+        raise ArchitectureError(
+            f"This {type(module).__name__} has adapters around a model, which no architecture of a library has; "
+            "save what `model.merge_and_unload()` gives, or the adapters by their own `save_pretrained`."
+        )
     raise ArchitectureError(
         f"A {type(module).__module__}.{type(module).__name__} is of no known family, "
         f"expected a model of {', '.join(_names())}; save the model itself, not a wrapper of your own."

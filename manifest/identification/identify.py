@@ -15,6 +15,7 @@ from typing import Any
 
 from manifest.checkpoint.state_dicts import OF_OPENAI
 from manifest.identification import index
+from manifest.identification.adapters import Adapters, adapters_in, without_adapters
 from manifest.identification.customisation import customisation
 from manifest.identification.index.templates import Filled, covered, filled
 from manifest.identification.key_mapping import KeyMapping, renamings
@@ -98,11 +99,13 @@ class Identification:
         candidates: All that fit exactly, or else the nearest, the best first; none when nothing is near.
         renaming: What was done to the names, one clause each.
         notes: What names and shapes do not tell, one sentence each.
+        adapters: Low-rank adapters beside the weights, or instead of them.
     """
 
     candidates: tuple[ArchitectureCandidate, ...]
     renaming: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    adapters: Adapters | None = None
 
     @property
     def exact(self) -> bool:
@@ -117,6 +120,11 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
         shapes: Shape of every tensor by its name in the file.
         metadata_keys: What else the file holds, by which training scripts are told.
     """
+    if (adapters := adapters_in(shapes)) is not None:
+        names = without_adapters(shapes, adapters)
+        inner = identify({name: shapes[stored] for name, stored in names.items()}, metadata_keys)
+        told = tuple(_stored_as(each, names) for each in inner.candidates)
+        return replace(inner, candidates=told, adapters=adapters)
     notes = [f"The file was written by {who}." for key, who in _WRITTEN_BY.items() if key in metadata_keys]
     most = _MOST_TIMES_LARGEST * index.most_tensors()
     if len(shapes) > most:
@@ -144,12 +152,21 @@ def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> 
     Returns:
         None where no architecture has that name.
     """
+    if (adapters := adapters_in(shapes)) is not None:
+        names = without_adapters(shapes, adapters)
+        inner = match_named(library, name, {each: shapes[stored] for each, stored in names.items()})
+        return None if inner is None else _stored_as(inner, names)
     known = [each for where in LIBRARIES if library in (None, where) and (each := index.named(where, name))]
     if known:
         found = [_customised(_candidate(known[0], renamed), renamed) for renamed in renamings(shapes)]
     else:
         found = [each for renamed in renamings(shapes) for each in _templates(renamed) if each.name == name]
     return max(found, key=_rank, default=None)
+
+
+def _stored_as(candidate: ArchitectureCandidate, names: Mapping[str, str]) -> ArchitectureCandidate:
+    """A candidate for weights that have other names in the file."""
+    return replace(candidate, stored={name: names[stored] for name, stored in candidate.stored.items()})
 
 
 def _exact(renamed: KeyMapping) -> list[ArchitectureCandidate]:

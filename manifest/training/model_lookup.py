@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, View
-from manifest.checkpoint.opening import renamed
+from manifest.checkpoint.views import renamed
 from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family_of, tracked
 from manifest.families.wrappers import unwrap

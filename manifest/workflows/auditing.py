@@ -19,6 +19,7 @@ from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.checks.safety import Safety, safety_findings, safety_of
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable
+from manifest.identification.adapters import Adapters, adapter_config
 from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
 from manifest.identification.identify import ArchitectureCandidate, Identification, identify, match_named
 from manifest.initialisation.verdict import UNTRAINED, Anomaly, Evidence, anomalies_of, evidence
@@ -172,6 +173,10 @@ class _Audit:
         findings = [finding("A011", printable(note, 1000), where="identity") for note in found.notes]
         findings += contradictions(self.claims, found, meant)
         renamed = f" ({printable('; '.join(found.renaming), 120)})" if found.renaming else ""
+        if found.adapters is not None:
+            findings.append(_of_adapters(found.adapters, self.stored.path))
+            if found.adapters.alone:
+                return CheckResult("adapters alone, of a model that is not in the file", findings)
         if meant is None:
             nearest = f"; nearest is {_named(found.candidates[0])}" if found.candidates else ""
             words = f"no architecture of open_clip, timm, torchvision or transformers{nearest}{renamed}"
@@ -242,6 +247,19 @@ def _fitting(near: ArchitectureCandidate) -> int:
 
 def _named(near: ArchitectureCandidate) -> str:
     return f"{near.library} {near.name}, of whose {len(near.roles):,} tensors {_fitting(near):,} are there"
+
+
+def _of_adapters(adapters: Adapters, path: Path) -> Finding:
+    said = adapter_config(path)
+    more = f"; {said}" if said else ""
+    if not adapters.alone:
+        message = f"Beside the weights are {adapters.words()}, which are not merged into them{more}."
+        return finding("A014", message, where="identity")
+    message = f"These are {adapters.words()} alone, and the model that they adapt is not in the file{more}."
+    remedy = (
+        "Load the model that they adapt, then `peft.PeftModel.from_pretrained(model, DIRECTORY)`; audit it by itself."
+    )
+    return finding("A014", message, where="identity", remedy=remedy)
 
 
 def _component(role: str, meant: ArchitectureCandidate, *, by_design: bool) -> ComponentVerdict:

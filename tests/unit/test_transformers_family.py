@@ -236,14 +236,14 @@ def test_activation_that_was_mistaken_is_found_and_its_cure_named(tmp_path: Path
     assert activations == {"text": {"QuickGELUActivation": 2}, "vision": {"QuickGELUActivation": 2}}
     assert set(recorded.golden[0].contrast) == {"activation gelu", "activation gelu_pytorch_tanh"}
     variants = {variant.there: variant for variant in hf().variants(recorded.architecture)}
-    assert variants["gelu"].cure == "config.hidden_act='gelu'"
+    assert variants["gelu"].cure.startswith("config.text_config.hidden_act = config.vision_config.hidden_act = 'gelu'")
     sidecar = path.with_name(f"{path.name}.manifest.json")
     sidecar.write_text(sidecar.read_text().replace('"hidden_act": "quick_gelu"', '"hidden_act": "gelu"'))
     report = manifest.verify(path)
     codes = {finding.rule for rung in report.rungs for finding in rung.findings}
     assert "A001" in codes
     if "G001" in codes:
-        assert "config.hidden_act='quick_gelu'" in report.model_dump_json()
+        assert "config.vision_config.hidden_act = 'quick_gelu'" in report.model_dump_json()
 
 
 @pytest.mark.parametrize(
