@@ -256,8 +256,12 @@ def _conversions(adapter: Family, captured: Captured, weights: Path, convert: Se
     unasked = [item for item in conversions if item.kind not in convert]
     name = asked.name or asked.class_name
     roles = adapter.roles(asked, expected)
+    other = customisation(asked.family, misfit, expected, found, roles)
+    if other.whole and other.arguments and not conversions:  # the library would refuse the names, or drop them
+        raise CreationMismatchError(
+            f"{weights.name} holds the weights of a {name} built with {other.words()}; pass that to build the same."
+        )
     if unasked:
-        other = customisation(asked.family, misfit, expected, found, roles)
         built = f"build the model that they are of, with {other.words()}" if other.whole else ""
         kinds = list(dict.fromkeys(item.kind for item in unasked))
         raise CreationMismatchError(

@@ -158,6 +158,20 @@ def test_create_model_when_the_library_would_convert_then_names_the_argument_ins
         manifest.create_model("ViT-S-32-alt", pretrained=str(tmp_path / "long.pt"))
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_create_model_when_the_library_would_fail_on_names_then_the_argument_is_named(
+    described: bool, averaged: Path
+) -> None:
+    if described:
+        arguments = {"num_classes": 10, "global_pool": "avg"}
+        manifest.create(averaged, "vit_tiny_patch16_224", family="timm", arguments=arguments, golden=False)
+    call = {"model_name": "vit_tiny_patch16_224", "num_classes": 10, "checkpoint_path": str(averaged)}
+    with pytest.raises(CreationMismatchError, match="built with global_pool='avg'; pass that"):
+        manifest.timm.create_model(**call)
+    model = manifest.timm.create_model(**call, global_pool="avg")
+    assert torch.equal(model.fc_norm.weight, torch.load(averaged)["fc_norm.weight"])
+
+
 class Archive(nn.Module):
     """A CLIP as OpenAI's archives hold it: three settings as tensors beside the weights."""
 
