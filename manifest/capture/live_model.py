@@ -15,6 +15,7 @@ from manifest.capture.options import RecordOptions
 from manifest.capture.provenance import TrainingFacts, facts_of, provenance_of
 from manifest.checkpoint import Checkpoint
 from manifest.distributed.sharding import is_sharded, unsharded
+from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family_of
 from manifest.families import family as family_named
 from manifest.families.protocol import Captured, Creation, Family
@@ -35,6 +36,7 @@ class LiveModel:
         creation: How it was made, if known.
         options: What is recorded of it.
         facts: Of the training that it is saved in.
+        guessed: Whether nobody said how it was made, and its class without arguments is taken for that.
     """
 
     module: nn.Module
@@ -43,6 +45,7 @@ class LiveModel:
     creation: Creation | None
     options: RecordOptions
     facts: TrainingFacts
+    guessed: bool = False
 
     @cached_property
     @neutral_process()
@@ -53,7 +56,17 @@ class LiveModel:
             ArchitectureError: It cannot be rebuilt exactly.
         """
         with granted(self._runs):
-            return self.family.capture(self.module, self.creation)
+            try:
+                return self.family.capture(self.module, self.creation)
+            except ArchitectureError as error:
+                if not self.guessed or self.creation is None:
+                    raise
+                name = self.creation.name
+                raise ArchitectureError(
+                    f"{name} is a class of your own, and made without arguments it is another model ({error}); name "
+                    f"them with model_name={name!r}, family='callable', arguments={{…}}, or save it inside "
+                    "`with manifest.recording():`, which sees how models are made."
+                ) from error
 
     def describe(self, stored: Checkpoint, file_name: str, digests: Future[list[tuple[str, str]]]) -> Manifest:
         """The manifest of a checkpoint that it was written to; see `description.manifest_of`."""
@@ -97,5 +110,24 @@ def live_model(
     creation = creation_of(module)
     if creation is None and model_name is not None:
         creation = Creation(model_name, dict(arguments or {}), family=family)
+    guessed = creation is None and (creation := _of_own_class(module)) is not None
     adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    return LiveModel(module, witness, adapter, creation, options, facts_of(extras or {}, dataset=options.dataset))
+    facts = facts_of(extras or {}, dataset=options.dataset)
+    return LiveModel(module, witness, adapter, creation, options, facts, guessed)
+
+
+def _of_own_class(module: nn.Module) -> Creation | None:
+    """How a model of no library may have been made: its class, called without arguments.
+
+    None for what a library made, for a class that no other process can import, and for layers of torch itself.
+    """
+    kind = type(module)
+    if kind.__module__ == "__main__" or kind.__module__.startswith("torch.") or "<locals>" in kind.__qualname__:
+        return None
+    try:
+        family_of(module)
+    except ArchitectureError:
+        if hasattr(module, "peft_config"):
+            return None
+        return Creation(f"{kind.__module__}:{kind.__qualname__}", {}, family="callable")
+    return None

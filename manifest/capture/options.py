@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypedDict
@@ -87,6 +88,23 @@ class RecordOptions:
         return self.signer.public.hint if self.signer else None
 
 
+_signers: list[PrivateKey | None] = []
+
+
+@contextmanager
+def signing_by_default(signer: PrivateKey | None) -> Iterator[None]:
+    """Inside, in every thread, whoever saves without naming a key signs with this one; with none where it is None."""
+    _signers.append(signer)
+    try:
+        yield
+    finally:
+        _signers.remove(signer)
+
+
+def _default_signer() -> PrivateKey | None:
+    return _signers[-1] if _signers else None
+
+
 def record_options(
     key: Key = None,
     *,
@@ -101,7 +119,7 @@ def record_options(
     """Options as a caller gives them.
 
     Args:
-        key: Private key to sign with.
+        key: Private key to sign with; when None, that of the recording around this, if there is one with a key.
         golden: Whether to record golden outputs.
         passphrase: Of an encrypted key.
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
@@ -117,5 +135,5 @@ def record_options(
     if unknown := [name for name in precisions if name not in PRECISIONS or name == "fp32"]:
         raise InputError(f"The precision is {unknown[0]!r}, expected fp64, fp16 or bf16; float32 is always recorded.")
     asked = GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))
-    signer = None if key is None else private_key(key, passphrase)
+    signer = _default_signer() if key is None else private_key(key, passphrase)
     return RecordOptions(signer, asked if golden else None, partial, dataset)

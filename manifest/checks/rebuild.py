@@ -35,6 +35,11 @@ from manifest.schema.rules import finding
 from manifest.schema.vocabulary import activation_words
 from manifest.weights.assign import assign, misfits
 
+_PROBE_OF_ONES_OWN = (
+    "Nobody but you knows what a network of your own takes: save it with `probes=[manifest.Probe('mine', "
+    "tensors={'x': inputs})]`, by the names of the arguments of its `forward`."
+)
+
 
 class Rebuilder:
     """Rebuilds one subject's model once, for every rung and for `load`.
@@ -108,9 +113,10 @@ class Rebuilder:
         """Does the rebuilt model say the same thing?"""
         records = subject.manifest.golden
         if not records:
-            return CheckResult(
-                "none recorded", [finding("G003", "The manifest records no golden outputs.")], skipped=True
-            )
+            own = subject.manifest.architecture.family == "callable"
+            remedy = _PROBE_OF_ONES_OWN if own else None
+            absent = finding("G003", "The manifest records no golden outputs.", remedy=remedy)
+            return CheckResult("none recorded", [absent], skipped=True)
         if not isinstance(subject.stored, Checkpoint):
             return CheckResult("the container cannot be read", skipped=True)
         if self.cannot_build:

@@ -15,7 +15,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 
-from manifest.capture.options import Key, RecordKeywords, When
+from manifest.capture.options import Key, RecordKeywords, When, signing_by_default
 from manifest.families.wrappers import unwrap
 from manifest.storage.places import is_special, place_to_save, warn_of_special
 from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
@@ -62,7 +62,7 @@ def recording(
         True
     """
     recorder = new_recorder(key, golden, strict=strict, **record)
-    with recorder, Patches() as patches, _Savers(recorder) as savers:
+    with recorder, signing_by_default(recorder.signer), Patches() as patches, _Savers(recorder) as savers:
         savers.install(patches)
         remember_makers(patches)
         yield recorder

@@ -36,6 +36,7 @@ from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Captured, Family
 from manifest.grants import granted
 from manifest.schema.document import Manifest
+from manifest.signing import PrivateKey
 from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest
 from manifest.storage.suppress_recording import suppress_recording
@@ -87,6 +88,11 @@ class CheckpointRecorder:
         self._thread = threading.get_ident()
         self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
+
+    @property
+    def signer(self) -> PrivateKey | None:
+        """Who signs what is described; None for nobody."""
+        return self._options.signer
 
     def __enter__(self) -> CheckpointRecorder:
         self._worker.start()

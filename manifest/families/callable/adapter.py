@@ -7,9 +7,12 @@ name that a module imported from elsewhere (`os.system`) is not its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -90,7 +93,8 @@ def _factory(name: str) -> Callable[..., Any]:
     module, attribute = module_of(name), name.rpartition(":")[2]
     _require_granted(module, f"The factory {name!r} is in")
     try:
-        found: Any = getattr(import_module(module), attribute)
+        with _working_directory_on_path():
+            found: Any = getattr(import_module(module), attribute)
     except Exception as error:  # the user's own module may fail in any way while it is imported
         raise UnknownModelError(
             f"The factory {name!r} cannot be imported ({type(error).__name__}: {one_line(error)}); "
@@ -104,6 +108,22 @@ def _factory(name: str) -> Callable[..., Any]:
     _require_granted(home, f"The factory {name!r} is defined in")
     factory: Callable[..., Any] = found
     return factory
+
+
+@contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    """Inside, the working directory comes last on the path of modules, as it comes first for a script in it.
+
+    Only a module that somebody granted is imported here; the command line would not find one beside a script otherwise.
+    """
+    place = str(Path.cwd())
+    sys.path.append(place)
+    try:
+        yield
+    finally:
+        sys.path.reverse()
+        sys.path.remove(place)  # the last of its name, which is the one that was added
+        sys.path.reverse()
 
 
 def _require_granted(module: str, what: str) -> None:
