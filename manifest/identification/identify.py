@@ -98,12 +98,14 @@ class Identification:
     Attributes:
         candidates: All that fit exactly, or else the nearest, the best first; none when nothing is near.
         renaming: What was done to the names, one clause each.
-        notes: What names and shapes do not tell, one sentence each.
+        untold: Which of several architectures it is that names and shapes do not tell apart, one sentence each.
+        notes: What else they do not tell, one sentence each.
         adapters: Low-rank adapters beside the weights, or instead of them.
     """
 
     candidates: tuple[ArchitectureCandidate, ...]
     renaming: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     adapters: Adapters | None = None
 
@@ -129,7 +131,7 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
     most = _MOST_TIMES_LARGEST * index.most_tensors()
     if len(shapes) > most:
         said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
-        return Identification((), (), (said, *notes))
+        return Identification((), notes=(said, *notes))
     of_openai = set(metadata_keys) >= OF_OPENAI
     tried: list[KeyMapping] = []
     for renamed in renamings(shapes):
@@ -138,7 +140,7 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
             return _told(found, renamed, notes, of_openai=of_openai)
     found, renamed = _nearest(tried)
     found = sorted((_customised(each, renamed) for each in found), key=lambda each: not each.exact)
-    return _told(found, renamed, notes, of_openai=of_openai) if found else Identification((), (), tuple(notes))
+    return _told(found, renamed, notes, of_openai=of_openai) if found else Identification((), notes=tuple(notes))
 
 
 def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> ArchitectureCandidate | None:
@@ -294,8 +296,9 @@ def _told(
     if of_openai:
         found.sort(key=lambda each: not each.settings.get("quick_gelu"))
     twins = [each for each in found if each.shapes == found[0].shapes]
-    told = [*_same(twins), *_tags(twins, of_openai=of_openai), *_parts(found[0]), *_alternatives(found)]
-    return Identification(tuple(found), renamed.words, (*told, *_left_out(found[0]), *notes))
+    untold = (*_same(twins), *_tags(twins, of_openai=of_openai))
+    told = (*_parts(found[0]), *_alternatives(found), *_left_out(found[0]), *notes)
+    return Identification(tuple(found), renamed.words, untold, told)
 
 
 def _same(twins: list[ArchitectureCandidate]) -> Iterator[str]:

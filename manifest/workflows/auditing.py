@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,8 @@ from manifest.escaping import printable
 from manifest.identification.adapters import Adapters, adapter_config
 from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
 from manifest.identification.identify import ArchitectureCandidate, Identification, identify, match_named
-from manifest.initialisation.verdict import UNTRAINED, Anomaly, Evidence, anomalies_of, evidence
+from manifest.initialisation.findings import anomaly_finding, exponentiated_scales, training_findings
+from manifest.initialisation.verdict import anomalies_of, evidence
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
@@ -38,16 +39,6 @@ _KIN = 0.9
 """Share of a file's names that an architecture of other sizes must have for its parts to be called the same."""
 _WEIGHTS = "weights"
 """The role of what no known architecture has."""
-_ANOMALIES = {
-    "not-finite": "C006",
-    "constant": "C007",
-    "all-zero": "C007",
-    "hole": "C007",
-    "duplicate": "C008",
-    "denormal": "C009",
-    "fresh-layers": "C005",
-}
-"""Rules by kinds of anomalies."""
 
 
 def audit(
@@ -155,8 +146,21 @@ class _Audit:
         group = self.identification.candidates
         if not group or not (group[0].exact or _fitting(group[0]) >= _NEAR * len(self.shapes)):
             return None
-        names = {claim.name for claim in self.claims}
-        return next((each for each in group if each.exact and each.name in names), group[0])
+        told = self._told_by()
+        return group[0] if told is None else told[0]
+
+    def _told_by(self) -> tuple[ArchitectureCandidate, Claim] | None:
+        """Which of the architectures that fit exactly is meant, and who says so, by its name or its activation."""
+        exact = [each for each in self.identification.candidates if each.exact]
+        for claim in self.claims:
+            for each in exact:
+                if each.name == claim.name:
+                    return each, claim
+        for claim in self.claims:
+            alike = [each for each in exact if bool(each.settings.get("quick_gelu")) == claim.quick_gelu]
+            if claim.quick_gelu is not None and len(alike) == 1 and len(exact) > 1:
+                return alike[0], claim
+        return None
 
     def _kin(self) -> ArchitectureCandidate | None:
         """An architecture that names its tensors so, whatever their shapes: it says which belong together."""
@@ -170,7 +174,8 @@ class _Audit:
 
     def _identity(self) -> CheckResult:
         found, meant = self.identification, self.meant
-        findings = [finding("A011", printable(note, 1000), where="identity") for note in found.notes]
+        notes = [*(found.untold if self._told_by() is None else ()), *found.notes]
+        findings = [finding("A011", printable(" ".join(notes), 2000), where="identity", notes=notes)] if notes else []
         findings += contradictions(self.claims, found, meant)
         renamed = f" ({printable('; '.join(found.renaming), 120)})" if found.renaming else ""
         if found.adapters is not None:
@@ -188,7 +193,8 @@ class _Audit:
             return CheckResult(f"near to {_named(meant)}{renamed}", [*findings, *_misfits(meant)])
         twins = [each.name for each in found.candidates if each.library == meant.library]
         others = f" or {', '.join(name for name in twins if name != meant.name)}" if len(twins) > 1 else ""
-        said = next((claim for claim in self.claims if claim.name == meant.name), None)
+        told = self._told_by()
+        said = told[1] if told is not None and told[0].name == meant.name else None
         word = f", as {printable(said.source)} says" if said else ""
         built = f" with {meant.otherwise}" if meant.otherwise else ""
         return CheckResult(f"{meant.library} {meant.name}{'' if said else others}{built}{word}{renamed}", findings)
@@ -232,8 +238,9 @@ class _Audit:
             for part in self.components
         ]
         by_design = {part.role for part in self.components if part.by_design}
-        findings = _training_findings({role: each for role, each in verdicts.items() if role not in by_design})
-        findings += [_odd(each) for each in odd.result()]
+        findings = training_findings({role: each for role, each in verdicts.items() if role not in by_design})
+        findings += exponentiated_scales(self.stored, roles)
+        findings += [anomaly_finding(each, roles) for each in odd.result()]
         counts = Counter(verdict.training.words for verdict in verdicts.values())
         return CheckResult(
             ", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings
@@ -297,39 +304,6 @@ def _misfits(meant: ArchitectureCandidate) -> list[Finding]:
         return []
     message = f"Held against {meant.library} {meant.name}: {printable('; '.join(said), 900)}."
     return [finding("A013", message, where="identity")]
-
-
-def _training_findings(verdicts: Mapping[str, Evidence]) -> list[Finding]:
-    """Components that were not trained; all of them is an error here, since nobody downloads noise on purpose."""
-    fresh = {role: verdict for role, verdict in verdicts.items() if verdict.training in UNTRAINED}
-    if not fresh:
-        return []
-    if not any(verdict.training is Training.TRAINED for verdict in verdicts.values()):
-        moved = next((verdict for verdict in fresh.values() if verdict.training is Training.BARELY), None)
-        shown = moved or next(iter(fresh.values()))
-        happened = "trained for more than a few small steps" if moved else "ever trained"
-        message = f"No part of the weights was {happened}: {'; '.join(shown.reasons)}."
-        remedy = "Find out where the trained weights were lost, and get those."
-        return [finding(UNTRAINED[shown.training], message, remedy=remedy)]
-    return [
-        finding(
-            UNTRAINED[verdict.training],
-            f"The {role_words(role)} was {'never' if verdict.training is Training.INITIALISED else 'barely'} trained, "
-            f"and other parts were: {'; '.join(verdict.reasons)}.",
-            where=role,
-        )
-        for role, verdict in fresh.items()
-    ]
-
-
-def _odd(odd: Anomaly) -> Finding:
-    names = [printable(name) for name in odd.names[:50]]
-    where = names[0] if names else None
-    rule, message = _ANOMALIES[odd.kind], printable(odd.message, 900)
-    if odd.kind == "hole":
-        remedy = "Get the file again: a download was cut, or never finished."
-        return finding(rule, message, where=where, tensors=names, severity=Severity.ERROR, remedy=remedy)
-    return finding(rule, message, where=where, tensors=names)
 
 
 def _weights(stored: Checkpoint) -> str:

@@ -159,9 +159,7 @@ def test_create_model_when_the_library_would_convert_then_names_the_argument_ins
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_create_model_when_the_library_would_fail_on_names_then_the_argument_is_named(
-    described: bool, averaged: Path
-) -> None:
+def test_create_model_when_the_library_would_fail_then_the_argument_is_named(described: bool, averaged: Path) -> None:
     if described:
         arguments = {"num_classes": 10, "global_pool": "avg"}
         manifest.create(averaged, "vit_tiny_patch16_224", family="timm", arguments=arguments, golden=False)

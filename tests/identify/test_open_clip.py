@@ -56,7 +56,7 @@ def test_twins_by_activation_when_identified_then_tags_with_quick_gelu_are_told(
     state: Callable[..., dict[str, tuple[int, ...]]],
 ) -> None:
     found = identify(state("open_clip", "ViT-B-32"))
-    assert found.notes == (
+    assert found.untold == (
         "The weights are the same for ViT-B-32 and ViT-B-32-quickgelu, which differ in the activation "
         "(ViT-B-32: not QuickGELU, ViT-B-32-quickgelu: QuickGELU); declare it.",
         "Of the published weights of ViT-B-32, openai, laion400m_e31, laion400m_e32, metaclip_400m and "
@@ -67,7 +67,7 @@ def test_twins_by_activation_when_identified_then_tags_with_quick_gelu_are_told(
 def test_twins_that_differ_in_image_size_when_identified_then_it_is_told(
     state: Callable[..., dict[str, tuple[int, ...]]],
 ) -> None:
-    (note,) = identify(state("open_clip", "convnext_base_w")).notes
+    (note,) = identify(state("open_clip", "convnext_base_w")).untold
     assert note == (
         "The weights are the same for convnext_base_w and convnext_base_w_320, which differ in the image size "
         "(convnext_base_w: 256, convnext_base_w_320: 320); declare it."
@@ -77,7 +77,7 @@ def test_twins_that_differ_in_image_size_when_identified_then_it_is_told(
 def test_twins_of_one_config_when_identified_then_nothing_is_said_to_differ(
     state: Callable[..., dict[str, tuple[int, ...]]],
 ) -> None:
-    (note,) = identify(state("open_clip", "MobileCLIP-B")).notes
+    (note,) = identify(state("open_clip", "MobileCLIP-B")).untold
     assert note == (
         "The weights are the same for MobileCLIP-B and MobileCLIP2-B; which it is, names and shapes do not tell."
     )
@@ -89,7 +89,7 @@ def test_openai_archive_when_identified_then_the_twin_with_quick_gelu_comes_firs
     found = identify(state("open_clip", "ViT-B-32"), ["context_length", "input_resolution", "vocab_size"])
     assert found.exact
     assert [candidate.name for candidate in found.candidates] == ["ViT-B-32-quickgelu", "ViT-B-32"]
-    assert "OpenAI trained its models with QuickGELU." in found.notes
+    assert "OpenAI trained its models with QuickGELU." in found.untold
     assert found.renaming == ()
 
 

@@ -100,7 +100,7 @@ def test_classes_of_one_form_when_identified_then_both_are_named() -> None:
     shapes = {each: tuple(tensor.shape) for each, tensor in make("BertModel").state_dict().items()}
     found = identify(shapes)
     assert [candidate.name for candidate in found.candidates] == ["BertModel", "RobertaModel"]
-    assert found.notes == (
+    assert found.untold == (
         "The weights are the same for BertModel and RobertaModel; which it is, names and shapes do not tell.",
     )
 
