@@ -39,10 +39,12 @@ def another_model(module: nn.Module, weights: LiveWeights, manifest: Manifest) -
         message = f"{words}, and this model has adapters around it that are not merged into its weights."
         remedy = "Merge them, `model = model.merge_and_unload()`, and compare what comes of it."
         return finding("G001", message, where="golden", remedy=remedy)
-    if (place := _place_in(state, manifest.weights.tensors)) is not None:
+    library = _library(module)
+    place = _place_in(state, manifest.weights.tensors) if library in (None, recorded.family) else None
+    if place is not None:
         message = f"{words}, and this is a part of it, `model.{printable(place)}`."
         return finding("G001", message, where="golden", remedy="Pass the whole model.")
-    if _library(module) != recorded.family:
+    if library != recorded.family:
         kind = printable(f"{type(module).__module__.partition('.')[0]}.{type(module).__name__}")
         message = f"{words}, and this is {kind}, which takes other inputs and gives other outputs."
         remedy = "Compare it with a checkpoint of its own kind, or build the recorded one: `manifest.load(CKPT)`."

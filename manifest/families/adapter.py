@@ -225,6 +225,10 @@ class Adapter(ABC):
         del architecture, module, inputs, outputs
         return []
 
+    def shared_outputs(self, module: nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
+        del module, inputs
+        return {}
+
     def carried_preprocess(self, module: nn.Module) -> Preprocess | None:
         del module
         return None

@@ -226,6 +226,10 @@ class Family(Protocol):
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         """What the module says to a probe, by the name of the output."""
 
+    def shared_outputs(self, module: nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
+        """What models of several libraries give alike: `image_features` and `text_features` before they are normalised,
+        of shape (samples, width), and `logits`, of shape (images, prompts). Nothing for other models."""
+
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ from manifest.checks.ladder import CheckResult
 from manifest.checks.live_weights import LiveWeights, live_findings, live_weights
 from manifest.checks.records import contrast_here
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
-from manifest.errors import InputError
+from manifest.errors import ArchitectureError, InputError
 from manifest.escaping import printable
+from manifest.families import family_of
 from manifest.families.equivalence import first_difference
 from manifest.families.protocol import Variant
 from manifest.families.wrappers import unwrap
@@ -51,12 +53,13 @@ from manifest.golden.precision import in_precision
 from manifest.golden.run import run_probe
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
-from manifest.probes.inputs import Probe
+from manifest.probes.inputs import Probe, shipped
 from manifest.schema.document import LARGEST, Golden, parse_answers
 from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
 from manifest.storage.bounded_read import read_small
 from manifest.weights.assign import twin
+from manifest.workflows.across_libraries import across_libraries, not_comparable
 from manifest.workflows.answering import (
     FOR_EVALUATION,
     PRECISIONS,
@@ -125,7 +128,7 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
     """
     module, weights = unwrap(model), live_weights(model, subject.manifest)
     if (another := another_model(module, weights, subject.manifest)) is not None:
-        return [("golden", lambda _: CheckResult("another model", [another]))]
+        return [("golden", lambda each: _of_another(each, module, another, material))]
     try:
         found: Golden | Finding = answer_of(module, subject.manifest, material)
     except NotFiniteError as error:
@@ -144,6 +147,24 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
         return CheckResult(weights.reason(), findings, skipped=not weights.compared)
 
     return [("weights", same_weights), ("golden", golden)]
+
+
+def _of_another(subject: VerificationTarget, module: nn.Module, another: Finding, material: Probe) -> CheckResult:
+    """A model that is not the recorded one; of another library, it may be the same function all the same."""
+    said = CheckResult("another model", [another])
+    if another.rule != CANNOT_TELL:
+        return said
+    try:
+        original, other = recorded_model(subject), family_of(module)
+        probe = replace(shipped(), preprocess=material.preprocess, tokenizer=material.tokenizer)
+        inputs = original.family.inputs(original.architecture, None, probe)
+        found = None if inputs is None else across_libraries(original, other, module, inputs)
+    except ArchitectureError as error:
+        _log.debug("models of two libraries could not be compared: %s", error)
+        return said
+    except Exception as error:  # a model of another library may refuse what it is asked in any way
+        return not_comparable(error)
+    return said if found is None else found
 
 
 def read_answers(path: Path) -> Golden:

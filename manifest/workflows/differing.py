@@ -210,6 +210,8 @@ def _outputs(first: VerificationTarget, second: VerificationTarget) -> CheckResu
     """Both models on the reference's own inputs, layer by layer."""
     from manifest.workflows.first_divergence import departure
 
+    if first.manifest.architecture.family != second.manifest.architecture.family:
+        return _outputs_across_libraries(first, second)
     found = departure(first, second)
     if found is None:
         return CheckResult("the family has no probe for this model", skipped=True)
@@ -217,6 +219,17 @@ def _outputs(first: VerificationTarget, second: VerificationTarget) -> CheckResu
         return CheckResult("the same bit for bit, in every layer")
     rule = finding("G001", found.message, where="outputs", remedy=_REMEDY, layers=found.layers)
     return CheckResult(f"{found.departed} of {len(found.layers)} layers differ", [rule])
+
+
+def _outputs_across_libraries(first: VerificationTarget, second: VerificationTarget) -> CheckResult:
+    """Two models of two libraries on the reference's own inputs, as far as they give the same quantities."""
+    from manifest.checks.explanation import recorded_model
+    from manifest.workflows.across_libraries import across_libraries
+
+    original, other = recorded_model(first), recorded_model(second)
+    inputs = original.family.inputs(original.architecture)
+    found = None if inputs is None else across_libraries(original, other.family, other.built.module, inputs)
+    return found or CheckResult("models of these two libraries give nothing that can be compared", skipped=True)
 
 
 _REMEDY = "Keep the one that is meant."

@@ -100,9 +100,9 @@ ROWS: dict[str, tuple[str, Callable[[], nn.Module], int, str, str]] = {
     "another library": (
         "open_clip",
         of_transformers,
-        2,
-        "and this is transformers.CLIPModel, which takes other inputs and gives other outputs",
-        "a checkpoint of its own kind",
+        1,
+        "This CLIPModel of transformers is another function than the recorded model",
+        "look at the block that departs first",
     ),
     "a classifier of another library": (
         "timm",

@@ -176,6 +176,12 @@ class OpenClip(Adapter):
             outputs["caption_logits"] = said["logits"][..., :: max(1, said["logits"].shape[-1] // _CAPTION_TOKENS)]
         return outputs
 
+    def shared_outputs(self, module: nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
+        if not {"images", "tokens"} <= inputs.tensors.keys():
+            model: Any = module
+            return {"image_features": model.encode_image(inputs.tensors["images"], normalize=False)}
+        return self.outputs(module, inputs)
+
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:

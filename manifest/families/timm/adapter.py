@@ -141,6 +141,10 @@ class Timm(Adapter):
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         return {f"features.{index}": tensor for index, tensor in enumerate(tensors)}
 
+    def shared_outputs(self, module: nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
+        answer = module(inputs.tensors["images"]) if "images" in inputs.tensors else None
+        return {"image_features": answer} if isinstance(answer, torch.Tensor) and answer.ndim == 2 else {}
+
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:

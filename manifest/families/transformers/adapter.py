@@ -175,6 +175,17 @@ class Transformers(Adapter):
             "logits": said.logits_per_image,
         }
 
+    def shared_outputs(self, module: nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
+        model: Any = module
+        if type(module).__name__ not in _TWO_TOWERS or "images" not in inputs.tensors:
+            return {}
+        images, tokens = inputs.tensors["images"], inputs.tensors.get("tokens")
+        found = {"image_features": _pooled(model.get_image_features(pixel_values=images))}
+        if tokens is not None:
+            found["text_features"] = _pooled(model.get_text_features(input_ids=tokens))
+            found["logits"] = model(pixel_values=images, input_ids=tokens, return_dict=True).logits_per_image
+        return found
+
     def readings(
         self, architecture: Architecture, module: nn.Module, inputs: Inputs, outputs: Mapping[str, torch.Tensor]
     ) -> list[Reading]:
@@ -216,6 +227,12 @@ class Transformers(Adapter):
 
 
 FAMILY = Transformers()
+
+
+def _pooled(said: Any) -> torch.Tensor:
+    """Features as versions of the library give them: by themselves, or as the pooled output."""
+    features: torch.Tensor = said if isinstance(said, torch.Tensor) else said.pooler_output
+    return features
 
 
 def _ask(ghost: Any) -> None:
