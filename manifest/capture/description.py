@@ -21,7 +21,7 @@ from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.stored_weights import files, require_listed, tensor_records, weights_record
 from manifest.checkpoint import Checkpoint
 from manifest.checks.components import assess, component_findings
-from manifest.checks.origin import origin_findings
+from manifest.checks.origin import inner_contradictions, origin_findings
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.escaping import printable, writable
 from manifest.families.protocol import Captured, Family
@@ -178,8 +178,12 @@ def manifest_of(
         signer: Hint of the key that will sign.
     """
     require_recordable(file_name)
-    extras = descriptions[0].stored.extras
-    for doubt in origin_findings(descriptions[0].captured.architecture, provenance, extras):
+    stored, architecture = descriptions[0].stored, descriptions[0].captured.architecture
+    dtypes = {tensor.dtype for tensor in stored.tensors.values()}
+    for doubt in (
+        *origin_findings(architecture, provenance, stored.extras),
+        *inner_contradictions(architecture, dtypes),
+    ):
         if doubt.severity is not Severity.NOTE:
             warnings.warn(f"{doubt.message} {doubt.remedy}", stacklevel=2)
     main, *others = [each.record(file_name) for each in descriptions]

@@ -7,6 +7,7 @@ input: it must lie beside the one that names it, and be a regular file.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import weakref
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, writable
 
 MOST_FILES = 10_000
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")
+"""What libraries call the files of a checkpoint in parts: the number of the part, and how many there are."""
 _MOST_DESCRIPTORS = 200  # a process has about a thousand, and each mapping takes one too
 
 
@@ -74,6 +77,16 @@ class Files:
     def __getitem__(self, index: int) -> OpenFile:
         return self._open[index]
 
+    def _of_another_split(self, name: str) -> str:
+        """What is said where a file of a split into so many parts is not there, and those of another split are."""
+        if (parts := _PART.fullmatch(name)) is None:
+            return ""
+        others = (_PART.fullmatch(path.name) for path in self._directory.iterdir())
+        counts = sorted({other[2] for other in others if other and other[1] == parts[1] and other[2] != parts[2]})
+        if not counts:
+            return ""
+        return f", where files of another split are, into {int(counts[0])} parts: the index is not theirs"
+
     def __len__(self) -> int:
         return len(self._open)
 
@@ -112,7 +125,8 @@ class Files:
             mapping, descriptor = _open(path)
         except InputError:
             raise CheckpointError(
-                f"it names '{printable(name)}', which is no readable file beside it; get the whole checkpoint again.",
+                f"it names '{printable(name)}', which is no readable file beside it{self._of_another_split(name)}; "
+                "get the whole checkpoint again.",
                 rule="F008",
             ) from None
         except CheckpointError as error:

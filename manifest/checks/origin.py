@@ -1,8 +1,11 @@
-"""The published weights that a model started from, held against it: their activation and their preprocessing."""
+"""A record held against itself, and against the published weights that the model started from.
+
+Activation and preprocessing of a tag, element types of weights and precision, image size of a config and of its images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from manifest.checkpoint.state_dicts import OF_OPENAI
 from manifest.escaping import printable
@@ -59,6 +62,36 @@ def _of_activation(architecture: Architecture, published: Pretrained) -> Iterato
         argument = timm_activation(quick_gelu=published.quick_gelu)
     remedy = f"Make the model with {argument}, unless it was trained long enough with the other activation."
     yield finding("A012", message, where="provenance.pretrained", severity=Severity.WARNING, remedy=remedy)
+
+
+def inner_contradictions(architecture: Architecture, dtypes: Collection[str]) -> Iterator[Finding]:
+    """Where parts of a record do not go together, though each by itself can be.
+
+    Args:
+        architecture: As recorded.
+        dtypes: Element types of the weights.
+    """
+    halves = sorted(set(dtypes) & {"float16", "bfloat16"})
+    if architecture.precision == "fp32" and halves:
+        message = (
+            f"The weights are in {' and '.join(halves)}, and the model is recorded in fp32, in which it is rebuilt."
+        )
+        name = {"float16": "fp16", "bfloat16": "bf16"}[halves[0]]
+        remedy = f"Describe it with precision={name!r} (`--precision {name}`) if it was trained or runs in that."
+        yield finding("A012", message, where="architecture.precision", severity=Severity.WARNING, remedy=remedy)
+    vision = architecture.config.get("vision_cfg")
+    side = vision.get("image_size") if isinstance(vision, Mapping) else None
+    if architecture.preprocess is not None and side is not None:
+        config = [side, side] if isinstance(side, int) else list(side) if isinstance(side, list) else None
+        prepared = architecture.preprocess.size
+        if config is not None and config != prepared:
+            message = f"Images are prepared to {_sides(prepared)} pixels, and the model is built for {_sides(config)}."
+            remedy = "Save it with the preprocessing of its own size: `open_clip.model.set_model_preprocess_cfg`."
+            yield finding("A012", message, where="architecture.preprocess", severity=Severity.WARNING, remedy=remedy)
+
+
+def _sides(size: Sequence[int]) -> str:
+    return " × ".join(str(side) for side in size[:2])
 
 
 def _is_quick(architecture: Architecture) -> bool:

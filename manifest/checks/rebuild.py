@@ -13,7 +13,7 @@ from manifest.checks.environment import _BUILDING_LIBRARIES, _INPUT_LIBRARIES, e
 from manifest.checks.explanation import RecordedModel, golden_mismatch_finding, inputs_apart, measures
 from manifest.checks.ladder import CheckResult
 from manifest.checks.misdescribed import misdescriptions
-from manifest.checks.origin import origin_findings
+from manifest.checks.origin import inner_contradictions, origin_findings
 from manifest.checks.records import contrast_here, record_findings, unreached_findings
 from manifest.checks.target import Check, VerificationTarget
 from manifest.errors import ArchitectureError, InputError, LibraryMissingError, NotGrantedError, one_line
@@ -104,6 +104,7 @@ class Rebuilder:
             findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
         extras = subject.manifest.checkpoint.extras
         doubts = [] if findings else origin_findings(recorded, subject.manifest.provenance, extras)
+        doubts += inner_contradictions(recorded, subject.manifest.weights.dtypes)
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
         return CheckResult("not rebuilt as recorded" if findings else reason, findings + doubts)

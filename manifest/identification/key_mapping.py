@@ -23,6 +23,8 @@ _MOST_GROUPS = 4
 _LARGEST_SHARE, _SMALLEST_SHARE = 0.999, 0.1
 _PARTS = ("visual.", "visual.trunk.", "text.")
 """Where open_clip keeps what is sometimes saved by itself."""
+_MERGED, _BRANCHES = ".reparam_conv.weight", (".conv_kxk.0.conv.weight", ".conv_kxk.conv.weight")
+"""What timm calls a convolution that several branches were merged into, and the largest of these."""
 _INNER = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 """What FSDP, activation checkpointing and torch.compile put into names where they wrap a part of a model."""
 
@@ -79,6 +81,7 @@ def renamings(shapes: Mapping[str, Shape]) -> Iterator[KeyMapping]:
     if (released := by_open_clip(shapes)) is not None:
         yield KeyMapping(*released)
     yield from _groups(shapes, names, prefix, words)
+    yield from _with_branches(shapes, names, words)
     if prefix:
         words = (*words, f'prefix "{prefix}" removed')
     for part in _PARTS:
@@ -105,6 +108,16 @@ def without_prefixes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape])
         ):
             return {stored: name for name, stored in renamed.stored.items() if stored != name}
     return {}
+
+
+def _with_branches(
+    shapes: Mapping[str, Shape], names: Mapping[str, str], words: tuple[str, ...]
+) -> Iterator[KeyMapping]:
+    """Convolutions that branches were merged into, by the name of the branch of the same size before that."""
+    for branch in _BRANCHES:
+        before = {name.replace(_MERGED, branch): stored for name, stored in names.items()}
+        if before.keys() != names.keys() and len(before) == len(names):
+            yield _renamed(shapes, before, (*words, "branches of convolutions merged"))
 
 
 def _groups(

@@ -68,7 +68,11 @@ CASES: dict[str, tuple[Callable[[Any], Path], str, str]] = {
     "sizes whose product wraps around": (changed(shape=[2**33, 2**31]), "F002", "where its shape"),
     "a negative offset": (changed(data_offsets=[-8, 0]), "F002", "'data_offsets' of tensor 'w'"),
     "offsets the wrong way": (changed(data_offsets=[8, 0]), "F002", "which are no range"),
-    "offsets beyond the file": (changed(data_offsets=[0, 16], shape=[4]), "F002", "which are no range"),
+    "offsets beyond the file": (
+        changed(data_offsets=[0, 16], shape=[4]),
+        "F002",
+        "ends 16 bytes into the data",
+    ),
     "three offsets": (changed(data_offsets=[0, 4, 8]), "F002", "which are no range"),
     "a range longer than the shape": (changed(shape=[1]), "F002", "has 8 bytes where its shape [1] of float32 takes 4"),
     "an odd number of four-bit elements": (changed(dtype="F4", shape=[3]), "F002", "odd last dimension"),
@@ -87,7 +91,7 @@ CASES: dict[str, tuple[Callable[[Any], Path], str, str]] = {
         "4 bytes before tensor 'w'",
     ),
     "bytes at the end": (raw(GOOD, DATA + b"more"), "F002", "4 bytes at the end of the file"),
-    "data cut off": (raw(GOOD, DATA[:-1]), "F002", "which are no range of the 7 bytes"),
+    "data cut off": (raw(GOOD, DATA[:-1]), "F002", "it is cut short, or its header is wrong: tensor"),
 }
 
 

@@ -15,6 +15,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from manifest.checkpoint import open_checkpoint
+from manifest.errors import CheckpointError
 
 STATE = {
     "visual.proj": torch.arange(64.0).reshape(8, 8),
@@ -242,7 +243,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "a shard missing": (without_a_shard, "F008", "names 'b.st', which is no readable file beside it"),
     "a pipe for a shard": (piped, "F008", "names 'b.st', which is no readable file beside it"),
     "an empty shard": (emptied, "F001", "of 'b.st', which it names, the file is empty"),
-    "a shard cut short": (cut, "F002", "in 'b.st', tensor 'w' has the data offsets [0, 16], which are no range"),
+    "a shard cut short": (
+        cut,
+        "F002",
+        "in 'b.st', it is cut short, or its header is wrong: tensor 'w' ends",
+    ),
     "shards of two kinds": (of_two_kinds, "F002", "different containers, safetensors and torch-zip"),
     "the index for a shard": (
         said('{"weight_map": {"v": "model.safetensors.index.json"}}'),
@@ -275,3 +280,12 @@ def test_sharded_checkpoint_when_broken_or_hostile_then_is_refused(case, tmp_pat
     make, rule, found = BROKEN[case]
     error = refusal(make(tmp_path))
     assert (error.rule, found in str(error)) == (rule, True), str(error)
+
+
+def test_index_when_files_of_another_split_lie_beside_it_then_says_so(tmp_path: Path) -> None:
+    for part in (1, 2, 3):
+        save_file({f"w{part}": torch.zeros(2)}, tmp_path / f"model-0000{part}-of-00003.safetensors")
+    index = {"weight_map": {"w1": "model-00001-of-00007.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="files of another split are, into 3 parts: the index is not theirs"):
+        open_checkpoint(tmp_path)

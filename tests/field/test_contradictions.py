@@ -18,7 +18,7 @@ import manifest
 from manifest.capture.live_model import live_model
 from manifest.capture.options import RecordOptions
 from manifest.capture.provenance import provenance_of
-from manifest.checks.origin import origin_findings
+from manifest.checks.origin import inner_contradictions, origin_findings
 from manifest.families import remember
 from manifest.families.protocol import Creation
 
@@ -118,3 +118,36 @@ def test_audit_when_a_tag_of_timm_is_declared_then_knows_its_activation(
     found = [each for each in report.findings() if "were trained with" in each.message]
     assert len(found) == (1 if words else 0)
     assert words is None or (words in found[0].message and "act_layer='quick_gelu'" in str(found[0].remedy))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "words"),
+    [
+        (torch.float16, "fp32", "in float16, and the model is recorded in fp32"),
+        (torch.bfloat16, "fp32", "in bfloat16, and the model is recorded in fp32"),
+        (torch.float16, "pure_fp16", None),
+        (torch.float32, "fp32", None),
+    ],
+)
+def test_precision_when_the_weights_are_in_another_then_create_and_verify_say_so(
+    dtype: torch.dtype, precision: str, words: str | None, digits: Any, digits_model: Any, tmp_path: Path
+) -> None:
+    torch.save({name: value.to(dtype) for name, value in digits_model.state_dict().items()}, tmp_path / "half.pt")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manifest.create(tmp_path / "half.pt", digits.MODEL, arguments={"precision": precision}, golden=False)
+    said = [str(each.message) for each in caught if "the model is recorded in" in str(each.message)]
+    report = manifest.verify(tmp_path / "half.pt")
+    found = [each.message for each in report.findings() if each.rule == "A012"]
+    assert (report.exit_code, len(said), len(found)) == (0, *((1, 1) if words else (0, 0)))
+    assert words is None or (words in said[0] and words in found[0])
+
+
+def test_image_size_when_images_are_prepared_to_another_then_it_is_a_contradiction(digits_model: Any) -> None:
+    live = live_model(digits_model, RecordOptions(), None, model_name=None, family=None, arguments=None)
+    architecture = live.captured.architecture
+    assert not list(inner_contradictions(architecture, ["float32"]))
+    assert architecture.preprocess is not None
+    larger = architecture.preprocess.model_copy(update={"size": [64, 64]})
+    (found,) = inner_contradictions(architecture.model_copy(update={"preprocess": larger}), ["float32"])
+    assert found.message == "Images are prepared to 64 × 64 pixels, and the model is built for 32 × 32."

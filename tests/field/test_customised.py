@@ -95,6 +95,15 @@ def test_file_when_built_with_other_arguments_then_they_are_told_and_build_it_ag
     assert shapes(again) == file
 
 
+@pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0"])
+def test_file_when_branches_were_merged_by_a_function_then_that_is_told(name: str) -> None:
+    model = timm.utils.reparameterize_model(timm.create_model(name, num_classes=5))
+    told = identify(shapes(model)).candidates[0]
+    assert (told.library, told.name, told.exact) == ("timm", name, True)
+    assert told.otherwise == "num_classes=5, then `timm.utils.reparameterize_model(model)`"
+    assert set(told.stored.values()) <= set(shapes(model))
+
+
 @pytest.mark.parametrize(
     ("library", "name", "change"),
     [

@@ -119,7 +119,12 @@ def _tensor(name: str, entry: Any, data_start: int, file_size: int) -> StridedTe
             raise _malformed(f"tensor '{printable(name)}' of four-bit elements has an odd last dimension")
         shape = (*shape[:-1], shape[-1] // 2)
     offsets = _integers(name, "data_offsets", entry["data_offsets"])
-    if len(offsets) != 2 or offsets[0] > offsets[1] or offsets[1] > file_size - data_start:
+    if len(offsets) == 2 and offsets[0] <= offsets[1] > file_size - data_start:
+        raise _malformed(
+            f"it is cut short, or its header is wrong: tensor '{printable(name)}' ends {offsets[1]:,} bytes into the "
+            f"data, and {max(0, file_size - data_start):,} bytes of it are there"
+        )
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _malformed(
             f"tensor '{printable(name)}' has the data offsets {_numbers(offsets)}, "
             f"which are no range of the {file_size - data_start:,} bytes of data"
