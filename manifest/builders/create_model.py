@@ -103,7 +103,9 @@ def create_model(
                     raise _mismatch(creation, pretrained, "its manifest", differences)
                 return load(pretrained, verify="none", device=str(arguments.get("device", "cpu"))).train()
             if arguments.get("load_weights", True):
-                creation = replace(creation, conversions=_conversions(FAMILY, asked, Path(pretrained), convert))
+                creation = replace(
+                    creation, conversions=_conversions(FAMILY, creation, asked, Path(pretrained), convert)
+                )
                 creation = creation if manifest is None else _with(creation, parent_by(pretrained, manifest))
         elif (entry := registry_entry(model_name, pretrained)) is not None:
             creation = _against_registry(creation, entry, on_mismatch)
@@ -196,7 +198,7 @@ def _create(
                 if on_mismatch == "raise":
                     raise _mismatch(creation, str(weights), "its manifest", differences)
                 return load(weights, verify="none").train()
-            creation = replace(creation, conversions=_conversions(adapter, asked, weights, convert))
+            creation = replace(creation, conversions=_conversions(adapter, creation, asked, weights, convert))
             creation = creation if manifest is None else _with(creation, parent_by(weights, manifest))
         model = _made(adapter, creation)
         if ":" in name and not creation.runs:  # a directory or a hub, which need not be there when the model is saved
@@ -238,7 +240,9 @@ def _against_manifest(asked: Architecture, manifest: Manifest, convert: Sequence
     return [item for item in differences if item.conversion not in convert]
 
 
-def _conversions(adapter: Family, captured: Captured, weights: Path, convert: Sequence[str]) -> tuple[str, ...]:
+def _conversions(
+    adapter: Family, creation: Creation, captured: Captured, weights: Path, convert: Sequence[str]
+) -> tuple[str, ...]:
     """What a library would do to weights to make them fit, as far as that was asked for.
 
     Raises:
@@ -252,7 +256,7 @@ def _conversions(adapter: Family, captured: Captured, weights: Path, convert: Se
     except CheckpointError:  # the library reads it, or says what is wrong with it
         return ()
     misfit = shape_diff(expected, found)
-    conversions = adapter.conversions(asked, misfit)
+    conversions = adapter.conversions(asked, misfit) if adapter.converts(creation) else []
     unasked = [item for item in conversions if item.kind not in convert]
     name = asked.name or asked.class_name
     roles = adapter.roles(asked, expected)

@@ -55,7 +55,7 @@ from manifest.schema.document import (
 from manifest.schema.report import Severity
 from manifest.version import __version__
 from manifest.weights.assign import assign, misfits, twin
-from manifest.weights.shape_diff import shape_diff
+from manifest.weights.shape_diff import is_optional, shape_diff
 
 
 class Description:
@@ -143,6 +143,10 @@ class Description:
                 {name: tuple(tensor.shape) for name, tensor in self.captured.module.state_dict().items()},
             )
         named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
+        known = self.captured.module.state_dict()
+        idle = [name for name in named.tensors if name not in known and is_optional(name)]
+        if idle:  # tables that an older version of the library stored, and that are no weights
+            named = replace(named, tensors={name: each for name, each in named.tensors.items() if name not in idle})
         return named.with_aliases(ties(self.captured.module))
 
     @cached_property

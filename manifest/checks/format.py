@@ -16,6 +16,7 @@ from manifest.schema.document import Manifest
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.storage.sidecars import recorded_files
+from manifest.weights.shape_diff import is_optional
 
 
 def _format(subject: VerificationTarget, code: Severity, thorough: bool) -> CheckResult:
@@ -78,7 +79,11 @@ def _listing(subject: VerificationTarget) -> CheckResult:
 def _mislisted(manifest: Manifest, stored: Checkpoint) -> list[Finding]:
     """Whether an intact file holds other tensors than the manifest lists."""
     listed = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in manifest.weights.tensors}
-    held = {name: (tensor.dtype, tensor.shape) for name, tensor in stored.tensors.items()}
+    held = {
+        name: (tensor.dtype, tensor.shape)
+        for name, tensor in stored.tensors.items()
+        if name in listed or not is_optional(name)  # tables of an older version are no weights
+    }
     wrong = sorted(name for name in listed.keys() | held.keys() if listed.get(name) != held.get(name))
     if not wrong:
         return []

@@ -14,6 +14,7 @@ from manifest.schema.report import Finding
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import component_tensors, role_words
 from manifest.storage.sidecars import recorded_files
+from manifest.weights.shape_diff import is_optional
 
 
 def integrity(subject: VerificationTarget) -> CheckResult:
@@ -82,7 +83,7 @@ def _changed_tensors(subject: VerificationTarget, already: Sequence[Finding]) ->
             message = f"In the {words}, {len(members)} of {part.present} tensors changed: {', '.join(members[:3])}"
             message += f" and {len(members) - 3} more." if len(members) > 3 else "."
             findings.append(finding("I002", message, where=part.role, tensors=members[:50]))
-    if added := [name for name in stored.tensors if name not in recorded]:
+    if added := [name for name in stored.tensors if name not in recorded and not is_optional(name)]:
         message = f"{shortened(added)} in the file and not in the manifest."
         findings.append(finding("I002", message, where=subject.path.name, tensors=added[:50]))
     if gone := [name for name in recorded if name not in stored.tensors]:

@@ -229,6 +229,10 @@ class Adapter(ABC):
         del module, inputs
         return {}
 
+    def converts(self, creation: Creation) -> bool:
+        del creation
+        return True
+
     def carried_preprocess(self, module: nn.Module) -> Preprocess | None:
         del module
         return None

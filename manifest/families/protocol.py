@@ -247,5 +247,8 @@ class Family(Protocol):
     def weights_file(self, creation: Creation) -> Path | None:
         """The file of weights that a call names among its arguments, if it does."""
 
+    def converts(self, creation: Creation) -> bool:
+        """Whether the library makes weights that a call names fit, where they do not; else it refuses them."""
+
     def conversions(self, architecture: Architecture, misfit: ShapeDiff) -> list[Conversion]:
         """What the library's own loader would do, unasked, to weights that do not fit."""

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from manifest.identification.index import is_optional
 from manifest.identification.third_party_keys import by_open_clip
 from manifest.schema.name_ranges import without_numbers
-from manifest.weights.shape_diff import Shape
+from manifest.weights.shape_diff import Shape, is_optional
 
 _DEEPEST = 8
 """Prefixes within one another."""

@@ -168,6 +168,8 @@ def _by_moved_norms(counts: _Counts, parts: Examination) -> tuple[Training, str 
         return Training.TRAINED, None
     departure = parts.departure()
     scales = max((parts.layer_scale_departure(name) for name in parts.layer_scales), default=0.0)
+    if not (math.isfinite(departure) and math.isfinite(scales)):
+        return Training.UNKNOWN, "some of its norms are not finite"
     if departure > NEAR or scales > _NEAR_SCALES:
         return Training.TRAINED, None
     if not departure:

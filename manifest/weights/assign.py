@@ -19,7 +19,7 @@ from manifest.errors import ArchitectureError
 from manifest.escaping import printable
 from manifest.fingerprints.structure import ties
 from manifest.neutral_process import neutral_process
-from manifest.weights.shape_diff import shape_diff
+from manifest.weights.shape_diff import is_optional, shape_diff
 
 
 def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
@@ -58,10 +58,10 @@ def misfits(
 ) -> list[str]:
     """Clauses on names and shapes in which a checkpoint is not what a module expects, none when it fits.
 
-    Names in `absent` may be missing.
+    Names in `absent` may be missing; tables that this version computes and an older one stored do not count.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: stored.shape for name, stored in checkpoint.tensors.items()}
+    found = {n: stored.shape for n, stored in checkpoint.tensors.items() if n in expected or not is_optional(n)}
     return shape_diff(expected, found, absent).sentences(roles)
 
 

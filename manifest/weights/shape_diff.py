@@ -13,6 +13,18 @@ from manifest.schema.name_ranges import shortened
 from manifest.schema.vocabulary import role_words
 
 Shape = tuple[int, ...]
+_OPTIONAL = frozenset(
+    {
+        *("position_ids", "attn_mask", "relative_position_index", "relative_coords_table", "inv_freq"),
+        *("num_batches_tracked", "n_averaged", "total_ops", "total_params"),
+    }
+)
+"""Tables and counters that some versions store and others compute; profilers and averaging leave the last three."""
+
+
+def is_optional(name: str) -> bool:
+    """Whether weights are whole with and without this tensor."""
+    return name.rpartition(".")[2] in _OPTIONAL
 
 
 @dataclass(frozen=True)

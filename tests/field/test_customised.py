@@ -179,6 +179,20 @@ def test_create_model_when_the_library_would_fail_then_the_argument_is_named(des
     assert torch.equal(model.fc_norm.weight, torch.load(averaged)["fc_norm.weight"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"num_classes": 2}, "num_classes=10, global_pool='avg'"), ({"num_classes": 10, "img_size": 256}, "img_size=224")],
+)
+def test_create_model_when_timm_would_not_convert_then_no_conversion_is_offered(
+    asked: Arguments, words: str, averaged: Path
+) -> None:
+    call = {"model_name": "vit_tiny_patch16_224", "checkpoint_path": str(averaged), **asked}
+    with pytest.raises(CreationMismatchError, match="pass that to build the same") as caught:
+        manifest.timm.create_model(**call, convert=["head", "position_embedding"])
+    assert words in str(caught.value)
+    assert "convert=" not in str(caught.value)
+
+
 class Archive(nn.Module):
     """A CLIP as OpenAI's archives hold it: three settings as tensors beside the weights."""
 

@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 
 import manifest
 from manifest.errors import InputError
+from manifest.probes.inputs import photographs
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -227,6 +228,43 @@ def test_card_when_made_with_another_scale_then_the_scale_is_found(
     (found,) = manifest.diagnose(saved, card).findings()
     assert f"come out with {there} instead of" in found.message
     assert found.remedy.startswith(f"To get them: {scale:g} * normalize(image_features)")
+
+
+@pytest.fixture(scope="module")
+def sigmoid(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits CLIP as if it had been trained with the sigmoid loss."""
+    path = tmp_path_factory.mktemp("sigmoid") / "digits.pt"
+    model: Any = open_clip.create_model(digits.MODEL, init_logit_bias=-10.0)
+    model.load_state_dict(manifest.load(digits.WEIGHTS, verify="none").state_dict(), strict=False)
+    manifest.save(model, path, floor="none")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("there", "made"),
+    [
+        ("no logit_bias", lambda cosine, scale: (scale * cosine).sigmoid()),
+        ("softmax over the prompts", lambda cosine, scale: (scale * cosine - 10).softmax(dim=-1)),
+        ("softmax of 100 times the cosine", lambda cosine, _: (100 * cosine).softmax(dim=-1)),
+    ],
+)
+def test_card_when_a_sigmoid_model_is_read_as_another_then_says_so(
+    there: str, made: Callable[..., torch.Tensor], sigmoid: Path, tmp_path: Path
+) -> None:
+    model: Any = manifest.load(sigmoid)
+    preprocess, tokenizer = manifest.load_transforms(sigmoid)
+    prompts = ["a photo of a cat", "a photo of a dog", "a red car in the rain", "a diagram"]
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([preprocess(each) for each in photographs().values()]), normalize=True)
+        cosine = images.double() @ model.encode_text(tokenizer(prompts), normalize=True).double().T
+        read = made(cosine, model.logit_scale.exp().double())
+    card = [
+        {"image": name, "prompts": {prompt: round(p, 4) for prompt, p in zip(prompts, row, strict=True)}}
+        for name, row in zip(photographs(), read.tolist(), strict=True)
+    ]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    (found,) = manifest.diagnose(sigmoid, tmp_path / "card.json").findings()
+    assert f"come out with {there} instead of sigmoid of each logit, with logit_bias" in found.message
 
 
 def test_card_when_it_has_few_numbers_then_no_scale_is_fitted(saved: Path, tmp_path: Path) -> None:

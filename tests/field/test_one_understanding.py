@@ -9,7 +9,9 @@ import open_clip
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import CLIPConfig, CLIPModel
 
 import manifest
 from manifest.errors import ArchitectureError
@@ -97,3 +99,23 @@ def test_file_when_a_model_has_adapters_beside_it_then_it_is_found_under_its_pre
     manifest.create(tmp_path / "wrapper.pt", "ViT-S-32-alt", golden=False)
     assert manifest.verify(tmp_path / "wrapper.pt").exit_code == 0
     assert manifest.load(tmp_path / "wrapper.pt").logit_scale.shape == ()
+
+
+def test_file_when_an_older_version_stored_tables_then_they_are_no_weights(tmp_path: Path) -> None:
+    part = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**part, "vocab_size": 500, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
+    vision = {**part, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+    save_file(state, tmp_path / "model.safetensors")
+    manifest.create(tmp_path, str(tmp_path), family="transformers")
+    report = manifest.verify(tmp_path)
+    assert report.exit_code == 0, [(found.rule, found.message) for found in report.findings()]
+    assert torch.equal(manifest.load(tmp_path).visual_projection.weight, model.visual_projection.weight)

@@ -141,6 +141,10 @@ class Timm(Adapter):
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         return {f"features.{index}": tensor for index, tensor in enumerate(tensors)}
 
+    def converts(self, creation: Creation) -> bool:
+        # What `pretrained_cfg_overlay` names is made to fit; the file of `checkpoint_path` is loaded as it is.
+        return not creation.arguments.get("checkpoint_path")
+
     def shared_outputs(self, module: nn.Module, inputs: Inputs) -> Mapping[str, torch.Tensor]:
         answer = module(inputs.tensors["images"]) if "images" in inputs.tensors else None
         return {"image_features": answer} if isinstance(answer, torch.Tensor) and answer.ndim == 2 else {}

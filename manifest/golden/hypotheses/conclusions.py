@@ -39,6 +39,8 @@ def conclusions(module: nn.Module) -> Iterator[Variant]:
             back="model.logit_scale.exp() * normalize(image_features) @ normalize(text_features).T",
             conclude=partial(_other_logits, normalise=features, exponentiate=exponentiated),
         )
+    if isinstance(getattr(module, "logit_bias", None), torch.Tensor):
+        yield from _of_pairs()
     yield Variant(
         "logits",
         here=f"{own:.6g} times the cosine",
@@ -48,6 +50,34 @@ def conclusions(module: nn.Module) -> Iterator[Variant]:
         conclude=partial(_other_logits, normalise=True, exponentiate=True),
         fitted=partial(_scaled, own),
     )
+
+
+def _of_pairs() -> Iterator[Variant]:
+    """What is made of the logits of a model that was trained with the sigmoid loss, as if it were another CLIP."""
+    for there, cure, bias, softmax, scale in (
+        ("no logit_bias", "torch.sigmoid(logits - model.logit_bias)", False, False, None),
+        ("softmax over the prompts", "logits.softmax(dim=-1)", True, True, None),
+        ("softmax of 100 times the cosine", "(100 * image_features @ text_features.T).softmax(-1)", False, True, 100.0),
+    ):
+        yield Variant(
+            "probabilities",
+            here="sigmoid of each logit, with logit_bias",
+            there=there,
+            cure=cure,
+            back="torch.sigmoid(logits), with model.logit_bias in the logits",
+            conclude=partial(_of_another_loss, bias=bias, softmax=softmax, scale=scale),
+        )
+
+
+def _of_another_loss(
+    module: Any, outputs: dict[str, torch.Tensor], bias: bool, softmax: bool, scale: float | None
+) -> dict[str, torch.Tensor]:
+    """Logits whose sigmoid is what was read off instead."""
+    images, texts = (functional.normalize(outputs[name], dim=-1) for name in ("image_features", "text_features"))
+    logits = (module.logit_scale.exp() if scale is None else scale) * images @ texts.T
+    if bias:
+        logits = logits + module.logit_bias
+    return {**outputs, "logits": logits.double().softmax(dim=-1).logit() if softmax else logits}
 
 
 def _scaled(own: float, scale: float) -> Variant:

@@ -24,15 +24,8 @@ from zlib import crc32
 
 from manifest.identification.index.layout import ENTRIES, HEADER, PATTERNS, SHAPES, from_little_endian
 from manifest.schema.name_ranges import unfold_name
-from manifest.weights.shape_diff import Shape
+from manifest.weights.shape_diff import Shape, is_optional
 
-_OPTIONAL = frozenset(
-    {
-        *("position_ids", "attn_mask", "relative_position_index", "relative_coords_table", "inv_freq"),
-        *("num_batches_tracked", "n_averaged", "total_ops", "total_params"),
-    }
-)
-"""Tables and counters that some versions store and others compute; profilers and averaging leave the last three."""
 _MOST_TENSORS = 1 << 16
 """Of an entry: what a range in it may stand for."""
 
@@ -83,11 +76,6 @@ class Near(NamedTuple):
     covered: float
     likeness: float
     likeness_by_name: float
-
-
-def is_optional(name: str) -> bool:
-    """Whether weights are whole with and without this tensor."""
-    return name.rpartition(".")[2] in _OPTIONAL
 
 
 def fingerprint(shapes: Mapping[str, Shape]) -> str:
