@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, Qwen2Config, Qwen2ForCausalLM
 
 import manifest
 from manifest.errors import ArchitectureError
@@ -119,3 +119,19 @@ def test_file_when_an_older_version_stored_tables_then_they_are_no_weights(tmp_p
     report = manifest.verify(tmp_path)
     assert report.exit_code == 0, [(found.rule, found.message) for found in report.findings()]
     assert torch.equal(manifest.load(tmp_path).visual_projection.weight, model.visual_projection.weight)
+
+
+def test_file_when_its_head_is_tied_then_the_prefix_of_all_names_is_the_models_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen2Config(**sizes, num_key_value_heads=2, vocab_size=300, tie_word_embeddings=True)
+    model = Qwen2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(tmp_path)
+    assert all(name.startswith("model.") for name in load_file(tmp_path / "model.safetensors"))
+    manifest.create(tmp_path, str(tmp_path), family="transformers")
+    report = manifest.verify(tmp_path)
+    assert report.exit_code == 0, [(found.rule, found.message) for found in report.findings()]
+    assert torch.equal(manifest.load(tmp_path).lm_head.weight, model.lm_head.weight)
