@@ -99,9 +99,13 @@ def run_probe(
         except ArchitectureError:
             raise
         except Exception as error:  # a model's own code may raise anything
+            cure = (
+                "see whether it is all in one element type, as `model.float()` makes it"
+                if native_mode
+                else ("save it with `golden=False`, or correct it")
+            )
             raise ArchitectureError(
-                f"The model fails on the probe {inputs.probe} ({type(error).__name__}: {one_line(error)}); "
-                "save it with `golden=False`, or correct it."
+                f"The model fails on the probe {inputs.probe} ({type(error).__name__}: {one_line(error)}); {cure}."
             ) from error
         # What is no number reads as nothing; callers refuse it.
         readings = family.readings(architecture, module, inputs, outputs) if finite(outputs) else []

@@ -25,6 +25,8 @@ from manifest.schema.report import Finding
 from manifest.schema.rules import finding
 from manifest.storage.bounded_read import read_small
 
+_OF_LOADER = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Files that transformers looks for beside a config."""
 _LONGEST = 200  # characters of a name
 _NAMES_OF_MODELS = ("arch", "architecture", "model_name", "model", "backbone", "encoder_name")
 
@@ -200,7 +202,7 @@ def of_published_file(checkpoint: Checkpoint, identification: Identification) ->
 
 
 def contradictions(
-    said: Sequence[Claim], found: Identification, meant: ArchitectureCandidate | None
+    said: Sequence[Claim], found: Identification, meant: ArchitectureCandidate | None, path: Path
 ) -> Iterator[Finding]:
     """Claims that the tensors, or other claims, do not bear out.
 
@@ -208,6 +210,7 @@ def contradictions(
         said: All claims.
         found: What the tensors are those of.
         meant: The architecture that the checkpoint is held to.
+        path: The checkpoint.
     """
     for claim in said:
         if claim.source == BY_DIGITS:
@@ -216,6 +219,7 @@ def contradictions(
             remedy = "Get the file again from its source: it was changed or cut off."
             yield finding("A012", message, where=claim.source, remedy=remedy)
         yield from _against_tensors(claim, found)
+        yield from _against_loader(claim, found, path)
         if (needs := _needs_quick_gelu(claim)) is not None:
             yield from _against_activation(claim, needs, said, meant)
 
@@ -229,6 +233,20 @@ def _against_tensors(claim: Claim, found: Identification) -> Iterator[Finding]:
         said, are = printable(claim.name or ""), " or ".join(exact[:4])
         message = f"{_capital(claim.source)} says {said}, and the tensors are exactly those of {are}."
         yield finding("A012", message, where=claim.source)
+
+
+def _against_loader(claim: Claim, found: Identification, path: Path) -> Iterator[Finding]:
+    """A config by which transformers loads a file of that name, and names of tensors that are another library's."""
+    libraries = {each.library for each in found.candidates if each.exact}
+    if claim.library != "transformers" or not libraries or "transformers" in libraries or path.name not in _OF_LOADER:
+        return
+    are = " or ".join(f"{each.library} {each.name}" for each in found.candidates[:2] if each.exact)
+    message = (
+        f"{_capital(claim.source)} says transformers {printable(claim.name or '')}, and the tensors have the names of "
+        f"{are}: `from_pretrained` would leave nearly all of its weights at random."
+    )
+    remedy = "Load it by the library whose names it has, or convert the names first."
+    yield finding("A012", message, where=claim.source, remedy=remedy)
 
 
 def _against_activation(

@@ -39,7 +39,7 @@ _WORTH_NAMING = 0.9
 _OF_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|layers|shared|block)\.")
 _WRITTEN_BY = {
     "pytorch-lightning_version": "Lightning",
-    "state_dict_ema": "timm's training script, with averaged weights beside these",
+    "state_dict_ema": "timm's training script",
 }
 
 
@@ -101,6 +101,7 @@ class Identification:
         untold: Which of several architectures it is that names and shapes do not tell apart, one sentence each.
         notes: What else they do not tell, one sentence each.
         adapters: Low-rank adapters beside the weights, or instead of them.
+        written_by: What wrote the file, where its other contents tell.
     """
 
     candidates: tuple[ArchitectureCandidate, ...]
@@ -108,6 +109,7 @@ class Identification:
     untold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     adapters: Adapters | None = None
+    written_by: str | None = None
 
     @property
     def exact(self) -> bool:
@@ -127,20 +129,23 @@ def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -
         inner = identify({name: shapes[stored] for name, stored in names.items()}, metadata_keys)
         told = tuple(_stored_as(each, names) for each in inner.candidates)
         return replace(inner, candidates=told, adapters=adapters)
-    notes = [f"The file was written by {who}." for key, who in _WRITTEN_BY.items() if key in metadata_keys]
+    found = _identified(shapes, of_openai=set(metadata_keys) >= OF_OPENAI)
+    return replace(found, written_by=next((who for key, who in _WRITTEN_BY.items() if key in metadata_keys), None))
+
+
+def _identified(shapes: Mapping[str, Shape], *, of_openai: bool) -> Identification:
     most = _MOST_TIMES_LARGEST * index.most_tensors()
     if len(shapes) > most:
         said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
-        return Identification((), notes=(said, *notes))
-    of_openai = set(metadata_keys) >= OF_OPENAI
+        return Identification((), notes=(said,))
     tried: list[KeyMapping] = []
     for renamed in renamings(shapes):
         tried.append(renamed)
         if not renamed.part and (found := _exact(renamed)):
-            return _told(found, renamed, notes, of_openai=of_openai)
+            return _told(found, renamed, of_openai=of_openai)
     found, renamed = _nearest(tried)
     found = sorted((_customised(each, renamed) for each in found), key=lambda each: not each.exact)
-    return _told(found, renamed, notes, of_openai=of_openai) if found else Identification((), notes=tuple(notes))
+    return _told(found, renamed, of_openai=of_openai) if found else Identification(())
 
 
 def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> ArchitectureCandidate | None:
@@ -290,14 +295,12 @@ def _order(candidate: ArchitectureCandidate) -> tuple[int, int, str]:
     return LIBRARIES.index(candidate.library), len(candidate.name), candidate.name
 
 
-def _told(
-    found: list[ArchitectureCandidate], renamed: KeyMapping, notes: list[str], *, of_openai: bool
-) -> Identification:
+def _told(found: list[ArchitectureCandidate], renamed: KeyMapping, *, of_openai: bool) -> Identification:
     if of_openai:
         found.sort(key=lambda each: not each.settings.get("quick_gelu"))
     twins = [each for each in found if each.shapes == found[0].shapes]
     untold = (*_same(twins), *_tags(twins, of_openai=of_openai))
-    told = (*_parts(found[0]), *_alternatives(found), *_left_out(found[0]), *notes)
+    told = (*_parts(found[0]), *_alternatives(found), *_left_out(found[0]))
     return Identification(tuple(found), renamed.words, untold, told)
 
 

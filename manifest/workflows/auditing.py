@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ _NEAR = 0.5
 """Share of a file's tensors that an architecture must have for the file to be held to it without being told."""
 _KIN = 0.9
 """Share of a file's names that an architecture of other sizes must have for its parts to be called the same."""
+_FEWEST_EMPTY, _SHARE_EMPTY = 2, 0.2
+"""Tensors of shape [0], and their share of all, from which on they are taken for weights that are not there."""
 _WEIGHTS = "weights"
 """The role of what no known architecture has."""
 
@@ -176,8 +178,10 @@ class _Audit:
         found, meant = self.identification, self.meant
         notes = [*(found.untold if self._told_by() is None else ()), *found.notes]
         findings = [finding("A011", printable(" ".join(notes), 2000), where="identity", notes=notes)] if notes else []
-        findings += contradictions(self.claims, found, meant)
-        renamed = f" ({printable('; '.join(found.renaming), 120)})" if found.renaming else ""
+        findings += contradictions(self.claims, found, meant, self.stored.path)
+        prefix = [f'prefix "{self.stored.prefix}" removed'] if self.stored.prefix else []
+        about = [*prefix, *found.renaming, *([f"written by {found.written_by}"] if found.written_by else [])]
+        renamed = f" ({printable('; '.join(about), 160)})" if about else ""
         if found.adapters is not None:
             findings.append(_of_adapters(found.adapters, self.stored.path))
             if found.adapters.alone:
@@ -211,7 +215,9 @@ class _Audit:
     def _completeness(self) -> CheckResult:
         meant = self.meant
         if meant is None:
-            return CheckResult("what it should hold is not known; say it with --as LIBRARY:NAME", skipped=True)
+            empty = _empty(self.shapes)
+            words = "what it should hold is not known; say it with --as LIBRARY:NAME"
+            return CheckResult(words, empty, skipped=not empty)
         roles = list(dict.fromkeys(meant.roles.values()))
         if unknown := self.only - set(roles):
             raise InputError(f"--only is {', '.join(sorted(unknown))}, expected among {', '.join(roles)}; correct it.")
@@ -219,6 +225,7 @@ class _Audit:
             _component(role, meant, by_design=bool(self.only) and role not in self.only) for role in roles
         ]
         findings = [found for part in self.components for found in _missing(part, meant, self.stored.path.name)]
+        findings += _empty(self.shapes)
         whole = sum(part.status is Status.COMPLETE for part in self.components)
         designed = [role_words(part.role) for part in self.components if part.by_design]
         words = f"{whole} of {len(roles)} components complete"
@@ -295,6 +302,15 @@ def _missing(part: ComponentVerdict, meant: ArchitectureCandidate, subject: str)
     message = f"The {words} is not in {printable(subject)}: none of its {len(expected)} tensors."
     meanwhile = f"; if that is meant, say what it holds: `--only {','.join(whole)}`." if whole else "."
     return [finding("C001", message, where=part.role, remedy=f"Get the whole file{meanwhile}")]
+
+
+def _empty(shapes: Mapping[str, Shape]) -> list[Finding]:
+    """Weights that were saved without their values, which no model has many of."""
+    names = [name for name, shape in shapes.items() if shape == (0,)]
+    if len(names) < _FEWEST_EMPTY or len(names) < _SHARE_EMPTY * len(shapes):
+        return []
+    message = f"{len(names)} of {len(shapes)} tensors have no values: {printable(shortened(names), 300)}."
+    return [finding("C012", message, where="weights", tensors=[printable(name) for name in names[:50]])]
 
 
 def _misfits(meant: ArchitectureCandidate) -> list[Finding]:

@@ -26,7 +26,7 @@ from manifest.golden.subprocess_run import outputs_of_checkpoint, outputs_of_cre
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.schema.name_ranges import listed
-from manifest.schema.report import Finding, Kind, Report
+from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report
 from manifest.schema.rules import finding
 
 _SEED = 0
@@ -188,7 +188,10 @@ def _experiments(patient: _Patient) -> Iterator[tuple[str, Callable[[], CheckRes
     with neutral_process(arithmetic=False):
         inputs = patient.built.family.inputs(patient.built.architecture)
     if inputs is None:
-        yield "experiments", lambda: CheckResult("the family has no probe for this model", skipped=True)
+        message = "Nobody here knows what this model takes, so it was asked nothing: whether it moves is not known."
+        remedy = "Save it with `probes=[manifest.Probe('mine', tensors={'x': inputs})]`, and ask it twice yourself."
+        untold = finding(CANNOT_TELL, message, where="experiments", remedy=remedy)
+        yield "experiments", lambda: CheckResult("not asked anything", [untold])
         return
     for cause, experiment in Trial(patient.built, inputs, patient.elsewhere).experiments():
         yield cause, partial(_shown, cause, experiment)

@@ -64,11 +64,11 @@ IMAGES: dict[str, tuple[Callable[[Any], torch.Tensor], str]] = {
     ),
     "a tensor resized without antialiasing": (
         steps(resized(antialias=False), tensor_first=True),
-        "of a tensor, without antialiasing instead of of the PIL image",
+        "a tensor resized without antialiasing instead of the PIL image resized",
     ),
     "a tensor resized with antialiasing": (
         steps(resized(antialias=True), tensor_first=True),
-        "of a tensor, with antialiasing instead of of the PIL image",
+        "a tensor resized with antialiasing instead of the PIL image resized",
     ),
     "normalised twice": (twice, "normalised twice instead of normalised once"),
     "two settings at once": (

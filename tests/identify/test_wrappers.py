@@ -93,4 +93,4 @@ def test_tables_of_older_versions_when_present_then_the_fit_is_exact(state: Of) 
 
 def test_identification_when_asked_for_what_wrote_the_file_then_it_says(state: Of) -> None:
     found = identify(state("torchvision", "resnet18"), metadata_keys=["epoch", "pytorch-lightning_version"])
-    assert found.notes[-1] == "The file was written by Lightning."
+    assert found.written_by == "Lightning"

@@ -155,8 +155,8 @@ def _pixels(record: Preprocess) -> Iterator[Variant]:
         words = "with" if antialias else "without"
         yield Variant(
             "preprocessing: resize",
-            here="of the PIL image",
-            there=f"of a tensor, {words} antialiasing",
+            here="the PIL image resized",
+            there=f"a tensor resized {words} antialiasing",
             cure=f"ToTensor(), then Resize(…, antialias={antialias})",
             back="Resize(…) of the PIL image, then ToTensor()",
             preprocess=replace(steps, antialias=antialias),

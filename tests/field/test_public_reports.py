@@ -1,0 +1,127 @@
+"""Situations of public reports (`log.csv` has all of them, with what was said before and after), mended here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPConfig
+
+import manifest
+from manifest.errors import ArchitectureError, CheckpointError
+
+DROPPING = """
+from torch import nn
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+    def forward(self, x):
+        return nn.functional.dropout2d(self.layer(x), training=True)  # which no mode turns off
+"""
+LOG = Path(__file__).with_name("log.csv")
+
+
+def lived(model: Any, deviation: float = 0.02) -> Any:
+    """A model that looks trained."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * deviation)
+    return model.eval()
+
+
+def rules(report: Any) -> dict[str, str]:
+    return {found.rule: found.message for found in report.findings()}
+
+
+def test_log_when_read_then_each_report_has_an_address_and_a_verdict() -> None:
+    with LOG.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 20
+    assert all(row["source"].startswith("https://") for row in rows)
+    assert {row[kind] for row in rows for kind in ("verdict", "verdict_now")} <= {"right", "half", "wrong"}
+    assert len({row["source"] for row in rows}) == len(rows)
+
+
+def test_safetensors_when_cut_short_then_says_so(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) * 2 // 3])
+    found = rules(manifest.audit(tmp_path / "cut.safetensors"))
+    assert "it is cut short, or its header is wrong" in found["F002"]
+
+
+def test_weights_when_deepspeed_left_them_empty_then_it_is_an_error(tmp_path: Path) -> None:
+    state = lived(open_clip.create_model("ViT-S-32-alt")).state_dict()
+    empty = {name: value if value.ndim < 2 else value.new_empty(0) for name, value in state.items()}
+    torch.save(empty, tmp_path / "zero3.pt")
+    report = manifest.audit(tmp_path / "zero3.pt")
+    assert report.exit_code == 1
+    assert "tensors have no values" in rules(report)["C012"]
+    torch.save({**state, "a.buffer": torch.empty(0)}, tmp_path / "one.pt")
+    assert "C012" not in rules(manifest.audit(tmp_path / "one.pt"))
+
+
+@pytest.mark.parametrize("place", ["norm.weight", "blocks.0.norm1.bias", "blocks.2.mlp.fc1.weight"])
+def test_audit_when_a_step_left_nan_anywhere_then_ends_with_that(place: str, tmp_path: Path) -> None:
+    model = lived(timm.create_model("test_vit"), 1e-5)
+    model.get_parameter(place).data.view(-1)[0] = float("nan")
+    torch.save(model.state_dict(), tmp_path / "nan.pt")
+    assert "has 1 NaN" in rules(manifest.audit(tmp_path / "nan.pt"))["C006"]
+    with pytest.raises((ArchitectureError, CheckpointError, manifest.IncompleteModelError)):
+        manifest.create(tmp_path / "nan.pt", "test_vit", family="timm")
+
+
+def test_model_when_in_half_precision_with_float32_norms_then_says_float(digits_model: Any, tmp_path: Path) -> None:
+    manifest.save(digits_model, tmp_path / "clip.pt", floor="none")
+    model: Any = manifest.load(tmp_path / "clip.pt")
+    open_clip.model.convert_weights_to_lp(model, torch.float16)
+    with pytest.raises(ArchitectureError, match=r"`model.float\(\)`") as caught:
+        manifest.compare(model, tmp_path / "clip.pt")
+    assert "golden=False" not in str(caught.value)
+    assert manifest.compare(model.float(), tmp_path / "clip.pt").exit_code in (0, 1)
+
+
+def test_audit_when_lightning_wrote_it_then_the_prefix_and_the_writer_are_told(tmp_path: Path) -> None:
+    state = {f"model.{name}": value for name, value in lived(timm.create_model("test_vit")).state_dict().items()}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.4", "epoch": 3}, tmp_path / "last.ckpt")
+    report = manifest.audit(tmp_path / "last.ckpt")
+    identity = next(rung.reason for rung in report.rungs if rung.name == "identity")
+    assert identity.startswith("timm test_vit")
+    assert 'prefix "model." removed; written by Lightning' in identity
+    assert not list(report.findings())
+
+
+@pytest.mark.parametrize(("name", "said"), [("model.safetensors", True), ("open_clip_model.safetensors", False)])
+def test_audit_when_a_config_would_have_transformers_load_other_names_then_says_so(
+    name: str, said: bool, tmp_path: Path
+) -> None:
+    state = lived(open_clip.create_model("ViT-S-32-alt")).state_dict()
+    save_file(state, tmp_path / name)
+    config = {**CLIPConfig().to_dict(), "architectures": ["CLIPModel"], "model_type": "clip"}
+    (tmp_path / "config.json").write_text(json.dumps(config, default=str))
+    found = rules(manifest.audit(tmp_path / name))
+    assert ("A012" in found) == said
+    assert not said or "`from_pretrained` would leave nearly all of its weights at random" in found["A012"]
+
+
+def test_doctor_when_it_can_ask_a_model_nothing_then_that_is_no_clean_bill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dropping_network.py").write_text(DROPPING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import dropping_network
+
+    manifest.save(dropping_network.Dropping(), tmp_path / "net.pt")
+    report = manifest.doctor(tmp_path / "net.pt", allow=["dropping_network"])
+    assert report.exit_code == 2
+    assert "it was asked nothing" in rules(report)["G007"]
