@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import manifest
 from manifest.storage.sidecars import Sidecars
 from manifest.storage.transaction import read_manifest
 from manifest.workflows.repairing import repair
+from tests.warm import warm_run
 
 CHILD = """
     import os, shutil, signal, sys
@@ -68,12 +67,7 @@ def save_killed(digits: Any, original: Path, place: Path, key: str) -> list[Path
     Steps are renames, removals, changes of mode, and synchronisations. The last save is not killed.
     """
     arguments = (digits.HERE / "digits-clip.json", digits.WEIGHTS, original, place, key)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CHILD), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm_run(["-c", textwrap.dedent(CHILD), *arguments], place)
     assert done.returncode == 0, done.stderr
     return sorted(place.glob("*/ckpt.pt"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 import manifest
+from tests.warm import warm_run
 
 Run = Callable[..., Any]
 
@@ -149,7 +149,7 @@ def test_save_beyond_what_a_file_may_hold_leaves_the_old_checkpoint_whole(
         except manifest.errors.StorageError as error:
             sys.exit(str(error))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    done = warm_run(["-c", textwrap.dedent(program)], tmp_path)
     assert "larger than a file may be" in done.stderr.splitlines()[-1]
     assert "nothing was changed" in done.stderr
     assert sorted(tmp_path.iterdir()) == before

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 import manifest
 from manifest.errors import CheckpointError, CreationMismatchError, InputError
 from manifest.storage.transaction import read_manifest
+from tests.warm import warm_run
 
 CONFIG = {
     "embed_dim": 32,
@@ -106,7 +107,8 @@ def test_model_of_a_config_of_ones_own_is_rebuilt_where_the_config_is_not_known(
         "open_clip.add_model_config('my-own-clip.json')\n"
         "manifest.save(manifest.create_model('my-own-clip'), 'x.pt')\n"
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, check=True)
+    done = warm_run(["-c", script], tmp_path)
+    assert done.returncode == 0, done
     assert "my-own-clip" not in open_clip.list_models()
     assert manifest.verify(tmp_path / "x.pt").passed
 

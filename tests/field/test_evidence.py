@@ -17,11 +17,10 @@ import manifest
 State = dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def weights() -> State:
-    """A ViT-B-32 that looks trained."""
+def trained(name: str) -> State:
+    """Weights that look trained."""
     torch.manual_seed(0)
-    model: Any = open_clip.create_model("ViT-B-32")
+    model: Any = open_clip.create_model(name)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -30,9 +29,15 @@ def weights() -> State:
 
 
 @pytest.fixture(scope="module")
-def folder(weights: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights() -> State:
+    return trained("ViT-S-32-alt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a ViT-B-32, which has a twin with another activation."""
     place = tmp_path_factory.mktemp("evidence")
-    save_file(weights, place / "open_clip_model.safetensors")
+    save_file(trained("ViT-B-32"), place / "open_clip_model.safetensors")
     return place
 
 

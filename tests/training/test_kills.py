@@ -25,6 +25,7 @@ from manifest.errors import NoManifestError, NoManifestWarning
 from manifest.storage.transaction import read_manifest
 from manifest.training.interception import recording
 from manifest.workflows.repairing import repair
+from tests.warm import warm_run
 
 KILLS = 50
 """With `--whole`; a tenth of them without."""
@@ -88,7 +89,8 @@ SAVING = """
 
 def test_a_killed_training_leaves_manifests_that_verify_or_none(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 10
-    subprocess.run([sys.executable, "-c", textwrap.dedent(SAVING), tmp_path, str(kills)], check=True)
+    done = warm_run(["-c", textwrap.dedent(SAVING), tmp_path, kills], tmp_path)
+    assert done.returncode == 0, done
     described, bare = 0, 0
     for place in sorted(tmp_path.iterdir()):
         for path in place.glob("*.pt"):

@@ -7,8 +7,6 @@ import io
 import os
 import pickle
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from manifest.checkpoint.pickles.numpy_pickles import READERS
 from manifest.errors import CheckpointError, NoManifestError
 from manifest.schema.report import VerificationError
 from manifest.storage.transaction import read_manifest
+from tests.warm import warm_run
 
 TRAIN = """
 import random
@@ -86,10 +85,7 @@ def train(place: Path, digits: Any, start: str, ends: dict[int, str]) -> None:
     """Train in a process of its own, from a checkpoint or from the beginning, and save after some of the steps."""
     script = place / "train.py"
     script.write_text(TRAIN)
-    done = subprocess.run(
-        [sys.executable, str(script), str(digits.HERE), start, *(f"{step}={end}" for step, end in ends.items())],
-        cwd=place, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = warm_run([script, str(digits.HERE), start, *(f"{step}={end}" for step, end in ends.items())], place)
     assert done.returncode == 0, done.stderr
 
 

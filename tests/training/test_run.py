@@ -18,6 +18,7 @@ import manifest
 from manifest.signing import generate_keys
 from manifest.storage.transaction import read_manifest
 from tests.conftest import Answer
+from tests.warm import warm_run
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -29,23 +30,27 @@ class Ended:
     err: str
 
 
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(SCRIPTS)])}
+
+
 def run_in(place: Path, *arguments: object) -> Ended:
-    """`manifest run ARGUMENTS` in a directory."""
-    done = subprocess.run(
-        [sys.executable, "-m", "manifest", "run", *map(str, arguments)],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(SCRIPTS)])},
-    )
+    """`manifest run ARGUMENTS` in a directory, as everybody runs it."""
+    words = [sys.executable, "-m", "manifest", "run", *map(str, arguments)]
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False, env=_environment())
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def run_warm_in(place: Path, *arguments: object) -> Ended:
+    """The same in a process that has the libraries imported already."""
+    done = warm_run(["-m", "manifest", "run", *arguments], place, _environment())
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., Ended]:
     """`manifest run ARGUMENTS`, in an empty directory."""
-    return partial(run_in, tmp_path)
+    return partial(run_warm_in, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,8 @@ def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     return place, ended.err
 
 
-def test_a_plain_script_gets_signed_manifests(script: Callable[..., Ended], tmp_path: Path) -> None:
+def test_a_plain_script_gets_signed_manifests(tmp_path: Path) -> None:
+    script = partial(run_in, tmp_path)
     generate_keys(tmp_path / "release")
     key = tmp_path / "release.key"
     ended = script("--key", key, "--verbose", "--", "python", SCRIPTS / "plain.py", "--epochs", 3, "--out", "out")
@@ -81,14 +87,8 @@ def test_a_plain_script_gets_signed_manifests(script: Callable[..., Ended], tmp_
 
 def test_the_script_is_as_it_is_without(script: Callable[..., Ended], tmp_path: Path) -> None:
     recorded = script("--golden=none", "--", SCRIPTS / "plain.py", "--out", "out")
-    alone = subprocess.run(
-        [sys.executable, SCRIPTS / "plain.py", "--out", "alone"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    alone = warm_run([SCRIPTS / "plain.py", "--out", "alone"], tmp_path, _environment())
+    assert alone.returncode == 0, alone
     assert recorded.out == alone.stdout
     weights = [torch.load(tmp_path / place / "last.pt")["model"] for place in ("out", "alone")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -151,8 +151,8 @@ def test_a_model_in_shards_is_described_by_all_processes(under_torchrun: tuple[P
     assert read_manifest(place / "sharded").architecture.name == "vit_tiny_patch16_224"
 
 
-def test_torchrun_as_a_module_is_torchrun(script: Callable[..., Ended]) -> None:
-    ended = script("--", "python", "-m", "torch.distributed.run", "--help")
+def test_torchrun_as_a_module_is_torchrun(tmp_path: Path) -> None:
+    ended = run_in(tmp_path, "--", "python", "-m", "torch.distributed.run", "--help")
     assert (ended.code, "--nproc" in ended.out) == (0, True), ended
 
 
