@@ -145,6 +145,12 @@ def _identified(shapes: Mapping[str, Shape], *, of_openai: bool) -> Identificati
             return _told(found, renamed, of_openai=of_openai)
     found, renamed = _nearest(tried)
     found = sorted((_customised(each, renamed) for each in found), key=lambda each: not each.exact)
+    if found and not found[0].exact and (known := index.named(found[0].library, found[0].name)) is not None:
+        # The way to name weights that is nearest need not be the one by which a few arguments explain the rest.
+        for other in (each for each in tried if not each.part):
+            whole = _customised(_candidate(known, other), other)
+            if whole.exact:
+                return _told(_twins(whole), other, of_openai=of_openai)
     return _told(found, renamed, of_openai=of_openai) if found else Identification(())
 
 
