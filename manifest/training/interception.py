@@ -187,8 +187,10 @@ class _Savers:
     def _load_state_dict(self, original: Function) -> Function:
         def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(module, state_dict, *args, **kwargs)
-            if isinstance(state_dict, Mapping):
-                self._recorder.origins.taken(module, state_dict)
+            path = self._recorder.origins.taken(module, state_dict) if isinstance(state_dict, Mapping) else None
+            if path is not None and self._is_on():
+                with suppress_recording():
+                    self._recorder.hold_load(module, path)
             return result
 
         return load_state_dict

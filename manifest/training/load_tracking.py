@@ -21,36 +21,38 @@ class Origins:
     """Tensors that were loaded from checkpoints, and the modules that took them."""
 
     def __init__(self) -> None:
-        self._parents: dict[int, tuple[ReferenceType[torch.Tensor | nn.Module], Parent]] = {}
+        self._parents: dict[int, tuple[ReferenceType[torch.Tensor | nn.Module], Parent, Path]] = {}
 
     def loaded(self, path: Path, content: Any) -> None:
         """Note what was loaded from a file, where it has a manifest and is what that describes."""
         parent = parent_of(path)
         if parent is None:
             return
-        self._parents = {key: (kept, of) for key, (kept, of) in self._parents.items() if kept() is not None}
+        self._parents = {key: of for key, of in self._parents.items() if of[0]() is not None}
         for found in _holdings(content):
-            self._note(found, parent)
+            self._note(found, parent, path)
 
-    def taken(self, module: nn.Module, state: Mapping[str, Any]) -> None:
-        """Note that a module took a state dict."""
-        parent = next((found for tensor in state.values() if (found := self._parent(tensor)) is not None), None)
-        if parent is not None:
-            self._note(module, parent)
+    def taken(self, module: nn.Module, state: Mapping[str, Any]) -> Path | None:
+        """Note that a module took a state dict; where the weights come from, if from a file with a manifest."""
+        found = next((origin for tensor in state.values() if (origin := self._origin(tensor)) is not None), None)
+        if found is None:
+            return None
+        self._note(module, *found)
+        return found[1]
 
     def of(self, module: nn.Module) -> list[Parent]:
         """What a module's weights were loaded from."""
-        parent = self._parent(module)
-        return [] if parent is None else [parent]
+        found = self._origin(module)
+        return [] if found is None else [found[0]]
 
-    def _note(self, one: torch.Tensor | nn.Module, parent: Parent) -> None:
+    def _note(self, one: torch.Tensor | nn.Module, parent: Parent, path: Path) -> None:
         """By identity, since tensors compare by value, and modules may."""
         one = unwrap(one) if isinstance(one, nn.Module) else one
-        self._parents[id(one)] = ref(one), parent
+        self._parents[id(one)] = ref(one), parent, path
 
-    def _parent(self, one: object) -> Parent | None:
-        kept, parent = self._parents.get(id(one), (None, None))
-        return parent if kept is not None and kept() is one else None
+    def _origin(self, one: object) -> tuple[Parent, Path] | None:
+        found = self._parents.get(id(one))
+        return (found[1], found[2]) if found is not None and found[0]() is one else None
 
 
 def _holdings(content: Any, depth: int = 0) -> Iterator[torch.Tensor | nn.Module]:

@@ -29,7 +29,7 @@ from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenanc
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.target import select_recorded
 from manifest.distributed.process_group import ProcessGroup, rank_here
-from manifest.errors import CheckpointError, ManifestError, NoManifestWarning, one_line
+from manifest.errors import CheckpointError, CreationMismatchError, ManifestError, NoManifestWarning, one_line
 from manifest.families import creation_of, family, family_of
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.equivalence import first_difference
@@ -44,6 +44,7 @@ from manifest.storage.transaction import clear_sidecars
 from manifest.training.files import Write, digests_of, error_file, identity_of, kept_age, write_and_replace
 from manifest.training.job import Job
 from manifest.training.load_tracking import Origins
+from manifest.training.loads import mismatch
 from manifest.training.model_lookup import Owner, named_like, owners_in
 from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
@@ -189,6 +190,18 @@ class CheckpointRecorder:
         if self.left_alone and not self.described and not self.failed:
             path, why = self.left_alone[-1]
             warnings.warn(f"No checkpoint got a manifest; of {path.name}: {why}", NoManifestWarning, stacklevel=2)
+
+    def hold_load(self, module: nn.Module, path: Path) -> None:
+        """Say where a model took weights from a file whose manifest records another model.
+
+        Raises:
+            CreationMismatchError: It did, and what fails is raised here.
+        """
+        if (said := mismatch(module, path)) is None:
+            return
+        if self._strict:
+            raise CreationMismatchError(said)
+        warnings.warn(said, stacklevel=4)
 
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
