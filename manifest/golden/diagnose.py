@@ -188,8 +188,10 @@ def diagnose(
     trials = _Trials(built, plain, inputs, target, furthest, build, again, left_after)
     differing = _differing(built, by_output, target.tolerance)
     helpful = [each for each in variants if differing is None or _may_help(each, differing)]
-    found = any(trials.try_out(each) for each in helpful if differing is None or _may_explain(each, differing))
-    if not found and not trials.low_precision_explains():
+    for variant in helpful:
+        if (differing is None or _may_explain(variant, differing)) and trials.try_out(variant):
+            break
+    if not any(each.fits for each in trials.tried) and not trials.low_precision_explains():
         trials.try_pairs(helpful, _total(by_output))
     return Diagnosis(furthest, target.tolerance, trials.ranked(), trials.skipped, _unrelated(plain, target, by_output))
 
@@ -248,7 +250,8 @@ class _Trials:
         nearest = sorted((each for each in self.tried if not each.variant.approximate), key=lambda each: each.total)
         for base in [each.variant for each in nearest if each.total <= _NEARER * total][:_PAIRED]:
             for other in variants:
-                both = None if other.approximate else together(base, other, self.built.architecture)
+                plain = not other.approximate and other.fitted is None
+                both = together(base, other, self.built.architecture) if plain else None
                 if both is not None and self.try_out(both):
                     return
 
