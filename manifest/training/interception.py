@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from manifest.capture.options import Key, RecordKeywords, When, signing_by_default
+from manifest.capture.provenance import parent_of
 from manifest.families.wrappers import unwrap
 from manifest.storage.places import is_special, place_to_save, warn_of_special
 from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
@@ -69,6 +70,10 @@ def recording(
         savers.look_at_open_files()
 
 
+_OF_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
+"""What its files of weights are called."""
+
+
 class _Savers:
     """The functions that stand in for those that write, rename, copy and remove files.
 
@@ -99,6 +104,7 @@ class _Savers:
         patches.wrap("shutil", {"copyfile": self._copy, "rmtree": self._remove})
         for module, owner, name, wrapping in (
             ("transformers.modeling_utils", "PreTrainedModel", "save_pretrained", self._save_pretrained),
+            ("transformers.modeling_utils", "PreTrainedModel", "from_pretrained", self._from_pretrained),
             ("accelerate.accelerator", "Accelerator", "save_model", self._save_model),
             ("lightning.fabric.plugins.io.torch_io", "TorchCheckpointIO", "save_checkpoint", self._save_checkpoint),
             ("lightning_fabric.plugins.io.torch_io", "TorchCheckpointIO", "save_checkpoint", self._save_checkpoint),
@@ -194,6 +200,22 @@ class _Savers:
             return result
 
         return load_state_dict
+
+    def _from_pretrained(self, original: Function) -> Function:
+        """Of transformers, which gives weights to modules by itself; a directory, or the file of weights in it."""
+
+        def from_pretrained(kind: type, name: Any, *args: Any, **kwargs: Any) -> Any:
+            model = original(kind, name, *args, **kwargs)
+            if self._is_on() and _is_name(name) and isinstance(model, nn.Module) and Path(name).is_dir():
+                with suppress_recording():
+                    place = _absolute(name)
+                    for path in (place, *(place / each for each in _OF_TRANSFORMERS)):
+                        if path.exists() and parent_of(path) is not None:
+                            self._recorder.hold_load(model, path)
+                            break
+            return model
+
+        return from_pretrained
 
     def _save_model(self, original: Function) -> Function:
         """Of accelerate, which writes one file or several as transformers does."""

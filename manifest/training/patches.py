@@ -29,7 +29,7 @@ class Patches:
     def __init__(self) -> None:
         self._waiting = _WhenImported()
         self._originals: dict[int, tuple[Function, Function]] = {}
-        self._methods: list[tuple[type, str, Function]] = []
+        self._methods: list[tuple[type, str, Any]] = []
 
     def __enter__(self) -> Patches:
         sys.meta_path.insert(0, self._waiting)
@@ -55,9 +55,11 @@ class Patches:
             self._waiting.calls.setdefault(module, []).append(call)
 
     def wrap_method(self, owner: type, name: str, wrapping: Wrapping) -> None:
-        """Replace a method of a class."""
-        original = getattr(owner, name)
-        setattr(owner, name, functools.wraps(original)(wrapping(original)))
+        """Replace a method of a class, or a class method, whose function gets the class first."""
+        original = vars(owner).get(name, getattr(owner, name))
+        function = original.__func__ if isinstance(original, classmethod) else original
+        new = functools.wraps(function)(wrapping(function))
+        setattr(owner, name, classmethod(new) if isinstance(original, classmethod) else new)
         self._methods.append((owner, name, original))
 
     def _wrap(self, module: ModuleType, wrappings: Mapping[str, Wrapping]) -> None:

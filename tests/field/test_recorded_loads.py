@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import nn
 from torchvision.models import get_model
+from transformers import CLIPConfig, CLIPModel
 
 import manifest
 from manifest.errors import CreationMismatchError
@@ -91,3 +92,22 @@ def test_load_when_nothing_is_recorded_then_nothing_is_said(files: dict[str, Pat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         by_timm(files["timm"])
+
+
+def test_from_pretrained_when_recorded_and_the_activation_is_another_then_says_so(tmp_path: Path) -> None:
+    part = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**part, "vocab_size": 500, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
+    config = CLIPConfig(text_config=text, vision_config={**part, "image_size": 32, "patch_size": 16}, projection_dim=16)
+    CLIPModel(config).eval().save_pretrained(tmp_path)
+    partial = ["vision_tower", "text_tower", "vision_projection", "text_projection", "logit_scale"]
+    manifest.create(tmp_path, str(tmp_path), family="transformers", golden=False, partial=partial)
+    other = CLIPConfig.from_pretrained(tmp_path)
+    other.vision_config.hidden_act = other.text_config.hidden_act = "gelu"
+    for config, words in ((None, False), (other, True)):
+        with warnings.catch_warnings(record=True) as caught, manifest.recording():
+            warnings.simplefilter("always")
+            model = CLIPModel.from_pretrained(tmp_path, **({} if config is None else {"config": config}))
+        said = [str(each.message) for each in caught if "another model than its manifest records" in str(each.message)]
+        assert isinstance(model, CLIPModel)
+        assert len(said) == int(words), said
+        assert not words or "QuickGELU" in said[0]
