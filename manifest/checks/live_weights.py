@@ -18,6 +18,8 @@ from manifest.schema.vocabulary import component_tensors, role_words
 from manifest.weights.assign import live_digest, mapped_tensor
 
 _SHOWN = 3
+_FEWEST_ROUNDED = 2
+"""One weight that is a rounded one may be so by chance."""
 _NUMBERS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -96,6 +98,10 @@ def live_findings(found: LiveWeights, model: nn.Module, manifest: Manifest, stor
         stored: The checkpoint, for the recorded values; None where it cannot be read.
     """
     state = unwrap(model).state_dict()
+    if stored is not None and (short := _rounded_to(found, state, stored)) is not None:
+        message = f"All {len(found.changed)} weights that differ are the recorded ones rounded to {short}."
+        remedy = "Load them anew, and cast a copy: what went through a shorter type does not come back."
+        return [finding("G009", message, where="weights", remedy=remedy, tensors=list(found.changed[:50]))]
     findings = []
     for part in manifest.components:
         names = component_tensors(part.prefixes, (*found.changed, *found.missing))
@@ -109,6 +115,24 @@ def live_findings(found: LiveWeights, model: nn.Module, manifest: Manifest, stor
             )
             findings.append(finding("G009", message, where=part.role, tensors=names[:50]))
     return findings
+
+
+def _rounded_to(found: LiveWeights, state: Mapping[str, torch.Tensor], stored: Checkpoint) -> str | None:
+    """The element type that all weights which differ were cast to and back; None where that is not what happened."""
+    if len(found.changed) < _FEWEST_ROUNDED or found.missing or found.reshaped:
+        return None
+    for short in (torch.bfloat16, torch.float16):
+        if all(_is_rounded(state[name], stored, name, short) for name in found.changed):
+            return str(short).removeprefix("torch.")
+    return None
+
+
+def _is_rounded(live: torch.Tensor, stored: Checkpoint, name: str, short: torch.dtype) -> bool:
+    record = stored.tensors.get(name)
+    if record is None or record.dtype not in ("float32", "float64"):
+        return False
+    then = mapped_tensor(stored, record)
+    return torch.equal(then.to(short).to(then.dtype), live.detach().cpu())
 
 
 def _change(name: str, state: Mapping[str, torch.Tensor], stored: Checkpoint | None) -> str:

@@ -48,6 +48,15 @@ def through_half(model: Any) -> None:
     model.half().float()
 
 
+def through_brain(model: Any) -> None:
+    model.bfloat16().float()
+
+
+def half_and_moved(model: Any) -> None:
+    model.half().float()
+    model.visual.proj.data[0, 0] += 0.1
+
+
 def other_activation(model: Any) -> None:
     for block in model.visual.transformer.resblocks:
         block.mlp.gelu = nn.GELU()
@@ -91,7 +100,11 @@ ROWS = [
     Row(fresh_layer, "In the text tower, 2 of ", "G001", "2 of 86 weights", "vision"),
     Row(fresh_projection, "In the vision projection, 1 of 1 weights of the model is not", "G001", "1 of 86", "text"),
     Row(nan_row, "positional_embedding (NaN or infinity in it)", "G004", "which begins in transformer.resblocks.0"),
-    Row(through_half, "moved by", "G001", "weights of the model are not the recorded ones"),
+    Row(through_half, "are the recorded ones rounded to float16", "G001", "weights of the model are not the recorded"),
+    Row(
+        through_brain, "are the recorded ones rounded to bfloat16", "G001", "weights of the model are not the recorded"
+    ),
+    Row(half_and_moved, "moved by", "G001", "weights of the model are not the recorded ones"),
     Row(other_activation, "all 86 weights", "G001", "its modules are not: visual.transformer.resblocks"),
     Row(no_mask, "all 86 weights", "G001", "attn_mask: a buffer that no checkpoint holds has other values"),
     Row(hooked, "all 86 weights", "G001", "and so are its modules; what differs is code, mode or input"),
