@@ -307,6 +307,9 @@ def _golden(
     found: list[Golden] = []
     for probe in (None, *options.probes):
         inputs = family.inputs(architecture, None, probe)
+        by_shapes = probe is None and inputs is None and options.example is not None
+        if by_shapes:
+            inputs = family.inputs(architecture, options.example)
         if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
             raise InputError(
                 f"The probe {probe.name!r} has nothing that a {architecture.class_name} takes; give it "
@@ -327,7 +330,9 @@ def _golden(
             rebuilt,
             _wrong_ones(family, architecture, checkpoint),
             thoroughness=options.floor,
-            elsewhere=_elsewhere(checkpoint, architecture, answers.threads) if probe is None else None,
+            elsewhere=_elsewhere(checkpoint, architecture, answers.threads)
+            if probe is None and not by_shapes
+            else None,
             reach=not found,
         )
         _require_same(golden, rebuilt)

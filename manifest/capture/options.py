@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypedDict
+
+import torch
 
 from manifest.errors import InputError
 from manifest.families.adapter import PRECISIONS
 from manifest.golden.floor import Thoroughness, as_thoroughness
 from manifest.probes.directory import as_probe
 from manifest.probes.inputs import Probe
+from manifest.probes.shapes import shapes_probe
 from manifest.signing import PrivateKey, private_key
 
 Key = str | os.PathLike[str] | PrivateKey | None
@@ -26,6 +29,7 @@ class RecordKeywords(TypedDict, total=False):
     passphrase: bytes | None
     floor: Thoroughness | str
     probes: Sequence[Probe | str | os.PathLike[str]]
+    example_inputs: Mapping[str, torch.Tensor] | None
     precisions: Sequence[str]
     partial: Sequence[str]
     dataset: str | None
@@ -59,11 +63,13 @@ class GoldenOptions:
         floor: How much time the numerics floor may take.
         probes: What else the model is asked, besides its family's probe.
         precisions: In what else it is asked, besides float32.
+        example: Probe by shapes, for a model whose family has none; see `probes.shapes`.
     """
 
     floor: Thoroughness = Thoroughness.QUICK
     probes: Sequence[Probe] = ()
     precisions: Sequence[str] = ()
+    example: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def record_options(
     passphrase: bytes | None = None,
     floor: Thoroughness | str = Thoroughness.QUICK,
     probes: Sequence[Probe | str | os.PathLike[str]] = (),
+    example_inputs: Mapping[str, torch.Tensor] | None = None,
     precisions: Sequence[str] = (),
     partial: Sequence[str] = (),
     dataset: str | None = None,
@@ -124,6 +131,8 @@ def record_options(
         passphrase: Of an encrypted key.
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
         probes: What else the model is asked: `manifest.Probe(…)`, or directories of images with a `prompts.txt`.
+        example_inputs: What a network of one's own takes, by the names of the arguments of its `forward`; their shapes
+            and types are recorded, and golden outputs taken of numbers that anybody can draw again.
         precisions: In what else its outputs are recorded, besides float32: `["bf16"]`.
         partial: Roles of components that are absent or untrained by design: `["text_tower"]`.
         dataset: A note on what it was trained on.
@@ -134,6 +143,7 @@ def record_options(
     """
     if unknown := [name for name in precisions if name not in PRECISIONS or name == "fp32"]:
         raise InputError(f"The precision is {unknown[0]!r}, expected fp64, fp16 or bf16; float32 is always recorded.")
-    asked = GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions))
+    example = None if example_inputs is None else shapes_probe(example_inputs)
+    asked = GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions), example)
     signer = _default_signer() if key is None else private_key(key, passphrase)
     return RecordOptions(signer, asked if golden else None, partial, dataset)

@@ -36,8 +36,8 @@ from manifest.schema.vocabulary import activation_words
 from manifest.weights.assign import assign, misfits
 
 _PROBE_OF_ONES_OWN = (
-    "Nobody but you knows what a network of your own takes: save it with `probes=[manifest.Probe('mine', "
-    "tensors={'x': inputs})]`, by the names of the arguments of its `forward`."
+    "Nobody but you knows what a network of your own takes: save it with `example_inputs={'x': inputs}`, by the names "
+    "of the arguments of its `forward`."
 )
 
 

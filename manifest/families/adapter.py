@@ -27,6 +27,7 @@ from manifest.fingerprints.structure import structure, trace_operators
 from manifest.neutral_process import neutral_process
 from manifest.probes.flatten import flatten
 from manifest.probes.inputs import Inputs, Probe, tensors_given
+from manifest.probes.shapes import SHAPES, drawn
 from manifest.schema.document import Architecture, Operators, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import Mode, activation_words, component_tensors, prefixes
 from manifest.weights.shape_diff import ShapeDiff
@@ -211,8 +212,10 @@ class Adapter(ABC):
     def inputs(
         self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
     ) -> Inputs | None:
-        """Tensors that were given; a family of no fixed kind of inputs has no probe of its own."""
-        del architecture, probe
+        """Tensors that were given or are told by their shapes; without these, there is no probe for any model."""
+        del architecture
+        if probe is not None and probe.startswith(SHAPES):
+            return drawn(probe)
         return tensors_given(material) if material is not None and material.tensors else None
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:

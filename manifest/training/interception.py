@@ -47,7 +47,8 @@ def recording(
         golden: Which saves get golden outputs: `every`, the `last`, or `none`.
         strict: Raise what fails, into the training too. Otherwise it is a warning and a `.manifest.error` file beside
             the checkpoint.
-        **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
+        **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial` and `dataset`, as of
+            `manifest.save`.
 
     Yields:
         What has been described, left alone and failed so far.

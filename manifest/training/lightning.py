@@ -53,7 +53,8 @@ class ManifestCallback(_callback_class()):  # type: ignore[misc]
             golden: Which saves get golden outputs: `every`, the `last`, or `none`.
             strict: Raise what fails into the training. Otherwise it is a warning and a `.manifest.error` file beside
                 the checkpoint.
-            **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
+            **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial` and `dataset`, as of
+                `manifest.save`.
         """
         super().__init__()
         self._recording = functools.partial(

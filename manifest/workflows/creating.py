@@ -49,7 +49,8 @@ def describe(
         key: Private key to sign with.
         golden: Whether to record golden outputs.
         state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
-        **record: `passphrase`, `floor`, `probes`, `precisions`, `partial` and `dataset`, as of `manifest.save`.
+        **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial` and `dataset`, as of
+            `manifest.save`.
 
     Returns:
         The manifest that was written.

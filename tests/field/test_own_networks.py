@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ import torch
 from torch import nn
 
 import manifest
-from manifest.errors import ArchitectureError
+from manifest.errors import ArchitectureError, InputError
+from manifest.probes.shapes import drawn
 from manifest.signing import generate_keys
 
+FIRST = [-0.64987481, 0.72357887, -0.19634515]
+"""Of the input `x=float32[2,3]`, by the first version."""
 NETWORKS = """
 import torch
 
@@ -105,11 +109,53 @@ def test_verify_when_nothing_was_asked_of_a_network_of_ones_own_then_says_how_to
     manifest.save(networks.Plain(), tmp_path / "net.pt")
     report = manifest.verify(tmp_path / "net.pt", allow=["my_networks_here"])
     remedy = next(found.remedy for found in report.findings() if found.rule == "G003")
-    assert "probes=[manifest.Probe('mine', tensors={'x': inputs})]" in remedy
-    probe = manifest.Probe("mine", tensors={"x": torch.randn(2, 8)})
-    manifest.save(networks.Plain(), tmp_path / "net.pt", probes=[probe])
-    report = manifest.verify(tmp_path / "net.pt", allow=["my_networks_here"], probes=[probe])
+    assert "save it with `example_inputs={'x': inputs}`" in remedy
+    written = manifest.save(networks.Plain(), tmp_path / "net.pt", example_inputs={"x": torch.randn(2, 8)})
+    assert [golden.probe for golden in written.golden] == ["shapes/1 x=float32[2,8]"]
+    report = manifest.verify(tmp_path / "net.pt", allow=["my_networks_here"])
+    assert next(rung.reason for rung in report.rungs if rung.name == "golden").startswith("exact")
     assert not [found for found in report.findings() if found.rule == "G003"]
+
+
+def test_compare_when_a_network_of_ones_own_changed_then_says_so(networks: Any, tmp_path: Path) -> None:
+    net = networks.Plain()
+    manifest.save(net, tmp_path / "net.pt", example_inputs={"x": torch.randn(2, 8)})
+    assert manifest.compare(net, tmp_path / "net.pt", allow=["my_networks_here"]).exit_code == 0
+    net.layer.weight.data[0, 0] += 1
+    report = manifest.compare(net, tmp_path / "net.pt", allow=["my_networks_here"])
+    assert {found.rule for found in report.findings()} == {"G001", "G009"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"x": torch.zeros(2, 3, dtype=torch.complex64)}, "expected such as 'shapes/1 x=float32[2,8]'"),
+        ({"x": torch.zeros(0, 3)}, "with 0 numbers, expected 1 to"),
+        ({"x y": torch.zeros(2)}, "expected such as"),
+    ],
+)
+def test_example_inputs_when_they_cannot_be_recorded_then_says_why(
+    tensors: dict[str, torch.Tensor], words: str, networks: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        manifest.save(networks.Plain(), tmp_path / "net.pt", example_inputs=tensors)
+
+
+def test_probe_by_shapes_when_drawn_then_is_the_same_everywhere() -> None:
+    inputs = drawn("shapes/1 x=float32[2,3] ids=int64[2,4]<100")
+    assert inputs.tensors["x"].tolist() == drawn("shapes/1 x=float32[2,3]").tensors["x"].tolist()
+    assert inputs.tensors["x"][0].tolist() == pytest.approx(FIRST, abs=1e-7)
+    assert inputs.tensors["ids"].max() < 100
+    large = drawn("shapes/1 x=float64[1000,8]").tensors["x"]
+    assert abs(float(large.var()) - 1) < 0.05
+    for hostile in (
+        "shapes/1 x=float32[999999999,9]",
+        "shapes/1 ",
+        "shapes/1 x=object[2]",
+        "shapes/1 " + "x=bool[1] " * 99,
+    ):
+        with pytest.raises(ArchitectureError):
+            drawn(hostile)
 
 
 def test_save_when_inside_a_recording_with_a_key_then_it_is_signed_by_that(networks: Any, tmp_path: Path) -> None:

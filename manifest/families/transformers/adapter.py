@@ -33,6 +33,7 @@ from manifest.families.transformers.building import (
 from manifest.families.transformers.inputs import USUAL_SIDE, plain_preprocess, recorded_preprocess
 from manifest.probes.flatten import flatten
 from manifest.probes.inputs import Inputs, Probe, images_alone, images_and_prompts, shipped, tensors_given, tokens_alone
+from manifest.probes.shapes import SHAPES, drawn
 from manifest.schema.document import Architecture, Preprocess, Reading
 
 _TWO_TOWERS = frozenset({"CLIPModel", "SiglipModel", "MetaClip2Model", "ChineseCLIPModel"})
@@ -143,7 +144,8 @@ class Transformers(Adapter):
     def inputs(
         self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
     ) -> Inputs | None:
-        del probe  # of each kind of model there is one
+        if probe is not None and probe.startswith(SHAPES):
+            return drawn(probe)
         material = material or shipped()
         config = architecture.config
         if architecture.class_name in _TWO_TOWERS:
