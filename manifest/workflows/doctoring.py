@@ -25,6 +25,7 @@ from manifest.golden.run import Outputs
 from manifest.golden.subprocess_run import outputs_of_checkpoint, outputs_of_creation
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
+from manifest.probes.shapes import SHAPES
 from manifest.schema.name_ranges import listed
 from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report
 from manifest.schema.rules import finding
@@ -43,11 +44,12 @@ _WANTED: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class _Patient:
-    """A model to look at, and how to ask it in another process."""
+    """A model to look at, how to ask it in another process, and by which recorded probe where its family has none."""
 
     name: str
     built: Built
     elsewhere: Callable[[], Outputs] | None = None
+    probe: str | None = None
 
 
 def doctor(
@@ -91,7 +93,9 @@ def doctor(
             threads = torch.get_num_threads()
             path, view = original.checkpoint.path, original.checkpoint.view
             elsewhere = partial(outputs_of_checkpoint, path, view, original.architecture, threads, _HASHING)
-            return _examined(_Patient(opened.path.name, original.built, elsewhere), train)
+            probe = next((each.probe for each in opened.manifest.golden if each.probe.startswith(SHAPES)), None)
+            asked = elsewhere if probe is None else None  # another process asks what the family has
+            return _examined(_Patient(opened.path.name, original.built, asked, probe), train)
         finally:
             opened.close()
 
@@ -186,10 +190,10 @@ def _switches() -> CheckResult:
 
 def _experiments(patient: _Patient) -> Iterator[tuple[str, Callable[[], CheckResult]]]:
     with neutral_process(arithmetic=False):
-        inputs = patient.built.family.inputs(patient.built.architecture)
+        inputs = patient.built.family.inputs(patient.built.architecture, patient.probe)
     if inputs is None:
         message = "Nobody here knows what this model takes, so it was asked nothing: whether it moves is not known."
-        remedy = "Save it with `probes=[manifest.Probe('mine', tensors={'x': inputs})]`, and ask it twice yourself."
+        remedy = "Save it with `example_inputs={'x': inputs}`, and give the doctor its checkpoint."
         untold = finding(CANNOT_TELL, message, where="experiments", remedy=remedy)
         yield "experiments", lambda: CheckResult("not asked anything", [untold])
         return

@@ -72,6 +72,8 @@ def save(
         floor: How much time the numerics floor may take: `quick`, `full` or `none`.
         probes: What else the model is asked: `manifest.Probe(…)`, or directories of images with a `prompts.txt`. Their
             answers are recorded, and they are not.
+        example_inputs: What a network of your own takes, by the names of the arguments of its `forward`: golden outputs
+            are taken of numbers of these types and shapes, which anybody can draw again.
         precisions: In what else its answers are recorded, besides float32: `["bf16"]`.
         partial: Roles of components that are untrained by design, for example `["text_tower"]`.
         model_name: Name in the model library's registry, for a model whose making was not seen; of a factory of your

@@ -125,3 +125,8 @@ def test_doctor_when_it_can_ask_a_model_nothing_then_that_is_no_clean_bill(
     report = manifest.doctor(tmp_path / "net.pt", allow=["dropping_network"])
     assert report.exit_code == 2
     assert "it was asked nothing" in rules(report)["G007"]
+    example = {"x": torch.randn(2, 3, 8, 8)}
+    manifest.save(dropping_network.Dropping(), tmp_path / "net.pt", example_inputs=example)
+    report = manifest.doctor(tmp_path / "net.pt", allow=["dropping_network"])
+    assert report.exit_code == 1
+    assert "asked twice as it is, with other random numbers" in rules(report)["D005"]
