@@ -34,7 +34,7 @@ from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.identification.adapters import adapters_in
-from manifest.identification.customisation import customisation
+from manifest.identification.customisation import customisation, foreign
 from manifest.identification.key_mapping import without_prefixes
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import (
@@ -266,7 +266,7 @@ def _require_fitting(
         expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
         other = customisation(architecture.family, shape_diff(expected, found), expected, found, roles)
-        remedy = "name the architecture that they were trained in"
+        remedy = foreign(set(found) - set(expected)) or "name the architecture that they were trained in"
         if other.whole:
             remedy = other.remedy()
         elif adapters_in(found) is not None:

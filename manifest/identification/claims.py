@@ -18,7 +18,7 @@ from typing import Any
 from manifest.checkpoint import Checkpoint
 from manifest.errors import InputError
 from manifest.escaping import printable
-from manifest.identification.identify import LIBRARIES, ArchitectureCandidate, Identification
+from manifest.identification.candidates import LIBRARIES, ArchitectureCandidate, Identification
 from manifest.identification.index import named
 from manifest.identification.pretrained import known_file, pretrained, quick_gelu_tags, split_timm_name, timm_activation
 from manifest.schema.report import Finding

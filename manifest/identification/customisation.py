@@ -8,7 +8,7 @@ explained at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -211,6 +211,17 @@ def _square(misfit: _Misfit, table: str, patches: str | None, argument: str) -> 
             misfit.arguments[argument] = isqrt(now) * side
             del misfit.reshaped[table]
             return
+
+
+_FOREIGN = {
+    "positional_embedding_res": "it is of a LongCLIP, whose own code adds a second table of positions, and no library "
+    "here has such a model: load it by that code"
+}
+
+
+def foreign(unexpected: Iterable[str]) -> str | None:
+    """Why weights with such a tensor are no library's, and what to do; None where nothing is known of them."""
+    return next((_FOREIGN[last] for name in unexpected if (last := name.rpartition(".")[2]) in _FOREIGN), None)
 
 
 _RULES = {

@@ -7,114 +7,34 @@ and the work is bounded by their number.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from manifest.checkpoint.state_dicts import OF_OPENAI
 from manifest.identification import index
-from manifest.identification.adapters import Adapters, adapters_in, without_adapters
+from manifest.identification.adapters import adapters_in, without_adapters
+from manifest.identification.candidates import LIBRARIES, ArchitectureCandidate, Identification
 from manifest.identification.customisation import customisation
 from manifest.identification.index.templates import Filled, covered, filled
 from manifest.identification.key_mapping import KeyMapping, renamings
-from manifest.identification.pretrained import quick_gelu_tags
-from manifest.schema.vocabulary import role_words
+from manifest.identification.untold import alternatives, left_out, parts, tags_untold, twins_untold
 from manifest.weights.shape_diff import Shape, ShapeDiff, shape_diff
 
-LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
-"""In the order in which equal candidates are named."""
 _MOST_READ = 6
 _MOST_TRIED = 3
 _MOST_NAMED = 6
 _MOST_TIMES_LARGEST = 4
 _NEAR_BY_SHAPE, _NEAR_BY_NAME = 0.3, 0.7
 _FEWEST_IN_COMMON = 5
-_HEADS = frozenset({"head", "vision_projection"})
 _WORTH_TRYING, _ENOUGH = 0.8, 0.95
 """Of the weights, what a way to name them is to cover, beside the best way; and by which no other is tried."""
 _WORTH_NAMING = 0.9
 """Of the likeness of the nearest candidate."""
-_OF_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|layers|shared|block)\.")
 _WRITTEN_BY = {
     "pytorch-lightning_version": "Lightning",
     "state_dict_ema": "timm's training script",
 }
-
-
-@dataclass(frozen=True)
-class ArchitectureCandidate:
-    """An architecture that some weights could be of.
-
-    Attributes:
-        library: `open_clip`, `timm`, `torchvision` or `transformers`.
-        name: In the library's registry; of transformers, the class.
-        settings: What more is known: `quick_gelu`, `image_size`; of transformers, sizes as its config has them.
-        fit: How the weights differ from what it expects.
-        roles: Component role by expected name.
-        shapes: Expected shape by name.
-        stored: Name in the file by expected name, where it is there.
-        otherwise: Arguments and steps, as code, by which it was built otherwise than it is registered.
-    """
-
-    library: str
-    name: str
-    settings: Mapping[str, Any]
-    fit: ShapeDiff
-    roles: Mapping[str, str]
-    shapes: Mapping[str, Shape]
-    stored: Mapping[str, str]
-    otherwise: str = ""
-
-    @property
-    def exact(self) -> bool:
-        """Whether nothing is missing, unexpected or of another shape."""
-        return not (self.fit.missing or self.fit.unexpected or self.fit.reshaped)
-
-    @cached_property
-    def absent_roles(self) -> tuple[str, ...]:
-        """Components of which nothing is there."""
-        present = {self.roles[name] for name in self.stored}
-        return tuple(role for role in dict.fromkeys(self.roles.values()) if role not in present)
-
-    @cached_property
-    def likeness(self) -> tuple[float, float]:
-        """What it and the weights have in common, of all that either has: by name and shape, and by name.
-
-        Components of which there is nothing do not count: a file without a text tower is no less of its architecture.
-        """
-        absent = frozenset(self.absent_roles)
-        missing = sum(self.roles[name] not in absent for name in self.fit.missing)
-        named = len(self.stored)
-        together = max(named + missing + len(self.fit.unexpected), 1)
-        return (named - len(self.fit.reshaped)) / together, named / together
-
-
-@dataclass(frozen=True)
-class Identification:
-    """What some weights could be.
-
-    Attributes:
-        candidates: All that fit exactly, or else the nearest, the best first; none when nothing is near.
-        renaming: What was done to the names, one clause each.
-        untold: Which of several architectures it is that names and shapes do not tell apart, one sentence each.
-        notes: What else they do not tell, one sentence each.
-        adapters: Low-rank adapters beside the weights, or instead of them.
-        written_by: What wrote the file, where its other contents tell.
-    """
-
-    candidates: tuple[ArchitectureCandidate, ...]
-    renaming: tuple[str, ...] = ()
-    untold: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    adapters: Adapters | None = None
-    written_by: str | None = None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the candidates fit exactly."""
-        return bool(self.candidates) and self.candidates[0].exact
 
 
 def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -> Identification:
@@ -144,7 +64,9 @@ def _identified(shapes: Mapping[str, Shape], *, of_openai: bool) -> Identificati
         if not renamed.part and (found := _exact(renamed)):
             return _told(found, renamed, of_openai=of_openai)
     found, renamed = _nearest(tried)
-    found = sorted((_customised(each, renamed) for each in found), key=lambda each: not each.exact)
+    found = sorted((_customised(each, renamed) for each in found), key=lambda each: (not each.exact, each.customised))
+    if found and found[0].exact:
+        found = [each for each in found if each.exact and each.customised == found[0].customised]
     if found and not found[0].exact and (known := index.named(found[0].library, found[0].name)) is not None:
         # The way to name weights that is nearest need not be the one by which a few arguments explain the rest.
         for other in (each for each in tried if not each.part):
@@ -305,96 +227,6 @@ def _told(found: list[ArchitectureCandidate], renamed: KeyMapping, *, of_openai:
     if of_openai:
         found.sort(key=lambda each: not each.settings.get("quick_gelu"))
     twins = [each for each in found if each.shapes == found[0].shapes]
-    untold = (*_same(twins), *_tags(twins, of_openai=of_openai))
-    told = (*_parts(found[0]), *_alternatives(found), *_left_out(found[0]))
+    untold = (*twins_untold(twins), *tags_untold(twins, of_openai=of_openai))
+    told = (*parts(found[0]), *alternatives(found), *left_out(found[0]))
     return Identification(tuple(found), renamed.words, untold, told)
-
-
-def _same(twins: list[ArchitectureCandidate]) -> Iterator[str]:
-    """What would tell architectures apart that have the same names and shapes."""
-    for library in dict.fromkeys(each.library for each in twins):
-        named = [each for each in twins if each.library == library]
-        if len(named) == 1:
-            continue
-        differing = [
-            f"{words} ({', '.join(f'{each.name}: {_value(each.settings.get(key))}' for each in named)})"
-            for key, words in (("quick_gelu", "the activation"), ("image_size", "the image size"))
-            if len({_value(each.settings.get(key)) for each in named}) > 1
-        ]
-        names = _listed([each.name for each in named])
-        if differing:
-            yield f"The weights are the same for {names}, which differ in {' and '.join(differing)}; declare it."
-        else:
-            yield f"The weights are the same for {names}; which it is, names and shapes do not tell."
-    libraries = list(dict.fromkeys(each.library for each in twins))
-    if len(libraries) > 1:
-        yield f"The names are the same in {_listed(libraries)}."
-
-
-def _tags(twins: list[ArchitectureCandidate], *, of_openai: bool) -> Iterator[str]:
-    """Which published weights of colliding names need QuickGELU."""
-    if of_openai:
-        yield "OpenAI trained its models with QuickGELU."
-    flags = {bool(each.settings.get("quick_gelu")) for each in twins if each.library == "open_clip"}
-    if len(flags) < 2:
-        return
-    for each in twins:
-        if each.library == "open_clip" and not each.settings.get("quick_gelu"):
-            tags = quick_gelu_tags(each.name)
-            quick = [tag for tag, needed in tags if needed]
-            if quick:
-                rest = "" if len(quick) == len(tags) else ", and the others do not"
-                yield f"Of the published weights of {each.name}, {_listed(quick)} need QuickGELU{rest}."
-
-
-def _parts(best: ArchitectureCandidate) -> Iterator[str]:
-    """Of what the weights are only a part, and what was changed to fit another purpose."""
-    if best.settings.get("image_tower"):
-        yield f"{best.name} is the vision tower alone of a CLIP, or was made of one: timm has no text towers."
-        twin = _switched(best.name)
-        if index.named("timm", twin) is not None:
-            yield f"{twin} has the same trunk with another activation, whatever its head; declare which it is."
-    if best.absent_roles:
-        there = [role for role in dict.fromkeys(best.roles.values()) if role not in best.absent_roles]
-        lacking = _listed(map(role_words, best.absent_roles), "or")
-        yield f"Of {best.name} there is only the {_listed(map(role_words, there))}: no {lacking}."
-    for name, (here, expected) in best.fit.reshaped.items():
-        if best.roles.get(name) in _HEADS and here[1:] == expected[1:] and name.endswith("weight"):
-            head = name.removesuffix(".weight")
-            yield f"The head {head} has {here[0]:,} outputs where {best.name} has {expected[0]:,}."
-        elif "pos" in name.rpartition(".")[2] and here[-1:] == expected[-1:]:
-            yield f"{name} is {list(here)} where {best.name} has {list(expected)}: another image size or text length."
-
-
-def _switched(name: str) -> str:
-    """timm's name of a CLIP's tower with the other activation."""
-    quick = "_clip_quickgelu_"
-    return name.replace(quick, "_clip_") if quick in name else name.replace("_clip_", quick)
-
-
-def _alternatives(found: list[ArchitectureCandidate]) -> Iterator[str]:
-    """What a part of a model is a part of as well."""
-    best = found[0]
-    equal = [each.name for each in found if each.shapes != best.shapes and each.likeness == best.likeness]
-    if equal:
-        yield f"What is there fits {_listed(equal)} as well, and may fit others."
-
-
-def _left_out(best: ArchitectureCandidate) -> Iterator[str]:
-    """Why a text tower is unexpected that some models of open_clip have."""
-    if any(_OF_HUGGING_FACE.match(name) for name in best.fit.unexpected):
-        names = _listed(index.left_out()["open_clip"], limit=20)
-        yield f"The text tower is one of Hugging Face's; open_clip has them in {names}, whose sizes are not known here."
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "QuickGELU" if value else "not QuickGELU"
-    return "not known" if value is None else str(value)
-
-
-def _listed(names: Iterable[str], last: str = "and", limit: int = 8) -> str:
-    names = list(names)
-    if len(names) > limit:
-        return f"{', '.join(names[:limit])} {last} {len(names) - limit} more"
-    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

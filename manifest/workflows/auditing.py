@@ -20,8 +20,10 @@ from manifest.checks.safety import Safety, safety_findings, safety_of
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable
 from manifest.identification.adapters import Adapters, adapter_config
+from manifest.identification.candidates import ArchitectureCandidate, Identification
 from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
-from manifest.identification.identify import ArchitectureCandidate, Identification, identify, match_named
+from manifest.identification.customisation import foreign
+from manifest.identification.identify import identify, match_named
 from manifest.initialisation.findings import anomaly_finding, exponentiated_scales, training_findings
 from manifest.initialisation.verdict import anomalies_of, evidence
 from manifest.schema.name_ranges import shortened
@@ -319,7 +321,9 @@ def _misfits(meant: ArchitectureCandidate) -> list[Finding]:
     if not said:
         return []
     message = f"Held against {meant.library} {meant.name}: {printable('; '.join(said), 900)}."
-    return [finding("A013", message, where="identity")]
+    known = foreign(meant.fit.unexpected)
+    remedy = f"{known[0].upper()}{known[1:]}." if known else None
+    return [finding("A013", message, where="identity", remedy=remedy)]
 
 
 def _weights(stored: Checkpoint) -> str:

@@ -143,8 +143,8 @@ def averaged(tmp_path: Path) -> Path:
 def test_audit_when_pooling_and_head_are_others_then_the_file_is_whole(averaged: Path) -> None:
     report = manifest.audit(averaged)
     identity = next(rung for rung in report.rungs if rung.name == "identity")
-    assert "timm vit_tiny_patch16_224" in identity.reason
-    assert "with num_classes=10, global_pool='avg'" in identity.reason
+    twins = "timm vit_tiny_patch16_224 or deit_tiny_patch16_224"
+    assert identity.reason == f"{twins} with num_classes=10, global_pool='avg'"
     assert [part.status.value for part in report.components] == ["complete", "complete"]
     assert (report.exit_code, {found.rule for found in report.findings()}) == (0, {"A011"})
 
@@ -191,6 +191,16 @@ def test_create_model_when_timm_would_not_convert_then_no_conversion_is_offered(
         manifest.timm.create_model(**call, convert=["head", "position_embedding"])
     assert words in str(caught.value)
     assert "convert=" not in str(caught.value)
+
+
+def test_longclip_when_its_second_table_is_there_then_says_whose_it_is(tmp_path: Path) -> None:
+    state = open_clip.create_model("ViT-S-32-alt", force_context_length=248).state_dict()
+    torch.save({**state, "positional_embedding_res": state["positional_embedding"]}, tmp_path / "long.pt")
+    found = {each.rule: each for each in manifest.audit(tmp_path / "long.pt").findings()}
+    assert "has [77, 256]: force_context_length=248." in found["A011"].message
+    assert found["A013"].remedy.startswith("It is of a LongCLIP, whose own code adds a second table of positions")
+    with pytest.raises(ArchitectureError, match="it is of a LongCLIP"):
+        manifest.create(tmp_path / "long.pt", "ViT-S-32-alt", arguments={"force_context_length": 248}, golden=False)
 
 
 class Archive(nn.Module):

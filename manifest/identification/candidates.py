@@ -1,0 +1,93 @@
+"""What some weights could be: architectures that they fit, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from manifest.identification.adapters import Adapters
+from manifest.weights.shape_diff import Shape, ShapeDiff
+
+LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
+"""In the order in which equal candidates are named."""
+
+
+@dataclass(frozen=True)
+class ArchitectureCandidate:
+    """An architecture that some weights could be of.
+
+    Attributes:
+        library: `open_clip`, `timm`, `torchvision` or `transformers`.
+        name: In the library's registry; of transformers, the class.
+        settings: What more is known: `quick_gelu`, `image_size`; of transformers, sizes as its config has them.
+        fit: How the weights differ from what it expects.
+        roles: Component role by expected name.
+        shapes: Expected shape by name.
+        stored: Name in the file by expected name, where it is there.
+        otherwise: Arguments and steps, as code, by which it was built otherwise than it is registered.
+    """
+
+    library: str
+    name: str
+    settings: Mapping[str, Any]
+    fit: ShapeDiff
+    roles: Mapping[str, str]
+    shapes: Mapping[str, Shape]
+    stored: Mapping[str, str]
+    otherwise: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is missing, unexpected or of another shape."""
+        return not (self.fit.missing or self.fit.unexpected or self.fit.reshaped)
+
+    @property
+    def customised(self) -> int:
+        """How many arguments it was built with otherwise than it is registered."""
+        return self.otherwise.count("=")
+
+    @cached_property
+    def absent_roles(self) -> tuple[str, ...]:
+        """Components of which nothing is there."""
+        present = {self.roles[name] for name in self.stored}
+        return tuple(role for role in dict.fromkeys(self.roles.values()) if role not in present)
+
+    @cached_property
+    def likeness(self) -> tuple[float, float]:
+        """What it and the weights have in common, of all that either has: by name and shape, and by name.
+
+        Components of which there is nothing do not count: a file without a text tower is no less of its architecture.
+        """
+        absent = frozenset(self.absent_roles)
+        missing = sum(self.roles[name] not in absent for name in self.fit.missing)
+        named = len(self.stored)
+        together = max(named + missing + len(self.fit.unexpected), 1)
+        return (named - len(self.fit.reshaped)) / together, named / together
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What some weights could be.
+
+    Attributes:
+        candidates: All that fit exactly, or else the nearest, the best first; none when nothing is near.
+        renaming: What was done to the names, one clause each.
+        untold: Which of several architectures it is that names and shapes do not tell apart, one sentence each.
+        notes: What else they do not tell, one sentence each.
+        adapters: Low-rank adapters beside the weights, or instead of them.
+        written_by: What wrote the file, where its other contents tell.
+    """
+
+    candidates: tuple[ArchitectureCandidate, ...]
+    renaming: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    adapters: Adapters | None = None
+    written_by: str | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the candidates fit exactly."""
+        return bool(self.candidates) and self.candidates[0].exact
