@@ -96,6 +96,15 @@ def test_photographs_when_prepared_otherwise_then_the_cause_and_a_cure(
     assert TRIED in remedy
 
 
+def test_photographs_when_cropped_instead_of_squashed_then_the_cause_and_a_cure(digits: Any, tmp_path: Path) -> None:
+    model: Any = manifest.load(digits.WEIGHTS, verify="none")
+    open_clip.model.set_model_preprocess_cfg(model, {**model.visual.preprocess_cfg, "resize_mode": "squash"})
+    manifest.save(model, tmp_path / "squashed.pt", floor="none")
+    message, remedy = cause_of(manifest.compare(model, tmp_path / "squashed.pt", preprocess=steps(resized(37))))
+    assert "short side resized to 37, 32 kept instead of squashed to 32 × 32 (preprocessing: size)" in message
+    assert f"Resize((32, 32)) {TRIED}" in remedy
+
+
 def without_end(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.where(tokens != tokens.max(dim=1, keepdim=True).values, 0)
 

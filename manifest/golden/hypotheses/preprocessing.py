@@ -73,6 +73,7 @@ def preprocessing(architecture: Architecture, record: Preprocess) -> Iterator[Va
     """Each setting by itself, then what no record can say, then all the defaults of a library together."""
     yield from _settings(architecture, record)
     yield from _pixels(record)
+    yield from _cropped(record)
     yield from _defaults(record)
 
 
@@ -160,6 +161,24 @@ def _pixels(record: Preprocess) -> Iterator[Variant]:
             cure=f"ToTensor(), then Resize(…, antialias={antialias})",
             back="Resize(…) of the PIL image, then ToTensor()",
             preprocess=replace(steps, antialias=antialias),
+            concerns="images",
+        )
+
+
+def _cropped(record: Preprocess) -> Iterator[Variant]:
+    """The middle of a larger image, where whole images are squashed."""
+    steps = _steps(record)
+    if steps is None or steps.short_side is not None or steps.size[0] != steps.size[1]:
+        return
+    side = steps.size[0]
+    for short_side in (round(side / share) for share in _SHARES[1:]):  # of the first, the resize mode says all
+        yield Variant(
+            "preprocessing: size",
+            here=f"squashed to {side} × {side}",
+            there=f"short side resized to {short_side}, {side} kept",
+            cure=f"Resize({short_side}), CenterCrop({side})",
+            back=f"Resize(({side}, {side}))",
+            preprocess=replace(steps, short_side=short_side),
             concerns="images",
         )
 
