@@ -51,7 +51,7 @@ EXPECTED = {
 UNEXPLAINED = {"fresh text tower", "zeroed column", "swapped columns", "one weight"}
 SAMPLE = {
     *("gelu", "bf16 rounded", "eps 1e-3", "heads", "pooling", "normalised", "logit scale", "mean and std"),
-    *("interpolation", "no start token", "fresh text tower", "zeroed column", "one weight"),
+    *("interpolation", "size", "no start token", "fresh text tower", "zeroed column", "one weight"),
 }
 """One fault of each kind, for an ordinary run."""
 LOWERED = (

@@ -116,12 +116,15 @@ def _settings(architecture: Architecture, record: Preprocess) -> Iterator[Varian
             yield other("size", here, there, crop_pct=share)
         elif record.resize is not None:
             yield other("size", here, there, resize=[resized])
-        else:
-            yield replace(
-                other("size", here, there, size=[resized, resized]),
-                prepare=partial(_central, side=side),
+        elif (steps := _steps(record)) is not None:
+            yield Variant(
+                "preprocessing: size",
+                here,
+                there,
                 cure=f"Resize({resized}), CenterCrop({side})",
                 back=f"Resize({side}), CenterCrop({side})",
+                preprocess=replace(steps, short_side=resized),
+                concerns="images",
             )
 
 
@@ -232,13 +235,6 @@ def _short_side(record: Preprocess) -> int | None:
     if record.crop_pct is not None:
         return math.floor(height / record.crop_pct)
     return height if record.resize is None else record.resize[0] if len(record.resize) == 1 else None
-
-
-def _central(inputs: Inputs, side: int) -> Inputs:
-    """The squares in the middle of the images."""
-    images = inputs.tensors["images"]
-    top, left = ((length - side) // 2 for length in images.shape[-2:])
-    return _with_images(inputs, images[..., top : top + side, left : left + side])
 
 
 def _flipped(pixels: torch.Tensor) -> torch.Tensor:
