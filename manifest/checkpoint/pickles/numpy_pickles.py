@@ -67,10 +67,12 @@ def _no_bytes(*arguments: object) -> bytes:
 
 
 def _is_shape(shape: Any) -> bool:
+    """Whether it is a shape, and one that numpy counts the elements of: sides beside a 0 count there as well."""
     return (
         isinstance(shape, tuple)
         and len(shape) <= 32
-        and all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
+        and all(type(size) is int and size >= 0 for size in shape)
+        and math.prod(max(1, size) for size in shape) < 1 << 40
     )
 
 
