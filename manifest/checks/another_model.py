@@ -15,11 +15,11 @@ from manifest.errors import ArchitectureError
 from manifest.escaping import printable
 from manifest.families import creation_of, family, family_of
 from manifest.families.protocol import Difference
+from manifest.identification.adapters import has_adapters
 from manifest.schema.document import Architecture, Manifest, TensorRecord
 from manifest.schema.report import CANNOT_TELL, Finding
 from manifest.schema.rules import finding
 
-_ADAPTERS = (".lora_A.", ".lora_B.", ".base_layer.", ".lora_embedding_A")
 _SHOWN = 3
 
 
@@ -35,7 +35,7 @@ def another_model(module: nn.Module, weights: LiveWeights, manifest: Manifest) -
         return None
     recorded, state = manifest.architecture, module.state_dict()
     words = f"The record is of {printable(recorded.name or recorded.class_name)} of {printable(recorded.family)}"
-    if any(part in name for name in state for part in _ADAPTERS):
+    if has_adapters(state):
         message = f"{words}, and this model has adapters around it that are not merged into its weights."
         remedy = "Merge them, `model = model.merge_and_unload()`, and compare what comes of it."
         return finding("G001", message, where="golden", remedy=remedy)
@@ -77,8 +77,7 @@ def _library(module: nn.Module) -> str | None:
 
 
 def _how(state: Mapping[str, torch.Tensor], weights: LiveWeights, differences: Sequence[Difference]) -> str:
-    # The words are those for a call that has not been made yet.
-    parts = [printable(each.message, 300).replace(" would be ", " is ").replace(" would ", " ") for each in differences]
+    parts = [printable(each.of_live_model, 300) for each in differences]
     if weights.reshaped and not parts:
         parts = [f"{printable(name)} is {list(state[name].shape)}" for name in weights.reshaped[:_SHOWN]]
     counts = [f"{len(weights.reshaped)} of its weights have other shapes"] if weights.reshaped else []

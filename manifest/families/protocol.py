@@ -113,6 +113,11 @@ class Difference:
     cure: str
     conversion: str | None = None
 
+    @property
+    def of_live_model(self) -> str:
+        """The message in the words for a model that is made; `message` is for a call that has not been made yet."""
+        return self.message.replace(" would be ", " is ").replace(" would ", " ")
+
 
 @dataclass(frozen=True)
 class Conversion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ def adapters_in(shapes: Mapping[str, Shape]) -> Adapters | None:
     ranks = {shapes[name][0] for name in found if ".lora_A" in name and len(shapes[name]) > 1}
     layers = tuple(dict.fromkeys(found.values()))
     return Adapters(frozenset(found), layers, tuple(sorted(ranks)), alone=len(found) == len(shapes))
+
+
+def has_adapters(names: Iterable[str]) -> bool:
+    """Whether a model with tensors of these names has adapters, or layers wrapped for them."""
+    return any(_BASE in name or _ADAPTER.fullmatch(name) for name in names)
 
 
 def without_adapters(shapes: Mapping[str, Shape], adapters: Adapters) -> dict[str, str]:

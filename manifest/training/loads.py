@@ -44,8 +44,7 @@ def mismatch(module: nn.Module, path: Path) -> str | None:
     found = [each for each in adapter.differences(live, recorded) if each.rule in _SEEN]
     if not found:
         return None
-    # The words are those for a call that has not been made yet.
-    said = "; ".join(each.message.replace(" would be ", " is ").replace(" would ", " ") for each in found)
+    said = "; ".join(each.of_live_model for each in found)
     cures = ", ".join(dict.fromkeys(each.cure for each in found if "on_mismatch" not in each.cure))
     made = f"make it with {cures}, or " if cures else ""
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,12 +87,9 @@ def answer_of(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
     module = unwrap(model)
     if (carried := adapter.carried_preprocess(module)) is not None:
         architecture = architecture.model_copy(update={"preprocess": carried})
-    standard = shipped()
-    material = Probe(
-        images=standard.images, prompts=standard.prompts, preprocess=material.preprocess, tokenizer=material.tokenizer
-    )
+    material = replace(shipped(), preprocess=material.preprocess, tokenizer=material.tokenizer)
     if material.preprocess is not None:
-        _require_the_same_twice(material.preprocess, next(iter(standard.images.values())))
+        _require_the_same_twice(material.preprocess, next(iter(material.images.values())))
     # A preprocessing that was given is the caller's, defaults and all.
     with neutral_process() if material.preprocess is None else contextlib.nullcontext():
         inputs = adapter.inputs(architecture, record.probe, material)

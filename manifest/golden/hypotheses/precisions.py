@@ -15,6 +15,7 @@ from manifest.families.protocol import Variant
 
 
 def precisions() -> Iterator[Variant]:
+    """Weights rounded or cast, computing under autocast, then products in a lower precision."""
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         yield Variant(
             "precision",

@@ -117,15 +117,7 @@ def _settings(architecture: Architecture, record: Preprocess) -> Iterator[Varian
         elif record.resize is not None:
             yield other("size", here, there, resize=[resized])
         elif (steps := _steps(record)) is not None:
-            yield Variant(
-                "preprocessing: size",
-                here,
-                there,
-                cure=f"Resize({resized}), CenterCrop({side})",
-                back=f"Resize({side}), CenterCrop({side})",
-                preprocess=replace(steps, short_side=resized),
-                concerns="images",
-            )
+            yield _resized(steps, resized, here, back=f"Resize({side}), CenterCrop({side})")
 
 
 def _pixels(record: Preprocess) -> Iterator[Variant]:
@@ -175,15 +167,21 @@ def _cropped(record: Preprocess) -> Iterator[Variant]:
         return
     side = steps.size[0]
     for short_side in (round(side / share) for share in _SHARES[1:]):  # of the first, the resize mode says all
-        yield Variant(
-            "preprocessing: size",
-            here=f"squashed to {side} × {side}",
-            there=f"short side resized to {short_side}, {side} kept",
-            cure=f"Resize({short_side}), CenterCrop({side})",
-            back=f"Resize(({side}, {side}))",
-            preprocess=replace(steps, short_side=short_side),
-            concerns="images",
-        )
+        yield _resized(steps, short_side, f"squashed to {side} × {side}", back=f"Resize(({side}, {side}))")
+
+
+def _resized(steps: Steps, short_side: int, here: str, back: str) -> Variant:
+    """The middle of an image whose short side is resized to this, in pixels."""
+    side = steps.size[0]
+    return Variant(
+        "preprocessing: size",
+        here,
+        there=f"short side resized to {short_side}, {side} kept",
+        cure=f"Resize({short_side}), CenterCrop({side})",
+        back=back,
+        preprocess=replace(steps, short_side=short_side),
+        concerns="images",
+    )
 
 
 def _defaults(record: Preprocess) -> Iterator[Variant]:
