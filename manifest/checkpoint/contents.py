@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from mmap import mmap
 
 from manifest.checkpoint.containers.zip_records import Record
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.tensors import StoredTensor
@@ -76,6 +76,6 @@ class Container:
     read: Callable[[Files], Contents]
 
 
-def alone(read: Callable[[mmap], Contents]) -> Callable[[Files], Contents]:
+def alone(read: Callable[[FileBytes], Contents]) -> Callable[[Files], Contents]:
     """The reading of a container that is always a single file."""
-    return lambda files: read(files[0].mapping)
+    return lambda files: read(files[0].read())

@@ -17,6 +17,7 @@ from hashlib import sha256
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.digests import bytes_digest, descriptor_digests, was_cut
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, writable
@@ -42,6 +43,10 @@ class OpenFile:
     path: Path
     mapping: mmap
     descriptor: int = -1
+
+    def read(self) -> FileBytes:
+        """Its bytes, to be read and not touched where it is mapped."""
+        return FileBytes(self.mapping, self.descriptor, self.name)
 
     def digests(self) -> tuple[str, str]:
         """BLAKE3 and SHA-256 of it, wherever it was renamed to meanwhile."""
@@ -151,21 +156,6 @@ class Files:
 def _close_all(descriptors: list[int]) -> None:
     while descriptors:
         os.close(descriptors.pop())
-
-
-def map_file(path: Path) -> mmap:
-    """A private, copy-on-write mapping of a whole file.
-
-    It follows the file: to touch a part of it that was cut off since kills the process, as with any mapping. A loaded
-    tensor lies in one; what hashes or copies reads from the descriptor instead.
-
-    Raises:
-        InputError: There is no such file, or it is not one that can be opened.
-        CheckpointError: `F001` when it is empty.
-    """
-    mapping, descriptor = _open(path)
-    os.close(descriptor)
-    return mapping
 
 
 def _open(path: Path) -> tuple[mmap, int]:

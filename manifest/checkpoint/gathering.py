@@ -15,6 +15,7 @@ from itertools import chain, product
 from mmap import mmap
 from typing import TYPE_CHECKING
 
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.tensors import ChunkedTensor, CompositeTensor, StoredTensor, StridedTensor
 from manifest.errors import CheckpointError
 from manifest.escaping import printable
@@ -254,7 +255,7 @@ def _ends(inflater: zlib._Decompress, pending: bytes, mapping: mmap, position: i
     return not inflater.unused_data and not pending and position == end
 
 
-def inflated_head(mapping: mmap | memoryview, start: int, end: int, count: int) -> bytes:
+def inflated_head(file: FileBytes, start: int, end: int, count: int) -> bytes:
     """The first `count` bytes, or all when fewer, that a deflate stream inflates to.
 
     Raises:
@@ -263,6 +264,6 @@ def inflated_head(mapping: mmap | memoryview, start: int, end: int, count: int) 
     if not count:
         return b""  # to zlib, a limit of 0 is none
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(mapping[start : min(end, start + count + _BLOCK)], count)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(file[start : min(end, start + count + _BLOCK)], count)
     except zlib.error:
         raise CheckpointError("a compressed record does not inflate; get the file again.", rule="F002") from None

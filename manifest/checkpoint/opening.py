@@ -1,7 +1,7 @@
 """Opening a checkpoint: one look-up by name, one open file, one mapping of it; and so for each file that it names.
 
-Directory, pickle, header and tensors are all read from the same private, copy-on-write mapping, so what was checked is
-what is digested and what is loaded. Which containers there are is the table `CONTAINERS`.
+Directory, pickle, header and tensors are all read from the same open file, so what was checked is what is digested and
+what is loaded. Which containers there are is the table `CONTAINERS`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from manifest.checkpoint.containers import (
 )
 from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.files import Files, stays_home
 from manifest.checkpoint.hashes import Hashes
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
@@ -304,7 +305,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     files: Files | None = None
     try:
         files = Files(_entry(path) if _is_directory(path) else path)
-        container = _identify(files[0].mapping)
+        container = _identify(files[0].read())
         contents = container.read(files)
     except CheckpointError as error:
         if files is not None:
@@ -351,8 +352,8 @@ def require_undamaged(checkpoint: Checkpoint) -> None:
         raise _of_file(checkpoint.path, CheckpointError(f"{found}; get the file again.", rule="F002"))
 
 
-def _identify(mapping: mmap) -> Container:
-    sniffed = sniffing.Sniffed(mapping)
+def _identify(file: FileBytes) -> Container:
+    sniffed = sniffing.Sniffed(file)
     for container in CONTAINERS:
         if container.recognises(sniffed):
             return container

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from mmap import mmap
 
 from manifest.checkpoint.containers.zip_records import is_zip, list_names
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.errors import CheckpointError
 
 _HEAD = 4096
@@ -42,19 +42,19 @@ class Sniffed:
     """A file's beginning, and, looked up once however many containers ask, the names in it when it is an archive.
 
     Attributes:
-        mapping: The file.
+        file: Its bytes.
     """
 
-    def __init__(self, mapping: mmap) -> None:
-        self.mapping = mapping
+    def __init__(self, file: FileBytes) -> None:
+        self.file = file
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names in the directory of a zip archive; none when it is no archive, or a broken one."""
-        if not is_zip(self.mapping):
+        if not is_zip(self.file):
             return ()
         try:
-            return list_names(self.mapping)
+            return list_names(self.file)
         except CheckpointError:
             return ()
 
@@ -66,12 +66,12 @@ class Sniffed:
 
 def refusal(sniffed: Sniffed) -> CheckpointError:
     """The error for a file that no container recognises."""
-    mapping = sniffed.mapping
-    foreign = foreign_zip(sniffed) or _foreign_by_magic(mapping) or _foreign_text(mapping[:_HEAD])
+    file = sniffed.file
+    foreign = foreign_zip(sniffed) or _foreign_by_magic(file) or _foreign_text(file[:_HEAD])
     if foreign is not None:
         return foreign.refusal()
     return CheckpointError(
-        f"its first bytes, {mapping[:8]!r}, are of no checkpoint that is known; "
+        f"its first bytes, {file[:8]!r}, are of no checkpoint that is known; "
         "check that it is the file you meant and that its download is complete.",
         rule="F001",
     )
@@ -85,18 +85,18 @@ def foreign_zip(sniffed: Sniffed) -> Foreign | None:
     return None
 
 
-def _foreign_by_magic(mapping: mmap) -> Foreign | None:
-    head = mapping[:_HEAD]
+def _foreign_by_magic(file: FileBytes) -> Foreign | None:
+    head = file[:_HEAD]
     if head[_TAR_MAGIC] == b"ustar":
-        return _LEGACY_TAR if b"\0" in head and _is_torch_tar(mapping) else _archive("a tar archive")
+        return _LEGACY_TAR if b"\0" in head and _is_torch_tar(file) else _archive("a tar archive")
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return _PICKLE
     return next((foreign for magic, foreign in _MAGICS if head.startswith(magic)), None)
 
 
-def _is_torch_tar(mapping: mmap) -> bool:
+def _is_torch_tar(file: FileBytes) -> bool:
     """Whether a tar begins with one of the three members that torch gave it before 0.1.10."""
-    name = mapping[:100].partition(b"\0")[0].rpartition(b"/")[2]
+    name = file[:100].partition(b"\0")[0].rpartition(b"/")[2]
     return name in (b"storages", b"tensors", b"pickle", b"sys_info")
 
 

@@ -11,17 +11,17 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from mmap import mmap
 from typing import Any
 
 import torch
 from torch import nn
 
 from manifest.checkpoint import Checkpoint
+from manifest.checkpoint.files import OpenFile
 from manifest.checkpoint.pickles.named_globals import Effect, judge
 from manifest.checkpoint.pickles.numpy_pickles import READERS
 from manifest.checks.target import VerificationTarget
-from manifest.errors import CheckpointError, one_line
+from manifest.errors import CheckpointError, InputError, one_line
 from manifest.escaping import printable, printable_list
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Manifest
@@ -91,8 +91,9 @@ def load_checkpoint(
 class _Mapped(io.RawIOBase):
     """The mapping of an open checkpoint as a file, without a look-up by name."""
 
-    def __init__(self, mapping: mmap) -> None:
-        self._bytes = memoryview(mapping)
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self._bytes = memoryview(file.mapping)
         self._at = 0
 
     def readable(self) -> bool:
@@ -102,6 +103,7 @@ class _Mapped(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        self._file.require_uncut()
         taken = self._bytes[self._at : self._at + len(buffer)]
         buffer[: len(taken)] = taken
         self._at += len(taken)
@@ -131,8 +133,10 @@ def _content(stored: Checkpoint) -> Mapping[Any, Any]:
     if stored.container not in _PICKLED or len(stored.files) > 1:
         return stored.contents.metadata
     try:
-        with io.BufferedReader(_Mapped(stored.mapping)) as file, torch.serialization.safe_globals(_readers()):
+        with io.BufferedReader(_Mapped(stored.files[0])) as file, torch.serialization.safe_globals(_readers()):
             content = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:  # the file was cut
+        raise
     except Exception as error:  # constructors raise anything over what a file may say
         raise _refusal(stored, error) from error
     if not isinstance(content, dict):

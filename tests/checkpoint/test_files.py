@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from manifest.checkpoint import files as files_module
-from manifest.checkpoint.files import Files, map_file
+from manifest.checkpoint.files import Files
 from manifest.errors import CheckpointError, InputError
 
 ELSEWHERE = {
@@ -163,11 +163,11 @@ def test_close_when_a_view_of_one_is_alive_then_frees_the_others(opened):
 
 
 @pytest.mark.parametrize("kind", ["missing", "a directory", "a pipe"])
-def test_map_when_there_is_no_file_to_map_then_is_an_input_error(kind, tmp_path):
+def test_checkpoint_when_there_is_no_such_file_then_is_an_input_error(kind, tmp_path):
     path = tmp_path / "x"
     if kind == "a directory":
         path.mkdir()
     if kind == "a pipe":
         os.mkfifo(path)
     with pytest.raises(InputError, match=r"^No such file: |^Not a regular file: "):
-        map_file(path)
+        Files(path)

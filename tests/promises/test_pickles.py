@@ -15,6 +15,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torch.distributed.checkpoint
@@ -253,6 +254,50 @@ def test_file_when_cut_while_it_is_read_then_is_told_in_a_sentence(what, tmp_pat
     done = subprocess.run([sys.executable, "-c", _CUT, what, path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "")
     assert "was cut at byte" in done.stdout
+
+
+_CUT_AT_OPENING = """
+import os, sys
+from pathlib import Path
+from manifest.checkpoint.files import Files
+from manifest.checkpoint.opening import CONTAINERS
+from manifest.checkpoint.sniffing import Sniffed
+from manifest.errors import InputError
+for path in map(Path, sys.argv[1:]):
+    files = Files(path)
+    sniffed = Sniffed(files[0].read())
+    container = next(each for each in CONTAINERS if each.recognises(sniffed))
+    os.truncate(path, 0)
+    try:
+        container.read(files)
+    except InputError as error:
+        print(f"{container.name}: {error}")
+"""
+
+
+def test_file_when_cut_between_its_opening_and_its_header_then_is_told_in_a_sentence(tmp_path):
+    # Headers, pickles and directories of archives were parsed where the file is mapped.
+    state = {"weight": torch.randn(64, 64)}
+    torch.save(state, tmp_path / "zip.pt")
+    torch.save(state, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(8, 8)), tmp_path / "script.pt")
+    save_file(state, tmp_path / "one.safetensors")
+    numpy.savez(tmp_path / "arrays.npz", weight=state["weight"].numpy())
+    write_shards(tmp_path / "shards", state)
+    torch.distributed.checkpoint.save(state, checkpoint_id=tmp_path / "dcp")
+    paths = [path for path in tmp_path.iterdir() if path.is_file()]
+    paths += [*(tmp_path / "shards").glob("*.index.json"), tmp_path / "dcp" / ".metadata"]
+    told = subprocess.run([sys.executable, "-c", _CUT_AT_OPENING, *paths], capture_output=True, text=True, check=True)
+    assert {line.partition(":")[0] for line in told.stdout.splitlines()} == {
+        "torch-zip",
+        "torch-legacy",
+        "torchscript",
+        "safetensors",
+        "npz",
+        "sharded",
+        "dcp",
+    }
+    assert all(" was cut at byte " in line for line in told.stdout.splitlines()), told.stdout
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from itertools import product
-from mmap import mmap
 from typing import Any, NoReturn
 
 from manifest.checkpoint.containers import torch_zip
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files
-from manifest.checkpoint.pickles.pickle_vm import interpret
+from manifest.checkpoint.pickles.pickle_vm import MOST_PICKLE_BYTES, interpret
 from manifest.checkpoint.pickles.stand_ins import Global, OddKey, Opaque, over_limit
 from manifest.checkpoint.pickles.torch_objects import PickledStorage, PickledTensor, TorchObjects, is_natural
 from manifest.checkpoint.sniffing import Sniffed
@@ -62,7 +61,7 @@ class _Tensor:
 
 def recognises(sniffed: Sniffed) -> bool:
     """Whether the file is a pickle that begins with the class of the metadata."""
-    head = sniffed.mapping[:128]
+    head = sniffed.file[:128]
     return head.startswith(b"\x80") and _METADATA.encode() in head and b"Metadata" in head
 
 
@@ -75,10 +74,10 @@ def read(files: Files) -> Contents:
         CheckpointError: `F002` when metadata and files contradict each other, `F003` when over a limit, `F004` for a
             form that is not known, `F007` when it names files elsewhere, `F008` when a file is missing.
     """
-    mapping = files[0].mapping
+    pickle = files[0].read()[: MOST_PICKLE_BYTES + 1]
     objects = TorchObjects()
-    interpreted = interpret(mapping, objects.constructors, _no_persistent_id)
-    if interpreted.end != len(mapping):
+    interpreted = interpret(pickle, objects.constructors, _no_persistent_id)
+    if interpreted.end != len(pickle):
         raise _malformed("the metadata goes on after the pickle in it")
     metadata = _attributes(interpreted.root, f"{_METADATA}.Metadata")
     described = _dictionary(metadata, "state_dict_metadata")
@@ -128,14 +127,14 @@ class _ChunkReader:
         if place is None:
             raise _malformed(f"the metadata does not say where a chunk of '{printable(name)}' is stored")
         file = self.files.beside(place.file)
-        mapping = self.files[file].mapping
-        if place.offset + place.length > len(mapping):
+        size = len(self.files[file].mapping)
+        if place.offset + place.length > size:
             raise _malformed(
                 f"a chunk of '{printable(name)}' reaches to byte {place.offset + place.length:,} of "
-                f"'{printable(place.file)}', which has {len(mapping):,}"
+                f"'{printable(place.file)}', which has {size:,}"
             )
         if place not in self._read:
-            self._read[place] = self._saved(mapping, place, name, file)
+            self._read[place] = self._saved(place, name, file)
         chunk = self._read[place]
         if (chunk.shape, chunk.dtype) != (sizes, dtype):
             raise _malformed(
@@ -144,8 +143,8 @@ class _ChunkReader:
             )
         return chunk
 
-    def _saved(self, mapping: mmap, place: _Place, name: str, file: int) -> StridedTensor:
-        part = memoryview(mapping)[place.offset : place.offset + place.length]
+    def _saved(self, place: _Place, name: str, file: int) -> StridedTensor:
+        part = self.files[file].read().part(place.offset, place.offset + place.length)
         try:
             saved = torch_zip.read_saved(part)
         except CheckpointError as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from mmap import mmap
 
 from manifest.checkpoint.containers.zip_records import Record, read_records
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.pickles.torch_objects import is_natural
 from manifest.checkpoint.sniffing import Sniffed
@@ -54,7 +54,7 @@ def recognises(sniffed: Sniffed) -> bool:
     return bool(sniffed.names) and all(name.endswith(_SUFFIX) for name in sniffed.names)
 
 
-def read(mapping: mmap) -> Contents:
+def read(file: FileBytes) -> Contents:
     """Arrays of an archive, by their names.
 
     Raises:
@@ -62,12 +62,12 @@ def read(mapping: mmap) -> Contents:
     """
     stored: dict[str, StoredTensor] = {}
     unlisted: dict[str, str] = {}
-    records = tuple(read_records(mapping, lambda _: True, case_matters=True).values())
+    records = tuple(read_records(file, lambda _: True, case_matters=True).values())
     for record in records:
         name = record.name.removesuffix(_SUFFIX)
         if not name:
             raise _malformed(f"the archive has the name '{printable(record.name)}', which is none of an array")
-        array = _array(mapping, name, record)
+        array = _array(file, name, record)
         if isinstance(array, StridedTensor):
             stored[name] = array
         else:
@@ -75,7 +75,7 @@ def read(mapping: mmap) -> Contents:
     if not stored:
         name, kind = next(iter(unlisted.items()))
         raise CheckpointError(f"'{printable(name)}' is {kind}, and no array of numbers is there.", rule="F001")
-    check_expansion("all arrays", sum(tensor.nbytes for tensor in stored.values()), len(mapping), 1 << 30)
+    check_expansion("all arrays", sum(tensor.nbytes for tensor in stored.values()), len(file), 1 << 30)
     prefix, tensors = strip_prefixes(stored)
     return Contents((StateDictCandidate(tensors, prefix=prefix, unlisted=unlisted),), records=records)
 
@@ -83,9 +83,9 @@ def read(mapping: mmap) -> Contents:
 CONTAINER = Container("npz", recognises, alone(read))
 
 
-def _array(mapping: mmap, name: str, record: Record) -> StridedTensor | str:
+def _array(file: FileBytes, name: str, record: Record) -> StridedTensor | str:
     """The tensor of one record, or what it is when it holds no numbers."""
-    head = _head(mapping, record)
+    head = _head(file, record)
     if not head.startswith(_MAGIC) or len(head) < _PREAMBLE or head[6] not in (1, 2, 3):
         raise _malformed(f"'{printable(name)}' does not begin as an array of numpy's does")
     width = 2 if head[6] == 1 else 4
@@ -132,12 +132,12 @@ def _array(mapping: mmap, name: str, record: Record) -> StridedTensor | str:
     )
 
 
-def _head(mapping: mmap, record: Record) -> bytes:
+def _head(file: FileBytes, record: Record) -> bytes:
     """Enough of an array's beginning to hold any header."""
     count = _PREAMBLE + _MOST_HEADER
     if record.inflated is None:
-        return mapping[record.start : min(record.end, record.start + count)]
-    return inflated_head(mapping, record.start, record.end, count)
+        return file[record.start : min(record.end, record.start + count)]
+    return inflated_head(file, record.start, record.end, count)
 
 
 def _malformed(found: str) -> CheckpointError:

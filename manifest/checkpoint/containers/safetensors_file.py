@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from mmap import mmap
 from typing import Any
 
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.strict_json import read_object
@@ -38,7 +38,7 @@ _WITHOUT_TORCH_TYPE = {"F6_E2M3", "F6_E3M2"}
 
 def recognises(sniffed: Sniffed) -> bool:
     """Whether the bytes look like a header length and the beginning of its JSON."""
-    beginning = sniffed.mapping[: _LENGTH_BYTES + 1]
+    beginning = sniffed.file[: _LENGTH_BYTES + 1]
     if len(beginning) <= _LENGTH_BYTES:
         return False
     length = int.from_bytes(beginning[:_LENGTH_BYTES], "little")
@@ -46,17 +46,17 @@ def recognises(sniffed: Sniffed) -> bool:
     if first == b"{":
         # A text whose ninth character is a brace is a text: as a length it would be some exabytes.
         return not beginning[:_LENGTH_BYTES].decode("latin-1").isprintable()
-    return first in b'[" \t\r\n' and 0 < length <= len(sniffed.mapping) - _LENGTH_BYTES
+    return first in b'[" \t\r\n' and 0 < length <= len(sniffed.file) - _LENGTH_BYTES
 
 
-def read(mapping: mmap) -> Contents:
+def read(file: FileBytes) -> Contents:
     """Tensors and metadata of a safetensors file.
 
     Raises:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when it holds no tensor, `F004` when an
             element type has no equivalent in torch.
     """
-    header, data_start = _header(mapping)
+    header, data_start = _header(file)
     metadata = _metadata(header.pop(_METADATA, {}))
     if len(header) > MOST_TENSORS:
         raise CheckpointError(
@@ -68,8 +68,8 @@ def read(mapping: mmap) -> Contents:
         raise CheckpointError(
             "the safetensors header lists no tensor, so it holds no weights; pass a file that has some.", rule="F001"
         )
-    stored = {name: _tensor(name, entry, data_start, len(mapping)) for name, entry in header.items()}
-    _check_coverage(stored.values(), data_start, len(mapping))
+    stored = {name: _tensor(name, entry, data_start, len(file)) for name, entry in header.items()}
+    _check_coverage(stored.values(), data_start, len(file))
     prefix, tensors = strip_prefixes(_with_tied(stored, metadata))
     return Contents((StateDictCandidate(dict(tensors), prefix=prefix),), metadata=metadata)
 
@@ -77,9 +77,9 @@ def read(mapping: mmap) -> Contents:
 CONTAINER = Container("safetensors", recognises, alone(read))
 
 
-def _header(mapping: mmap) -> tuple[dict[str, Any], int]:
+def _header(file: FileBytes) -> tuple[dict[str, Any], int]:
     """The header as JSON, and the offset at which the values begin."""
-    length = int.from_bytes(mapping[:_LENGTH_BYTES], "little")
+    length = int.from_bytes(file[:_LENGTH_BYTES], "little")
     if length > MOST_HEADER_BYTES:
         raise CheckpointError(
             f"the safetensors header claims {length:,} bytes, over the limit of {MOST_HEADER_BYTES:,}; "
@@ -87,11 +87,11 @@ def _header(mapping: mmap) -> tuple[dict[str, Any], int]:
             rule="F003",
         )
     data_start = _LENGTH_BYTES + length
-    if data_start > len(mapping):
+    if data_start > len(file):
         raise _malformed(
-            f"the safetensors header claims {length:,} bytes, but only {len(mapping) - _LENGTH_BYTES:,} follow"
+            f"the safetensors header claims {length:,} bytes, but only {len(file) - _LENGTH_BYTES:,} follow"
         )
-    raw = mapping[_LENGTH_BYTES:data_start]
+    raw = file[_LENGTH_BYTES:data_start]
     if not raw.startswith(b"{"):
         raise _malformed(f"the safetensors header begins with {raw[:1]!r} where '{{' was expected")
     return read_object(raw, "the safetensors header", _malformed), data_start

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from mmap import mmap
 
 from manifest.checkpoint.containers import safetensors_file, torch_legacy, torch_zip
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.files import Files
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import strip_prefixes
@@ -22,7 +22,7 @@ from manifest.checkpoint.tensors import MOST_TENSORS, CompositeTensor, StoredTen
 from manifest.errors import CheckpointError
 from manifest.escaping import printable
 
-_SHARDS: tuple[tuple[Container, Callable[[mmap], Contents]], ...] = (
+_SHARDS: tuple[tuple[Container, Callable[[FileBytes], Contents]], ...] = (
     (safetensors_file.CONTAINER, safetensors_file.read),
     (torch_zip.CONTAINER, torch_zip.read),
     (torch_legacy.CONTAINER, torch_legacy.read),
@@ -33,7 +33,7 @@ _HEAD = 4096
 
 def recognises(sniffed: Sniffed) -> bool:
     """Whether the file is a JSON object with the words of an index."""
-    head = sniffed.mapping[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = sniffed.file[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
     return head.startswith(b"{") and (b'"weight_map"' in head or b'"total_size"' in head)
 
 
@@ -44,7 +44,7 @@ def read(files: Files) -> Contents:
         CheckpointError: `F002` when index and shards contradict each other, `F007` when the index leads elsewhere,
             `F008` when a shard is missing, and whatever is wrong with a shard.
     """
-    shards = _weight_map(files[0].mapping)
+    shards = _weight_map(files[0].read())
     stored: dict[str, StoredTensor] = {}
     parts: list[Contents] = []
     kinds: set[str] = set()
@@ -82,15 +82,15 @@ def located(tensor: StoredTensor, file: int) -> StoredTensor:
     return replace(tensor, file=file) if isinstance(tensor, StridedTensor) else tensor
 
 
-def _weight_map(mapping: mmap) -> dict[str, str]:
+def _weight_map(file: FileBytes) -> dict[str, str]:
     """Tensor name → file name."""
-    if len(mapping) > _MOST_INDEX_BYTES:
+    if len(file) > _MOST_INDEX_BYTES:
         raise CheckpointError(
-            f"the index has {len(mapping):,} bytes, over the limit of {_MOST_INDEX_BYTES:,}; "
+            f"the index has {len(file):,} bytes, over the limit of {_MOST_INDEX_BYTES:,}; "
             "do not load this file unless you know who made it.",
             rule="F003",
         )
-    index = read_object(mapping[:].removeprefix(b"\xef\xbb\xbf"), "the index", _malformed)
+    index = read_object(file[:].removeprefix(b"\xef\xbb\xbf"), "the index", _malformed)
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise _malformed("'weight_map' in the index is no object of file names")
@@ -106,14 +106,14 @@ def _weight_map(mapping: mmap) -> dict[str, str]:
 
 
 def _read_shard(files: Files, file: int) -> tuple[str, Contents]:
-    name, mapping = files[file].name, files[file].mapping
-    sniffed = Sniffed(mapping)
+    name, content = files[file].name, files[file].read()
+    sniffed = Sniffed(content)
     found = next(((container.name, reader) for container, reader in _SHARDS if container.recognises(sniffed)), None)
     if found is None:
         raise _malformed(f"'{printable(name)}', which the index names, is neither safetensors nor of torch.save")
     kind, reader = found
     try:
-        contents = reader(mapping)
+        contents = reader(content)
     except CheckpointError as error:
         raise CheckpointError(f"in '{printable(name)}', {error}", rule=error.rule) from None
     if unlisted := contents.candidates[0].unlisted:

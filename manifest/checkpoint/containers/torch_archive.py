@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from manifest.checkpoint.containers.zip_records import Bytes, Record, check_crc, nothing, read_records
+from manifest.checkpoint.containers.zip_records import Record, check_crc, nothing, read_records
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.pickles.pickle_vm import MOST_PICKLE_BYTES
 from manifest.checkpoint.pickles.torch_objects import PickledStorage
 from manifest.errors import CheckpointError
@@ -28,12 +29,12 @@ class Archive:
     """An archive whose common parts have been checked.
 
     Attributes:
-        mapping: Its bytes.
+        file: Its bytes.
         records: By their names inside the root folder.
         swapped: Whether its storages are big-endian.
     """
 
-    mapping: Bytes
+    file: FileBytes
     records: dict[str, Record]
     swapped: bool
 
@@ -50,11 +51,11 @@ class Archive:
                 "do not load this file unless you know who made it.",
                 rule="F003",
             )
-        return bytes(self.mapping[record.start : record.end])
+        return self.file[record.start : record.end]
 
 
 def read_archive(
-    mapping: Bytes,
+    file: FileBytes,
     is_storage: Callable[[str], bool],
     compressible: Callable[[str], bool] = nothing,
     *,
@@ -63,7 +64,7 @@ def read_archive(
     """Check the records of an archive, and the checksum of all but the storages.
 
     Args:
-        mapping: The archive.
+        file: The archive.
         is_storage: Whether a record, by its name inside the root folder, holds values only.
         compressible: Whether such a record may be compressed, as code is.
         either_order: Whether torch minds the byte order of such an archive.
@@ -72,14 +73,14 @@ def read_archive(
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F004` for a form newer than torch's, and for
             one whose bytes torch would take for numbers of the other byte order.
     """
-    records = _without_root(read_records(mapping, lambda name: compressible(name.partition("/")[2])))
-    archive = Archive(mapping, records, swapped=False)
+    records = _without_root(read_records(file, lambda name: compressible(name.partition("/")[2])))
+    archive = Archive(file, records, swapped=False)
     # torch.save can be told to leave out all checksums; then there is none to compare.
     if any(record.crc for record in records.values()):
         for name, record in records.items():
             if not is_storage(name) and record.inflated is None:
                 archive.small(name)
-                check_crc(mapping, record)
+                check_crc(file, record)
     _check_version(archive)
     swapped = _is_big_endian(archive)
     if swapped and not either_order:
@@ -88,7 +89,7 @@ def read_archive(
             "save the weights with torch.save instead.",
             rule="F004",
         )
-    return Archive(mapping, records, swapped)
+    return Archive(file, records, swapped)
 
 
 def storage_ranges(

@@ -6,13 +6,13 @@ it are noted and never loaded. The forms are those of `torch/export/pt2_archive`
 
 from __future__ import annotations
 
-from mmap import mmap
 from typing import Any
 
 from manifest.checkpoint.containers import torch_zip
 from manifest.checkpoint.containers.torch_archive import Archive, malformed, read_archive, storage_ranges
 from manifest.checkpoint.containers.zip_records import read_records
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.pickles.torch_objects import PickledStorage, PickledTensor, is_natural
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import find_states, strip_prefixes
@@ -61,17 +61,17 @@ def recognises(sniffed: Sniffed) -> bool:
     return _FORMAT in sniffed.inside or _OLD_PROGRAM in sniffed.names
 
 
-def read(mapping: mmap) -> Contents:
+def read(file: FileBytes) -> Contents:
     """Parameters and buffers of an exported program.
 
     Raises:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when it holds no weights, `F004` when
             they are in a form that cannot be listed.
     """
-    records = read_records(mapping, lambda _: True)
+    records = read_records(file, lambda _: True)
     if _OLD_PROGRAM in records:
-        return _read_old(mapping)
-    archive = read_archive(mapping, lambda name: not name.endswith(".json"), lambda name: name.endswith(".py"))
+        return _read_old(file)
+    archive = read_archive(file, lambda name: not name.endswith(".json"), lambda name: name.endswith(".py"))
     models = [name for name in archive.records if name.startswith(_WEIGHTS) and name.endswith(_CONFIG)]
     found = [_weights(archive, name, several=len(models) > 1) for name in models]
     if not any(candidate.tensors for candidate in found):
@@ -103,7 +103,7 @@ def _weights(archive: Archive, config: str, *, several: bool) -> StateDictCandid
             tensors[name] = tensor
         else:
             unlisted[name] = tensor
-    check_tensors(tensors.values(), len(archive.mapping))
+    check_tensors(tensors.values(), len(archive.file))
     ranges = storage_ranges(
         (tensor.storage for tensor in tensors.values()), archive.records, lambda key: _WEIGHTS + key
     )
@@ -143,14 +143,14 @@ def _numbers(name: str, values: Any) -> tuple[int, ...]:
     return natural
 
 
-def _read_old(mapping: mmap) -> Contents:
+def _read_old(file: FileBytes) -> Contents:
     """The form before torch 2.8, whose weights are a whole file of `torch.save` in one record."""
-    records = read_records(mapping)
+    records = read_records(file)
     name = next((name for name in _OLD_WEIGHTS if name in records), None)
     if name is None:
         raise malformed("the archive of an exported program has no weights")
     start, end = records[name].start, records[name].end
-    saved = torch_zip.read_saved(memoryview(mapping)[start:end])
+    saved = torch_zip.read_saved(file.part(start, end))
     ranges = {key: (begin + start, finish + start) for key, (begin, finish) in saved.ranges.items()}
     found = candidates(find_states(saved.root), ranges, swapped=saved.swapped)
     return Contents(

@@ -7,11 +7,11 @@ Every pickle in it is read inertly and may hold weights; the source is never run
 from __future__ import annotations
 
 from dataclasses import replace
-from mmap import mmap
 
 from manifest.checkpoint.containers.torch_archive import BOOKKEEPING, read_archive, storage_ranges
 from manifest.checkpoint.containers.torch_zip import read_pickle
 from manifest.checkpoint.contents import Container, Contents, alone
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.pickles.stand_ins import over_limit
 from manifest.checkpoint.pickles.torch_objects import TorchObjects
 from manifest.checkpoint.sniffing import Sniffed
@@ -33,14 +33,14 @@ def recognises(sniffed: Sniffed) -> bool:
     return _MARK in sniffed.inside
 
 
-def read(mapping: mmap) -> Contents:
+def read(file: FileBytes) -> Contents:
     """Weights in the pickles of a package; each set is under the name of its pickle.
 
     Raises:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when no pickle holds weights.
     """
     archive = read_archive(
-        mapping,
+        file,
         lambda name: name.endswith(_STORAGE) or (not name.startswith(_HIDDEN) and not name.endswith(_PICKLE)),
         lambda name: name.endswith(_COMPRESSED),
     )
@@ -72,7 +72,7 @@ def read(mapping: mmap) -> Contents:
             f"it is a torch.package whose {len(pickles)} pickles hold no weights; pass one that does.", rule="F001"
         )
     ranges = storage_ranges(objects.storages(), archive.records, lambda key: f"{_HIDDEN}{key}{_STORAGE}")
-    check_tensors(objects.tensors, len(mapping))
+    check_tensors(objects.tensors, len(file))
     beside = tuple(
         name
         for name in archive.records

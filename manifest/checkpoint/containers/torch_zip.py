@@ -7,12 +7,12 @@ torch itself does not check is checked here, so that a file which passes reads t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from mmap import mmap
 from typing import Any
 
 from manifest.checkpoint.containers.torch_archive import BOOKKEEPING, Archive, malformed, read_archive, storage_ranges
-from manifest.checkpoint.containers.zip_records import Bytes, Record, is_zip
+from manifest.checkpoint.containers.zip_records import Record, is_zip
 from manifest.checkpoint.contents import Container, Contents, alone
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.pickles.pickle_vm import Interpreted, interpret
 from manifest.checkpoint.pickles.torch_objects import TorchObjects
 from manifest.checkpoint.sniffing import Sniffed, foreign_zip
@@ -45,17 +45,17 @@ class Saved:
 
 def recognises(sniffed: Sniffed) -> bool:
     """Whether the file is an archive, and not one of the other kinds that are known."""
-    return is_zip(sniffed.mapping) and foreign_zip(sniffed) is None
+    return is_zip(sniffed.file) and foreign_zip(sniffed) is None
 
 
-def read(mapping: mmap) -> Contents:
+def read(file: FileBytes) -> Contents:
     """Tensors of a file written by `torch.save`.
 
     Raises:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F004` when it cannot be listed without its
             code, `F001` when it holds no weights.
     """
-    saved = read_saved(mapping)
+    saved = read_saved(file)
     found = candidates(find_states(saved.root), saved.ranges, swapped=saved.swapped)
     interpreted = saved.interpreted
     return Contents(
@@ -66,9 +66,9 @@ def read(mapping: mmap) -> Contents:
 CONTAINER = Container("torch-zip", recognises, alone(read))
 
 
-def read_saved(mapping: Bytes) -> Saved:
+def read_saved(file: FileBytes) -> Saved:
     """The object in an archive of `torch.save`, which may be a part of a file, and the places of its storages in it."""
-    archive = read_archive(mapping, lambda name: name.startswith(STORAGES), either_order=True)
+    archive = read_archive(file, lambda name: name.startswith(STORAGES), either_order=True)
     if PICKLE not in archive.records:
         raise malformed(f"the zip archive has no '{PICKLE}', which every file of torch.save has")
     for name in archive.records:
@@ -81,7 +81,7 @@ def read_saved(mapping: Bytes) -> Saved:
         if name.startswith(STORAGES) and name.removeprefix(STORAGES) not in ranges:
             raise malformed(f"record '{printable(name)}' is of no storage that the pickle refers to")
     objects.check_storages()
-    check_tensors(objects.tensors, len(mapping))
+    check_tensors(objects.tensors, len(file))
     return Saved(interpreted.root, interpreted, ranges, archive.swapped, tuple(archive.records.values()))
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable
-from mmap import mmap
 
 from manifest.checkpoint.containers.torch_archive import Archive, malformed, read_archive, storage_ranges
 from manifest.checkpoint.containers.torch_zip import PICKLE, STORAGES, read_pickle
 from manifest.checkpoint.contents import Container, Contents, alone
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.modules import is_module, named_tensors
 from manifest.checkpoint.pickles.named_globals import ODDLY
@@ -42,17 +42,17 @@ def recognises(sniffed: Sniffed) -> bool:
     )
 
 
-def read(mapping: mmap) -> Contents:
+def read(file: FileBytes) -> Contents:
     """Parameters and buffers of a program.
 
     Raises:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F001` when it holds no tensors.
     """
-    archive = read_archive(mapping, lambda name: name.startswith(_VALUES), lambda name: name.startswith(_CODE))
+    archive = read_archive(file, lambda name: name.startswith(_VALUES), lambda name: name.startswith(_CODE))
     objects = TorchObjects()
     interpreted = read_pickle(archive, PICKLE, objects)
     ranges = storage_ranges(objects.storages(), archive.records, lambda key: STORAGES + key)
-    check_tensors(objects.tensors, len(mapping))
+    check_tensors(objects.tensors, len(file))
     module = interpreted.root
     if not isinstance(module, Opaque) or not is_module(module):
         raise malformed("the object of the TorchScript program is no module")
@@ -104,4 +104,4 @@ def _persistent(archive: Archive, wanted: Iterable[str]) -> dict[str, frozenset[
 
 
 def _source(archive: Archive, start: int, end: int, size: int, *, deflated: bool) -> bytes:
-    return inflated_head(archive.mapping, start, end, size) if deflated else bytes(archive.mapping[start:end])
+    return inflated_head(archive.file, start, end, size) if deflated else archive.file[start:end]

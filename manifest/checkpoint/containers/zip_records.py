@@ -12,17 +12,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from mmap import mmap
 
+from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.files import OpenFile
 from manifest.digests import read_blocks
 from manifest.errors import CheckpointError
 from manifest.escaping import printable, writable
 
 MOST_RECORDS = 1_100_000
-
-Bytes = mmap | memoryview
-"""A file, or the part of one that is an archive by itself."""
 
 _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
@@ -93,18 +90,18 @@ class _Entry:
         return _shown(self.raw_name)
 
 
-def is_zip(mapping: Bytes) -> bool:
+def is_zip(file: FileBytes) -> bool:
     """Whether the file begins as an archive with or without records does."""
-    return mapping[:4] in (_LOCAL_MAGIC, _END_MAGIC)
+    return file[:4] in (_LOCAL_MAGIC, _END_MAGIC)
 
 
-def list_names(mapping: Bytes) -> tuple[str, ...]:
+def list_names(file: FileBytes) -> tuple[str, ...]:
     """Names in the archive's directory, nothing else of it checked.
 
     Raises:
         CheckpointError: `F002` when the directory cannot be followed, `F003` when it is too long.
     """
-    return tuple(entry.name for entry in _directory(mapping)[0])
+    return tuple(entry.name for entry in _directory(file)[0])
 
 
 def nothing(name: str) -> bool:  # noqa: ARG001
@@ -113,19 +110,19 @@ def nothing(name: str) -> bool:  # noqa: ARG001
 
 
 def read_records(
-    mapping: Bytes, compressible: Callable[[str], bool] = nothing, *, case_matters: bool = False
+    file: FileBytes, compressible: Callable[[str], bool] = nothing, *, case_matters: bool = False
 ) -> dict[str, Record]:
     """Every record by name, in the order of the file, of an archive without ambiguity.
 
     Args:
-        mapping: The archive.
+        file: The archive, or the part of a file that is one by itself.
         compressible: Whether the record of a name may be compressed; nothing is inflated here.
         case_matters: Whether names may differ in case only, because no reader of this container ignores it.
 
     Raises:
         CheckpointError: `F002` for anything that two readers could see in two ways, `F003` when over a limit.
     """
-    entries, directory_start = _directory(mapping)
+    entries, directory_start = _directory(file)
     _check_names(entries, case_matters=case_matters)
     records: dict[str, Record] = {}
     position = 0
@@ -133,9 +130,9 @@ def read_records(
         if entry.header != position:
             raise _misplaced(entry, position)
         may_deflate = compressible(entry.name)
-        start = _check_local_header(mapping, entry, directory_start, _METHODS[: 1 + may_deflate])
+        start = _check_local_header(file, entry, directory_start, _METHODS[: 1 + may_deflate])
         end = start + entry.compressed
-        position = _after_descriptor(mapping, entry, end, directory_start)
+        position = _after_descriptor(file, entry, end, directory_start)
         inflated = entry.size if entry.method else None
         records[entry.name] = Record(entry.name, start, end, entry.crc, inflated)
     if position != directory_start:
@@ -143,11 +140,9 @@ def read_records(
     return records
 
 
-def check_crc(mapping: Bytes, record: Record) -> None:
+def check_crc(file: FileBytes, record: Record) -> None:
     """Refuse a record whose bytes are not those that were written."""
-    with memoryview(mapping)[record.start : record.end] as data:
-        found = zlib.crc32(data)
-    if found != record.crc:
+    if zlib.crc32(file[record.start : record.end]) != record.crc:
         raise _malformed(f"record '{printable(record.name)}' does not have its checksum, so its bytes have changed")
 
 
@@ -174,34 +169,34 @@ def wrong_checksum(file: OpenFile, record: Record) -> bool:
     return found != record.crc
 
 
-def _directory(mapping: Bytes) -> tuple[list[_Entry], int]:
+def _directory(file: FileBytes) -> tuple[list[_Entry], int]:
     """The central directory, and where it begins."""
-    count, size, start = _end_of_directory(mapping)
+    count, size, start = _end_of_directory(file)
     if count > MOST_RECORDS:
         raise CheckpointError(
             f"the zip archive lists {count:,} records, over the limit of {MOST_RECORDS:,}; "
             "do not load this file unless you know who made it.",
             rule="F003",
         )
-    entries = list(islice(_entries(mapping, start, start + size), MOST_RECORDS + 1))
+    entries = list(islice(_entries(file, start, start + size), MOST_RECORDS + 1))
     if len(entries) != count:
         raise _malformed(f"the zip directory has {len(entries):,} records where its end says {count:,}")
     return entries, start
 
 
-def _end_of_directory(mapping: Bytes) -> tuple[int, int, int]:
+def _end_of_directory(file: FileBytes) -> tuple[int, int, int]:
     """Number of entries, size and offset of the central directory."""
-    end_start = len(mapping) - _END.size
-    if end_start < 0 or mapping[end_start : end_start + 4] != _END_MAGIC:
+    end_start = len(file) - _END.size
+    if end_start < 0 or file[end_start : end_start + 4] != _END_MAGIC:
         raise _malformed("the file does not end with a zip directory, so it is cut short or has bytes after its end")
-    _, disk, first_disk, count_here, count, size, start, comment = _END.unpack_from(mapping, end_start)
+    _, disk, first_disk, count_here, count, size, start, comment = file.unpack(_END, end_start)
     if comment or disk not in (0, _IN_EXTRA_16) or first_disk not in (0, _IN_EXTRA_16) or count_here != count:
         raise _malformed("the end of the zip directory is not that of an archive in one piece without a comment")
     locator_start = end_start - _LOCATOR_64.size
     directory_end = end_start
-    if locator_start >= 0 and mapping[locator_start : locator_start + 4] == _LOCATOR_64_MAGIC:
+    if locator_start >= 0 and file[locator_start : locator_start + 4] == _LOCATOR_64_MAGIC:
         directory_end = locator_start - _END_64.size
-        large = _end_of_large_directory(mapping, locator_start)
+        large = _end_of_large_directory(file, locator_start)
         small = (count, size, start)
         for found, beside, unset in zip(large, small, (_IN_EXTRA_16, _IN_EXTRA_32, _IN_EXTRA_32), strict=True):
             if beside not in (found, unset):
@@ -212,22 +207,22 @@ def _end_of_directory(mapping: Bytes) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _end_of_large_directory(mapping: Bytes, locator_start: int) -> tuple[int, int, int]:
+def _end_of_large_directory(file: FileBytes, locator_start: int) -> tuple[int, int, int]:
     """The same numbers out of the zip64 record, which must lie right before its locator."""
-    _, _, end_start, disks = _LOCATOR_64.unpack_from(mapping, locator_start)
+    _, _, end_start, disks = file.unpack(_LOCATOR_64, locator_start)
     if end_start != locator_start - _END_64.size or end_start < 0 or disks > 1:
         raise _malformed("the zip64 end of the directory is not where its locator says")
-    magic, length, _, _, disk, first_disk, count_here, count, size, start = _END_64.unpack_from(mapping, end_start)
+    magic, length, _, _, disk, first_disk, count_here, count, size, start = file.unpack(_END_64, end_start)
     if magic != _END_64_MAGIC or length != _END_64.size - 12 or disk or first_disk or count_here != count:
         raise _malformed("the zip64 end of the directory is not that of an archive in one piece")
     return count, size, start
 
 
-def _entries(mapping: Bytes, position: int, end: int) -> Iterator[_Entry]:
+def _entries(file: FileBytes, position: int, end: int) -> Iterator[_Entry]:
     while position < end:
         if position + _CENTRAL.size > end:
             raise _malformed("the zip directory ends within an entry")
-        fields = _CENTRAL.unpack_from(mapping, position)
+        fields = file.unpack(_CENTRAL, position)
         (magic, _, _, flags, method, _, _, crc, compressed, size) = fields[:10]
         (name_length, extra_length, comment_length, disk, _, _, header) = fields[10:]
         name_start = position + _CENTRAL.size
@@ -235,8 +230,8 @@ def _entries(mapping: Bytes, position: int, end: int) -> Iterator[_Entry]:
         position = extra_start + extra_length + comment_length
         if magic != _CENTRAL_MAGIC or position > end:
             raise _malformed("the zip directory has an entry that is none")
-        raw_name = bytes(mapping[name_start:extra_start])
-        extra = bytes(mapping[extra_start : extra_start + extra_length])
+        raw_name = file[name_start:extra_start]
+        extra = file[extra_start : extra_start + extra_length]
         wide = _wide_sizes(raw_name, extra, [size, compressed, header, disk])
         if wide[3]:
             raise _malformed(f"record '{_shown(raw_name)}' is on another disk of the zip archive")
@@ -288,7 +283,7 @@ def _check_names(entries: list[_Entry], *, case_matters: bool) -> None:
             )
 
 
-def _check_local_header(mapping: Bytes, entry: _Entry, directory_start: int, methods: tuple[int, ...]) -> int:
+def _check_local_header(file: FileBytes, entry: _Entry, directory_start: int, methods: tuple[int, ...]) -> int:
     """Compare a local header with the directory.
 
     Returns:
@@ -297,7 +292,7 @@ def _check_local_header(mapping: Bytes, entry: _Entry, directory_start: int, met
     name_start = entry.header + _LOCAL.size
     if name_start > directory_start:
         raise _malformed(f"record '{entry.shown}' begins within the zip directory")
-    fields = _LOCAL.unpack_from(mapping, entry.header)
+    fields = file.unpack(_LOCAL, entry.header)
     magic, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = fields
     extra_start: int = name_start + name_length
     start: int = extra_start + extra_length
@@ -307,13 +302,13 @@ def _check_local_header(mapping: Bytes, entry: _Entry, directory_start: int, met
         raise _malformed(f"record '{entry.shown}' is encrypted, which torch.save never does")
     if entry.method not in methods or method != entry.method:
         raise _malformed(f"record '{entry.shown}' is compressed, where records are stored as they are")
-    if mapping[name_start:extra_start] != entry.raw_name or flags != entry.flags:
+    if file[name_start:extra_start] != entry.raw_name or flags != entry.flags:
         raise _malformed(
             f"record '{entry.shown}' has another name or other flags in its own header than in the zip directory"
         )
     if (entry.compressed != entry.size and not method) or start + entry.compressed > directory_start:
         raise _malformed(f"record '{entry.shown}' claims {entry.size:,} bytes, which are not there")
-    wide = _wide_sizes(entry.raw_name, bytes(mapping[extra_start:start]), [size, compressed])
+    wide = _wide_sizes(entry.raw_name, file[extra_start:start], [size, compressed])
     # A header written before its data leaves these open and lets the descriptor after the data say them.
     open_values = (0,) if flags & _HAS_DESCRIPTOR else ()
     sizes = zip(wide, (entry.size, entry.compressed), strict=True)
@@ -324,11 +319,11 @@ def _check_local_header(mapping: Bytes, entry: _Entry, directory_start: int, met
     return start
 
 
-def _after_descriptor(mapping: Bytes, entry: _Entry, position: int, directory_start: int) -> int:
+def _after_descriptor(file: FileBytes, entry: _Entry, position: int, directory_start: int) -> int:
     """The offset after the descriptor that follows a record's data, when its flags announce one."""
     if not entry.flags & _HAS_DESCRIPTOR:
         return position
-    following = bytes(mapping[position : min(position + 24, directory_start)])
+    following = file[position : min(position + 24, directory_start)]
     for magic in (_DESCRIPTOR_MAGIC, b""):
         for form in ("<I2Q", "<3I"):
             if max(entry.size, entry.compressed) >= _IN_EXTRA_32 and form == "<3I":

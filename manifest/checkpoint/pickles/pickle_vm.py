@@ -18,7 +18,6 @@ import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from mmap import mmap
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifest.checkpoint.pickles.stand_ins import (
@@ -74,7 +73,7 @@ class Interpreted:
 
 
 def interpret(
-    pickle: bytes | mmap,
+    pickle: bytes,
     constructors: Mapping[str, Constructor | Class],
     persistent: Callable[[Any], Any],
     *,
@@ -130,7 +129,7 @@ class _Machine:
 
     def __init__(
         self,
-        pickle: bytes | mmap,
+        pickle: bytes,
         constructors: Mapping[str, Constructor | Class],
         persistent: Callable[[Any], Any],
         start: int,
