@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from manifest.probes.inputs import Inputs
+from manifest.probes.inputs import Inputs, is_prompt
 from manifest.schema.document import Reading
 
 _MOST = 5
@@ -35,10 +35,12 @@ def of_prompts(logits: torch.Tensor, inputs: Inputs, *, each_by_itself: bool) ->
         inputs: What was asked.
         each_by_itself: Whether each pair is judged by itself (sigmoid), or the prompts compete (softmax).
     """
-    scores = logits.double()
+    columns = [index for index, name in enumerate(inputs.names["tokens"]) if is_prompt(name)]
+    prompts = [inputs.names["tokens"][index] for index in columns]
+    scores = logits.double()[:, columns]
     probabilities = scores.sigmoid() if each_by_itself else scores.softmax(dim=-1)
     return [
-        Reading(image=image, prompts={name: round(p, 4) for name, p in zip(inputs.names["tokens"], row, strict=True)})
+        Reading(image=image, prompts={name: round(p, 4) for name, p in zip(prompts, row, strict=True)})
         for image, row in zip(inputs.names["images"], probabilities.tolist(), strict=True)
     ]
 

@@ -1,8 +1,10 @@
 """Probes: the fixed inputs that golden outputs are answers to.
 
-`photos-and-prompts/1` is four photographs that ship with this package and eight prompts. Where a model's tokenizer
-lives on a hub and is not at hand, `photos-and-tokens/1` asks with token ids that need no vocabulary. `photos/1` is the
-photographs alone.
+`photos-and-prompts/2` is four photographs that ship with this package and eight prompts, a text that fills the
+context, so that every position is asked, and texts of the tokens that were added to a vocabulary. Where a model's
+tokenizer lives on a hub and is not at hand, `photos-and-tokens/2` asks with token ids that need no vocabulary.
+`photos/1` is the photographs alone. The first versions, which records of earlier releases name, have the eight prompts
+only.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from torch import nn
 from manifest.digests import text_digest
 from manifest.weights.assign import live_digest
 
-WITH_TOKENIZER = "photos-and-prompts/1"
-WITHOUT_TOKENIZER = "photos-and-tokens/1"
+_WITH_TOKENIZER = "photos-and-prompts"
+_WITHOUT_TOKENIZER = "photos-and-tokens"
+_TOKENS_ALONE = "tokens"
+_FIRST, _NEWEST = "/1", "/2"
 PHOTOGRAPHS_ALONE = "photos/1"
-TOKENS_ALONE = "tokens/1"
 TENSORS = "tensors/1"
 VARIABLE = "objects."
 """How the names of outputs begin whose lengths depend on values: they are read off and matched, and not recorded."""
@@ -41,12 +44,28 @@ PROMPTS = (
 )
 
 
+_FILLED = "<every position>"
+_ADDED = "<added tokens>"
+_FILLING = "cat"  # one token in every vocabulary that was seen
+_SPECIALS = 8  # tokens that a tokenizer puts around a text, at most
+_MOST_ROWS = 16  # of added tokens
+
 _OF_USER = "user/"
 
 
 def is_of_user(probe: str) -> bool:
     """Whether a probe is one of a user's own, which only the user has."""
     return probe.startswith(_OF_USER)
+
+
+def needs_no_tokenizer(probe: str | None) -> bool:
+    """Whether a recorded probe asks with token ids, although the model has a tokenizer."""
+    return probe is not None and probe.startswith(f"{_WITHOUT_TOKENIZER}/")
+
+
+def is_prompt(name: str) -> bool:
+    """Whether a row of tokens is one of the prompts, and not a text that only fills the context."""
+    return name not in (_FILLED, _ADDED)
 
 
 Preprocessing = Callable[[Image.Image], torch.Tensor]
@@ -69,7 +88,7 @@ class Probe:
         >>> street = manifest.Probe("street", {"sky": Image.linear_gradient("L").convert("RGB")}, ("a street", "a sky"))
         >>> written = manifest.save(manifest.load("ckpt.pt"), "next.pt", probes=[street], floor="none")
         >>> [golden.probe for golden in written.golden]
-        ['photos-and-prompts/1', 'user/street']
+        ['photos-and-prompts/2', 'user/street']
         >>> manifest.verify("next.pt", probes=[street]).passed
         True
     """
@@ -168,7 +187,14 @@ def shipped() -> Probe:
 
 
 def images_and_prompts(
-    material: Probe, preprocess: Preprocessing, tokenizer: Any | None, context_length: int, vocabulary: int
+    material: Probe,
+    preprocess: Preprocessing,
+    tokenizer: Any | None,
+    context_length: int,
+    vocabulary: int,
+    *,
+    probe: str | None = None,
+    added: Mapping[str, int] | None = None,
 ) -> Inputs:
     """The probe through a model's own preprocessing and tokenizer, or those of the material.
 
@@ -178,16 +204,26 @@ def images_and_prompts(
         tokenizer: Prompts → int64 tensor of shape (prompts, context length), or None when there is none at hand.
         context_length: Token ids per prompt.
         vocabulary: Number of token ids, for the probe that needs no tokenizer.
+        probe: Name of the recorded probe, the newest version when None.
+        added: Ids of the tokens that were added to the tokenizer's vocabulary, by the text that stands for them.
     """
     seen = images_alone(material, preprocess)
-    tokenizer = material.tokenizer or tokenizer
-    if tokenizer is not None:
-        probe, tokens, names = WITH_TOKENIZER, tokenizer(list(material.prompts)), tuple(material.prompts)
+    version = _version(material, probe)
+    asked = material.tokenizer or tokenizer
+    if asked is None:
+        tokens, names = _drawn_tokens(material, context_length, vocabulary, version)
+        kind = _WITHOUT_TOKENIZER
     else:
-        probe = WITHOUT_TOKENIZER
-        tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in material.prompts])
-        names = tuple(f"tokens {index}" for index in range(len(material.prompts)))
-    return Inputs(material.called(probe), {**seen.tensors, "tokens": tokens}, {**seen.names, "tokens": names})
+        kind, tokens, names = _WITH_TOKENIZER, asked(list(material.prompts)), tuple(material.prompts)
+        if version == _NEWEST:
+            # By the recorded tokenizer, so that one that is compared with it is asked the same texts.
+            own = tokenizer or asked
+            texts = [(_FILLED, _filling(own, context_length))]
+            unasked = _unasked(own(list(material.prompts)), added or {}, context_length, vocabulary)
+            texts += [(_ADDED, text) for text in unasked]
+            tokens = torch.cat([tokens, asked([text for _, text in texts])])
+            names = (*names, *(name for name, _ in texts))
+    return Inputs(material.called(kind + version), {**seen.tensors, "tokens": tokens}, {**seen.names, "tokens": names})
 
 
 def images_alone(material: Probe, preprocess: Preprocessing) -> Inputs:
@@ -196,11 +232,11 @@ def images_alone(material: Probe, preprocess: Preprocessing) -> Inputs:
     return Inputs(material.called(PHOTOGRAPHS_ALONE), {"images": images}, {"images": tuple(material.images)})
 
 
-def tokens_alone(material: Probe, context_length: int, vocabulary: int) -> Inputs:
-    """Token ids that need no tokenizer, for models that read and do not see."""
-    tokens = torch.stack([_token_ids(prompt, context_length, vocabulary) for prompt in material.prompts])
-    names = tuple(f"tokens {index}" for index in range(len(material.prompts)))
-    return Inputs(material.called(TOKENS_ALONE), {"tokens": tokens}, {"tokens": names})
+def tokens_alone(material: Probe, context_length: int, vocabulary: int, probe: str | None = None) -> Inputs:
+    """Token ids that need no tokenizer, for models that read and do not see; arguments as of `images_and_prompts`."""
+    version = _version(material, probe)
+    tokens, names = _drawn_tokens(material, context_length, vocabulary, version)
+    return Inputs(material.called(_TOKENS_ALONE + version), {"tokens": tokens}, {"tokens": names})
 
 
 def tensors_given(material: Probe) -> Inputs:
@@ -214,9 +250,43 @@ def inputs_digest(inputs: Inputs) -> str:
     return text_digest([inputs.probe, *map(live_digest, inputs.tensors.values())])
 
 
-def _token_ids(seed: str, length: int, vocabulary: int) -> torch.Tensor:
+def _version(material: Probe, probe: str | None) -> str:
+    """A user asks what they please; what ships is asked as it was when it was recorded."""
+    first = material.name is not None or (probe is not None and probe.endswith(_FIRST))
+    return _FIRST if first else _NEWEST
+
+
+def _filling(tokenizer: Any, context_length: int) -> str:
+    """The shortest text that fills a context: what is longer has the same tokens."""
+    counts = range(max(1, context_length - _SPECIALS), context_length + 1)
+    rows = tokenizer([" ".join([_FILLING] * count) for count in counts])
+    count = next(count for count, row in zip(counts, rows, strict=True) if torch.equal(row, rows[-1]))
+    return " ".join([_FILLING] * count)
+
+
+def _unasked(tokens: torch.Tensor, added: Mapping[str, int], context_length: int, vocabulary: int) -> list[str]:
+    """Texts of the added tokens that the model knows and no prompt has, as many in each as there is room for."""
+    asked = set(tokens.flatten().tolist())
+    ordered = sorted(added.items(), key=lambda item: item[1])
+    texts = [text for text, number in ordered if number < vocabulary and number not in asked]
+    room = max(1, context_length - _SPECIALS)
+    return [" ".join(texts[at : at + room]) for at in range(0, len(texts), room)][:_MOST_ROWS]
+
+
+def _drawn_tokens(
+    material: Probe, context_length: int, vocabulary: int, version: str
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    rows = [_token_ids(prompt, context_length, vocabulary) for prompt in material.prompts]
+    names = [f"tokens {index}" for index in range(len(rows))]
+    if version == _NEWEST:
+        rows.append(_token_ids(_FILLED, context_length, vocabulary, words=context_length - 1))
+        names.append(_FILLED)
+    return torch.stack(rows), tuple(names)
+
+
+def _token_ids(seed: str, length: int, vocabulary: int, words: int | None = None) -> torch.Tensor:
     """Token ids drawn from BLAKE3's output stream of a text, ended by the greatest id, as CLIP's prompts are."""
-    words = max(1, min(length - 2, 3 + len(seed) % 5))
+    words = max(1, min(length - 2, 3 + len(seed) % 5)) if words is None else max(1, words)
     stream = blake3(f"manifest/tokens/v1\n{seed}".encode()).digest(length=8 * words)
     drawn = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") % (vocabulary - 1) for i in range(words)]
     ids = torch.zeros(length, dtype=torch.long)

@@ -65,7 +65,7 @@ def answer(
     Example:
         >>> answers = manifest.answer(manifest.load("ckpt.pt"), "ckpt.pt")
         >>> {name: output.shape for name, output in answers.outputs.items()}
-        {'image_features': [4, 64], 'text_features': [8, 64], 'logits': [4, 8]}
+        {'image_features': [4, 64], 'text_features': [9, 64], 'logits': [4, 9]}
     """
     subject = open_target(checkpoint)
     try:

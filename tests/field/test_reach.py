@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 import manifest
+from manifest.probes.inputs import PROMPTS
 from manifest.schema.report import Report
 from manifest.storage.transaction import read_manifest
 
@@ -155,3 +156,59 @@ def test_record_of_an_earlier_version_when_it_has_no_captions_then_says_so(coca:
         sidecar.write_text(before)
     assert report.exit_code == 0
     assert "has no caption_logits: it was written before" in rules(report)["G010"]
+
+
+WITH_ADDED_TOKENS = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "width": 32, "head_width": 16, "layers": 2, "patch_size": 16},
+    "text_cfg": {
+        **TEXT,
+        "context_length": 24,
+        "vocab_size": 49411,
+        "tokenizer_kwargs": {"additional_special_tokens": ["<here>", "<there>"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def with_added_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with two tokens of its own and one row of its vocabulary that no text has, saved with its manifest."""
+    folder = tmp_path_factory.mktemp("added")
+    (folder / "field-added.json").write_text(json.dumps(WITH_ADDED_TOKENS))
+    open_clip.add_model_config(folder / "field-added.json")
+    torch.manual_seed(0)
+    manifest.save(manifest.create_model("field-added"), folder / "added.pt", floor="none")
+    return folder / "added.pt"
+
+
+ALTERED: dict[str, tuple[str, int, bool]] = {
+    # Situation: the table, the row that becomes noise, and whether a golden output tells.
+    "the last position": ("positional_embedding", 23, True),
+    "a position past every prompt": ("positional_embedding", 15, True),
+    "the first added token": ("token_embedding.weight", 49408, True),
+    "the last added token": ("token_embedding.weight", 49409, True),
+    "a word that no prompt has": ("token_embedding.weight", 1000, False),
+    "a row of no token": ("token_embedding.weight", 49410, False),
+}
+
+
+@pytest.mark.parametrize("situation", ALTERED)
+def test_compare_when_a_row_of_a_table_is_altered_then_golden_tells_it(
+    situation: str, with_added_tokens: Path, tmp_path: Path
+) -> None:
+    table, row, told = ALTERED[situation]
+    model = manifest.load(with_added_tokens)
+    with torch.no_grad():
+        model.get_parameter(table)[row].normal_(generator=torch.Generator().manual_seed(0))
+    answers = manifest.answer(model, with_added_tokens)
+    (tmp_path / "answers.json").write_text(answers.model_dump_json(by_alias=True))
+    report = manifest.compare(tmp_path / "answers.json", with_added_tokens)
+    assert report.exit_code == int(told)
+    assert ("G001" in rules(report)) is told
+
+
+def test_readings_when_a_text_only_fills_the_context_then_do_not_show_it(with_added_tokens: Path) -> None:
+    record = read_manifest(with_added_tokens).golden[0]
+    assert record.outputs["logits"].shape == [4, 8 + 1 + 1]  # the prompts, every position, the added tokens
+    assert [len(reading.prompts) for reading in record.reading] == [8] * 4
+    assert {*record.reading[0].prompts} == {*PROMPTS}

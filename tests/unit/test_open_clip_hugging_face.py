@@ -82,7 +82,7 @@ def test_saved_model_is_loaded_where_the_towers_directory_is_not(kind: str, regi
     assert next(rung for rung in report.rungs if rung.name == "golden").reason.startswith("exact")
     assert str(tmp_path) not in recorded.model_dump_json()
     assert recorded.architecture.config["text_cfg"]["hf_model_name"] == f"tiny-{kind}"
-    assert recorded.golden[0].probe == "photos-and-tokens/1"
+    assert recorded.golden[0].probe == "photos-and-tokens/2"
     assert first_difference(loaded, model) is None
     assert manifest.save(loaded, tmp_path / "b.pt", golden=False).weights.digest == recorded.weights.digest
 

@@ -170,7 +170,7 @@ def test_manifest_is_created_for_a_published_directory(tmp_path: Path) -> None:
     live("CLIPModel").save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     recorded = manifest.create(path, str(tmp_path), family="transformers", arguments={"precision": "fp32"})
-    assert recorded.golden[0].probe == "photos-and-tokens/1"
+    assert recorded.golden[0].probe == "photos-and-tokens/2"
     assert manifest.verify(path).exit_code == 0
 
 

@@ -121,7 +121,7 @@ def test_file_that_holds_no_answers_is_refused(saved: Path, tmp_path: Path, text
 
 def test_answers_to_another_probe_are_refused(saved: Path, digits_model: Any) -> None:
     answers = manifest.answer(digits_model, saved).model_copy(update={"probe": "photos/1"})
-    with pytest.raises(InputError, match=r"to the probe photos/1, expected photos-and-prompts/1"):
+    with pytest.raises(InputError, match=r"to the probe photos/1, expected photos-and-prompts/2"):
         manifest.compare(answers, saved)
 
 

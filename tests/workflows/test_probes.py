@@ -66,7 +66,7 @@ CASES = {
         lambda: BertModel(
             BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=99)
         ),
-        "tokens/1",
+        "tokens/2",
         {"output.last_hidden_state"},
     ),
 }
@@ -102,7 +102,7 @@ def test_users_own_probe_is_recorded_by_what_was_answered(digits_model: Any, fol
     path = tmp_path / "model.safetensors"
     recorded = manifest.save(digits_model, path, probes=[folder])
     standard, own = recorded.golden
-    assert (standard.probe, own.probe) == ("photos-and-prompts/1", "user/street")
+    assert (standard.probe, own.probe) == ("photos-and-prompts/2", "user/street")
     assert [reading.image for reading in own.reading] == ["first", "second"]
     assert list(own.reading[0].prompts) == ["a gradient", "a digit"]
     with_it = manifest.verify(path, probes=[folder])

@@ -24,6 +24,7 @@ from manifest.families.json_arguments import as_data
 from manifest.families.open_clip.building import CLASSES, PRECISIONS, construct, natively_activated, resolve
 from manifest.families.open_clip.hugging_face import vocabulary, with_config
 from manifest.families.open_clip.inputs import (
+    added_tokens,
     context_length,
     live_preprocess,
     load_preprocess,
@@ -37,7 +38,7 @@ from manifest.families.open_clip.recovery import recover
 from manifest.families.open_clip.registry import normal, registered_name
 from manifest.families.protocol import Conversion, Creation, Difference, Variant
 from manifest.families.readings import of_prompts
-from manifest.probes.inputs import WITHOUT_TOKENIZER, Inputs, Probe, images_and_prompts, shipped
+from manifest.probes.inputs import Inputs, Probe, images_and_prompts, needs_no_tokenizer, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import activation_words
 from manifest.weights.shape_diff import ShapeDiff
@@ -153,11 +154,13 @@ class OpenClip(Adapter):
 
     def inputs(self, architecture: Architecture, probe: str | None = None, material: Probe | None = None) -> Inputs:
         preprocess, tokenizer = self.transforms(architecture)
-        if probe == WITHOUT_TOKENIZER:
+        if needs_no_tokenizer(probe):
             tokenizer = None
         length = _inputs_of(architecture)[1].context_length
         ids = vocabulary(architecture.config["text_cfg"])
-        return images_and_prompts(material or shipped(), preprocess, tokenizer, length, ids)
+        return images_and_prompts(
+            material or shipped(), preprocess, tokenizer, length, ids, probe=probe, added=added_tokens(tokenizer)
+        )
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         model: Any = module

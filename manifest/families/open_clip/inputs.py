@@ -175,6 +175,18 @@ def _simple_tokenizer(context_length: int, arguments: str) -> Any:
     return SimpleTokenizer(context_length=context_length, **json.loads(arguments))
 
 
+def added_tokens(tokenizer: Any) -> dict[str, int]:
+    """Ids of the tokens that stand beside a vocabulary's words, by their text: those that every tokenizer has, and
+    those that were added to this one."""
+    if tokenizer is None:
+        return {}
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:
+        found: dict[str, int] = inner.get_added_vocab()
+        return found
+    return {tokenizer.decoder[number]: number for number in tokenizer.all_special_ids}
+
+
 def _vocabulary_digest(tokenizer: Any) -> str:
     inner = getattr(tokenizer, "tokenizer", None)
     vocabulary: dict[str, int] = inner.get_vocab() if inner is not None else tokenizer.encoder

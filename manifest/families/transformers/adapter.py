@@ -152,7 +152,7 @@ class Transformers(Adapter):
             preprocess = load_preprocess(architecture.preprocess or plain_preprocess(config["vision_config"]))
             text = config["text_config"]
             length = min(int(text["max_position_embeddings"]), _MOST_TOKENS)
-            return images_and_prompts(material, preprocess, None, length, int(text["vocab_size"]))
+            return images_and_prompts(material, preprocess, None, length, int(text["vocab_size"]), probe=probe)
         if architecture.class_name.endswith(_OF_IMAGES) and config.get("num_channels", 3) == 3:
             return images_alone(material, load_preprocess(architecture.preprocess or plain_preprocess(config)))
         if material.tensors:
@@ -160,7 +160,7 @@ class Transformers(Adapter):
         kind = model_class(architecture.class_name)
         if kind.main_input_name == "input_ids" and "vocab_size" in config and not config.get("is_encoder_decoder"):
             positions = getattr(config_of(kind, config), "max_position_embeddings", None) or _MOST_TOKENS
-            return tokens_alone(material, min(positions - _RESERVED, _MOST_TOKENS), int(config["vocab_size"]))
+            return tokens_alone(material, min(positions - _RESERVED, _MOST_TOKENS), int(config["vocab_size"]), probe)
         return None
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
