@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -17,7 +17,7 @@ from manifest.escaping import printable
 from manifest.families import family
 from manifest.families.protocol import Family, Variant
 from manifest.golden.compare import Comparison
-from manifest.golden.diagnose import Diagnosis, OutputsTarget, Question, Target, Tried, diagnose
+from manifest.golden.diagnose import Diagnosis, Question, Tried, diagnose
 from manifest.golden.floor import Built
 from manifest.golden.hypotheses import hypotheses
 from manifest.golden.hypotheses.activations import restored
@@ -25,6 +25,7 @@ from manifest.golden.layers import first_divergence, layer_distance
 from manifest.golden.precision import in_float32
 from manifest.golden.record import prepared
 from manifest.golden.run import ProbeOutputs
+from manifest.golden.targets import OutputsTarget, Target
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Inputs, Preprocessing, Probe, shipped
 from manifest.schema.document import Architecture, Golden, Layer, Reading
@@ -77,11 +78,16 @@ class RecordedModel:
 
     @neutral_process(generators=False)  # dropout draws what it drew when the answers were given
     def diagnose(
-        self, target: Target, question: Question, left_after: Callable[[Variant], float] | None = None
+        self,
+        target: Target,
+        question: Question,
+        left_after: Callable[[Variant], float] | None = None,
+        likelier: Iterable[Variant] = (),
     ) -> Diagnosis:
-        """Why the model's answers are not those of a target; see `golden.diagnose`."""
+        """Why the model's answers are not those of a target, hypotheses that are likelier first; `golden.diagnose`."""
         inputs = question(self.architecture, None)
-        return diagnose(self.built, inputs, target, self.variants(inputs), self.build, question, left_after)
+        variants = chain(likelier, self.variants(inputs))
+        return diagnose(self.built, inputs, target, variants, self.build, question, left_after)
 
     def _other_states(self) -> Iterator[Variant]:
         recorded = self.checkpoint.state_path

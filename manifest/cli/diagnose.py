@@ -16,7 +16,11 @@ def run(
     checkpoint: Checkpoint,
     reading: Annotated[
         Path | None,
-        typer.Option("--reading", help="JSON file of published probabilities, by image and prompt.", metavar="FILE"),
+        typer.Option(
+            "--reading",
+            help="JSON file of published probabilities, by image and prompt, and of its templates if any.",
+            metavar="FILE",
+        ),
     ] = None,
     answers: Annotated[
         Path | None,

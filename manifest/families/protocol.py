@@ -76,6 +76,7 @@ class Variant:
         native_mode: Whether the altered module is asked in its own mode, instead of in eval mode.
         parts: Those that it is made of, where it is several at once.
         approximate: Whether it moves outputs by more than arithmetic even where it is the cause, as low precision does.
+        alone: Whether it is tried last and together with no other, since it takes long.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Variant:
     native_mode: bool = False
     parts: tuple[Variant, ...] = ()
     approximate: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
 from manifest.probes.inputs import Inputs, is_prompt
 from manifest.schema.document import Reading
@@ -43,6 +44,16 @@ def of_prompts(logits: torch.Tensor, inputs: Inputs, *, each_by_itself: bool) ->
         Reading(image=image, prompts={name: round(p, 4) for name, p in zip(prompts, row, strict=True)})
         for image, row in zip(inputs.names["images"], probabilities.tolist(), strict=True)
     ]
+
+
+def averaged(text_features: torch.Tensor) -> torch.Tensor:
+    """One embedding a prompt, of shape (prompts, width), as `open_clip.build_zero_shot_classifier` averages templates.
+
+    Args:
+        text_features: Of shape (prompts, width), which are left as they are, or (prompts, templates, width), of which
+            each is normalised before the mean is taken; the mean is not normalised again.
+    """
+    return text_features if text_features.ndim == 2 else functional.normalize(text_features, dim=-1).mean(dim=1)
 
 
 def _name(index: int, categories: Sequence[str]) -> str:

@@ -8,9 +8,8 @@ thirds, and no other hypothesis leaves less: another cause of the same size woul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ from manifest.errors import one_line
 from manifest.families.protocol import Variant
 from manifest.golden.floor import Built
 from manifest.golden.hypotheses.pairs import together
-from manifest.golden.run import ProbeOutputs, recorded
-from manifest.golden.sketch import distance
+from manifest.golden.run import ProbeOutputs
+from manifest.golden.targets import OutputsTarget, Target, target_of
 from manifest.probes.inputs import Inputs, Preprocessing
-from manifest.schema.document import Architecture, Output, Reading
+from manifest.schema.document import Architecture
 
 Question = Callable[[Architecture, Preprocessing | None], Inputs]
 """What is asked, prepared as an architecture says, or its photographs by another preprocessing."""
@@ -37,77 +36,13 @@ _NEARER = 0.98
 """Of the total distance, what a hypothesis leaves at most with which pairs are made."""
 _PAIRED = 2
 """With how many hypotheses pairs are made."""
-_LEAST_NUMBERS = 4
-"""Below so many independent numbers in a target, a number that is fitted to them shows nothing."""
+LEAST_NUMBERS = 4
+"""Below so many independent numbers in a target, a number that is fitted to them, or a text, shows nothing."""
+_MOST_SAMPLES = 256
+"""Images and texts of a question above which no pairs are made, since each pair asks all of it."""
 _HALVINGS = 40
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _HUGE = 1e6
-
-
-class Target(Protocol):
-    """The answers that are to be explained."""
-
-    @property
-    def tolerance(self) -> float:
-        """The greatest distance that counts as none."""
-
-    @property
-    def numbers(self) -> int:
-        """How many independent numbers these are."""
-
-    def distances(self, answers: ProbeOutputs) -> dict[str, float]:
-        """How far each output is from these, by name."""
-
-
-@dataclass(frozen=True)
-class OutputsTarget:
-    """Outputs on record.
-
-    Attributes:
-        outputs: By name.
-        tolerance: The greatest relative L2 distance that arithmetic explains.
-    """
-
-    outputs: Mapping[str, Output]
-    tolerance: float
-
-    @property
-    def numbers(self) -> int:
-        return sum(len(output.sketch) for output in self.outputs.values())
-
-    def distances(self, answers: ProbeOutputs) -> dict[str, float]:
-        return {name: _relative(output, answers, name) for name, output in self.outputs.items()}
-
-
-@dataclass(frozen=True)
-class ReadingsTarget:
-    """Probabilities that somebody read off, as in a paper or on a model card.
-
-    Attributes:
-        readings: By image and prompt.
-        tolerance: Half a unit of the last digit that they were written with.
-        coarser: By image and prompt, how much more those may be off that were written with fewer digits.
-    """
-
-    readings: Sequence[Reading]
-    tolerance: float
-    coarser: Mapping[tuple[str, str], float] = field(default_factory=dict)
-
-    @property
-    def numbers(self) -> int:
-        # Probabilities of an image add up to one, and those at either end say nothing.
-        inside = (sum(self.tolerance < p < 1 - self.tolerance for p in each.prompts.values()) for each in self.readings)
-        return sum(max(0, count - 1) for count in inside)
-
-    def distances(self, answers: ProbeOutputs) -> dict[str, float]:
-        found = {reading.image: reading.prompts for reading in answers.readings}
-        return {
-            reading.image: max([0.0, *self._apart(reading, found.get(reading.image, {}))]) for reading in self.readings
-        }
-
-    def _apart(self, reading: Reading, found: Mapping[str, float]) -> Iterator[float]:
-        for prompt, value in reading.prompts.items():
-            yield abs(value - found.get(prompt, math.inf)) - self.coarser.get((reading.image, prompt), 0.0)
 
 
 @dataclass(frozen=True)
@@ -188,6 +123,7 @@ def diagnose(
     trials = _Trials(built, plain, inputs, target, furthest, build, again, left_after)
     differing = _differing(built, by_output, target.tolerance)
     helpful = [each for each in variants if differing is None or _may_help(each, differing)]
+    helpful.sort(key=lambda each: each.alone)
     for variant in helpful:
         if (differing is None or _may_explain(variant, differing)) and trials.try_out(variant):
             break
@@ -204,6 +140,7 @@ class _Trials:
         furthest: How far the model itself is from the target.
         tried: Those that were run, in order.
         skipped: Those that could not be run, with the reason.
+        prepared: The last way in which nothing but the inputs was another, and the answers, which several may conclude.
     """
 
     built: Built
@@ -217,6 +154,7 @@ class _Trials:
     tried: list[Tried] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    prepared: tuple[object, ProbeOutputs] | None = None
 
     def try_out(self, variant: Variant) -> bool:
         """Whether a hypothesis explains the difference; it is run once, and not where one of its name was."""
@@ -226,7 +164,7 @@ class _Trials:
         self.seen.add(words)
         try:
             if variant.fitted is not None:
-                if self.target.numbers < _LEAST_NUMBERS:
+                if self.target.numbers < LEAST_NUMBERS:
                     return False
                 variant = self._fitted(variant.fitted)
             tried = self._run(variant)
@@ -247,6 +185,8 @@ class _Trials:
         """
         for variant in variants:
             self.try_out(variant)
+        if _samples(self.inputs) > _MOST_SAMPLES:
+            return
         nearest = sorted((each for each in self.tried if not each.variant.approximate), key=lambda each: each.total)
         for base in [each.variant for each in nearest if each.total <= _NEARER * total][:_PAIRED]:
             for other in variants:
@@ -306,8 +246,11 @@ class _Trials:
     def _answers(self, variant: Variant) -> ProbeOutputs:
         """What the model says when it is run as a hypothesis has it."""
         answers = self.plain
-        otherwise = (variant.alter, variant.architecture, variant.prepare, variant.preprocess, variant.state)
-        if any(each is not None for each in otherwise):
+        otherwise = (variant.alter, variant.architecture, variant.preprocess, variant.state)
+        prepared_alone = variant.prepare is not None and otherwise == (None,) * 4
+        if prepared_alone and self.prepared is not None and self.prepared[0] is variant.prepare:
+            answers = self.prepared[1]
+        elif prepared_alone or any(each is not None for each in otherwise):
             model, inputs = self.build(variant), self.inputs
             if variant.alter is not None:
                 variant.alter(model.module)
@@ -316,6 +259,8 @@ class _Trials:
             if variant.prepare is not None:
                 inputs = variant.prepare(inputs)
             answers = model.ask(inputs, native_mode=variant.native_mode)
+            if prepared_alone:
+                self.prepared = variant.prepare, answers
         if variant.conclude is None:
             return answers
         built = self.built
@@ -325,11 +270,9 @@ class _Trials:
         return ProbeOutputs(answers.inputs, outputs, readings, answers.threads)
 
 
-def target_of(answers: ProbeOutputs, like: Target) -> Target:
-    """What a model said as a target of the same kind and tolerance as another."""
-    if isinstance(like, ReadingsTarget):
-        return ReadingsTarget(answers.readings, like.tolerance, like.coarser)
-    return OutputsTarget(answers.record(), like.tolerance)
+def _samples(inputs: Inputs) -> int:
+    """Images, and texts in all their templates."""
+    return sum(t.shape[:-1].numel() if kind == "tokens" else len(t) for kind, t in inputs.tensors.items())
 
 
 def _total(distances: Mapping[str, float]) -> float:
@@ -360,18 +303,6 @@ def _may_explain(variant: Variant, differing: set[str]) -> bool:
     if not differing:
         return variant.conclude is not None
     return variant.concerns is None or differing == {variant.concerns}
-
-
-def _relative(output: Output, answers: ProbeOutputs, name: str) -> float:
-    tensor = answers.outputs.get(name)
-    if tensor is None or list(tensor.shape) != output.shape:
-        return math.inf
-    found = recorded(answers.inputs.probe, name, tensor)
-    if found.digest == output.digest:
-        return 0.0
-    absolute = distance(output.sketch, found.sketch)
-    relative = absolute / output.norm if output.norm else absolute
-    return relative if math.isfinite(relative) else math.inf
 
 
 def _unrelated(plain: ProbeOutputs, target: Target, by_output: Mapping[str, float]) -> list[str]:

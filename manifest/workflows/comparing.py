@@ -46,11 +46,11 @@ from manifest.families.protocol import Variant
 from manifest.families.wrappers import unwrap
 from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
 from manifest.golden.compare import compare as compare_outputs
-from manifest.golden.diagnose import OutputsTarget
 from manifest.golden.layers import first_divergence
 from manifest.golden.plausible import implausibilities
 from manifest.golden.precision import in_precision
 from manifest.golden.run import run_probe
+from manifest.golden.targets import OutputsTarget
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Probe, shipped

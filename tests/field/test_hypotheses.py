@@ -283,6 +283,135 @@ def test_card_when_it_has_few_numbers_then_no_scale_is_fitted(saved: Path, tmp_p
     assert "times the cosine" not in found.message
 
 
+LABELS = ["cat", "dog", "red car", "diagram"]
+ENSEMBLE = ["a photo of a {}.", "{} art", "itap of a {}.", "the {}"]
+Embed = Callable[[torch.Tensor], torch.Tensor]
+"""Embeddings of shape (labels, templates, width), not normalised → (labels, width)."""
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    return nn.functional.normalize(features, dim=-1)
+
+
+def rightly(features: torch.Tensor) -> torch.Tensor:
+    return unit(unit(features).mean(dim=1))
+
+
+def averaged_first(features: torch.Tensor) -> torch.Tensor:
+    return unit(features.mean(dim=1))
+
+
+def mean_as_it_is(features: torch.Tensor) -> torch.Tensor:
+    return unit(features).mean(dim=1)
+
+
+def card_of(
+    saved: Path, names: list[str], templates: list[str], embed: Embed, labels: list[str] = LABELS
+) -> list[dict[str, Any]]:
+    """Readings by code of one's own: labels in templates, their embeddings, softmax of the scaled cosines."""
+    model: Any = manifest.load(saved)
+    preprocess, tokenizer = manifest.load_transforms(saved)
+    with torch.no_grad():
+        images = unit(model.encode_image(torch.stack([preprocess(each) for each in photographs().values()])))
+        texts = [template.replace("{}", label) for label in labels for template in templates]
+        features = model.encode_text(tokenizer(texts)).reshape(len(labels), len(templates), -1)
+        read = (model.logit_scale.exp() * images @ embed(features).T).softmax(dim=-1)
+    return [
+        {"image": name, "prompts": {prompt: round(p, 4) for prompt, p in zip(names, row, strict=True)}}
+        for name, row in zip(photographs(), read.tolist(), strict=True)
+    ]
+
+
+PHOTO = ["a photo of a cat", "a photo of a dog", "a photo of a red car", "a diagram"]
+OF_SIMPLE = "each label in the 7 templates of open_clip.SIMPLE_IMAGENET_TEMPLATES"
+WRITTEN: dict[str, tuple[list[str], list[str], Embed, str]] = {
+    # Situation: names on the card, the templates it was really made with, how they were averaged, the words.
+    "labels in a template": (LABELS, ["a photo of a {}."], rightly, "each label in 'a photo of a {}.' instead of each"),
+    "labels alone": (PHOTO, ["{}"], rightly, "the label alone instead of each text as it is given"),
+    "another template": (PHOTO, ["an image of a {}."], rightly, "each label in 'an image of a {}.' instead of each"),
+    "an ensemble": (PHOTO, ["SIMPLE_IMAGENET_TEMPLATES"], rightly, f"{OF_SIMPLE}, averaged instead of each"),
+    "an ensemble averaged too early": (
+        LABELS,
+        ["SIMPLE_IMAGENET_TEMPLATES"],
+        averaged_first,
+        f"{OF_SIMPLE}, their embeddings averaged before they are normalised instead of each",
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", WRITTEN)
+def test_card_when_its_prompts_were_written_otherwise_then_says_how(
+    situation: str, saved: Path, tmp_path: Path
+) -> None:
+    names, templates, embed, words = WRITTEN[situation]
+    if templates == ["SIMPLE_IMAGENET_TEMPLATES"]:
+        templates = [template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES]
+    labels = ["cat", "dog", "red car", "a diagram" if names == PHOTO else "diagram"]
+    (tmp_path / "card.json").write_text(json.dumps(card_of(saved, names, templates, embed, labels)))
+    (found,) = manifest.diagnose(saved, tmp_path / "card.json").findings()
+    assert f"come out with {words}" in found.message
+    assert found.remedy.startswith("To get them: ")
+
+
+@pytest.mark.parametrize("stop", ["added", "left out"])
+def test_card_when_a_full_stop_differs_then_says_so(stop: str, saved: Path, tmp_path: Path) -> None:
+    names = [name if stop == "added" else f"{name}." for name in PHOTO]
+    asked = "{}." if stop == "added" else "{}"
+    (tmp_path / "card.json").write_text(json.dumps(card_of(saved, names, [asked], rightly, PHOTO)))
+    (found,) = manifest.diagnose(saved, tmp_path / "card.json").findings()
+    words = "a full stop after each text" if stop == "added" else "no full stop after a text"
+    assert f"come out with {words} instead of each text as it is given" in found.message
+
+
+ENSEMBLES: dict[str, tuple[Embed, str | None]] = {
+    "right": (rightly, None),
+    "averaged before normalising": (averaged_first, "averaged before they are normalised instead of normalised before"),
+    "mean not normalised": (mean_as_it_is, "averaged, and the mean not normalised instead of normalised before"),
+    "the first template alone": (lambda features: unit(features[:, 0]), "each label in 'a photo of a {}.' instead of"),
+}
+
+
+@pytest.mark.parametrize("situation", ENSEMBLES)
+def test_card_when_it_names_its_templates_then_they_are_averaged(situation: str, saved: Path, tmp_path: Path) -> None:
+    embed, words = ENSEMBLES[situation]
+    card = {"templates": ENSEMBLE, "readings": card_of(saved, LABELS, ENSEMBLE, embed)}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    report = manifest.diagnose(saved, tmp_path / "card.json")
+    messages = [found.message for found in report.findings()]
+    assert (report.passed, len(messages)) == ((True, 0) if words is None else (False, 1))
+    assert words is None or words in messages[0]
+
+
+def test_card_when_it_names_a_set_of_templates_then_it_is_that_of_open_clip(saved: Path, tmp_path: Path) -> None:
+    templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    readings = card_of(saved, LABELS, templates, rightly)
+    (tmp_path / "card.json").write_text(json.dumps({"templates": "OPENAI_IMAGENET_TEMPLATES", "readings": readings}))
+    assert manifest.diagnose(saved, tmp_path / "card.json").passed
+
+
+@pytest.mark.parametrize(
+    ("templates", "words"),
+    [
+        ([], "are no list of texts with one {} each"),
+        (["a photo"], "are no list of texts with one {} each"),
+        (["{0.__class__}"], "are no list of texts with one {} each"),
+        ("OPENAI", "are no list of texts with one {} each"),
+        (7, "are no list of texts with one {} each"),
+        ({"a": "{}"}, "are no list of texts with one {} each"),
+        (["{}" + "a" * 400], "or 300 characters; give fewer or shorter ones"),
+        (["{}"] * 5000, "are more than 4,096 texts"),
+    ],
+)
+def test_templates_when_they_are_none_or_too_many_then_one_sentence(
+    templates: Any, words: str, saved: Path, tmp_path: Path
+) -> None:
+    readings = [{"image": "chelsea", "prompts": {"cat": 0.7, "dog": 0.3}}]
+    (tmp_path / "card.json").write_text(json.dumps({"templates": templates, "readings": readings}))
+    with pytest.raises(InputError) as caught:
+        manifest.diagnose(saved, tmp_path / "card.json")
+    assert words in str(caught.value)
+
+
 def test_transformers_activation_when_named_then_in_each_config_that_has_one() -> None:
     from manifest.families import family
     from manifest.families.protocol import Creation

@@ -37,7 +37,7 @@ from manifest.families.open_clip.inputs import (
 from manifest.families.open_clip.recovery import recover
 from manifest.families.open_clip.registry import normal, registered_name
 from manifest.families.protocol import Conversion, Creation, Difference, Variant
-from manifest.families.readings import of_prompts
+from manifest.families.readings import averaged, of_prompts
 from manifest.probes.inputs import Inputs, Probe, images_and_prompts, needs_no_tokenizer, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import activation_words
@@ -50,6 +50,7 @@ _TRUNK_PROJECTIONS = ("visual.trunk.head.weight", "visual.trunk.head.bias", "vis
 _TEXT_PROJECTIONS = ("text_projection", "text.text_projection", "text.proj")
 
 _CAPTION_TOKENS = 64
+_TEXTS_AT_ONCE = 256
 
 
 class OpenClip(Adapter):
@@ -165,16 +166,18 @@ class OpenClip(Adapter):
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         model: Any = module
         image_features = model.encode_image(inputs.tensors["images"], normalize=False)
-        text_features = model.encode_text(inputs.tensors["tokens"], normalize=False)
+        tokens = inputs.tensors["tokens"]
+        text_features = _encoded(model, tokens)
         unit_images = nn.functional.normalize(image_features, dim=-1)
-        unit_texts = nn.functional.normalize(text_features, dim=-1)
+        unit_texts = nn.functional.normalize(averaged(text_features), dim=-1)
         logits = model.logit_scale.exp() * unit_images @ unit_texts.T
         if model.logit_bias is not None:
             logits = logits + model.logit_bias
         outputs = {"image_features": image_features, "text_features": text_features, "logits": logits}
         if isinstance(module, open_clip.CoCa):
             pairs = min(map(len, inputs.tensors.values()))
-            said = model(inputs.tensors["images"][:pairs], inputs.tensors["tokens"][:pairs])
+            texts = tokens if tokens.ndim == 2 else tokens[:, 0]
+            said = model(inputs.tensors["images"][:pairs], texts[:pairs])
             # Of some tokens, evenly spread over the vocabulary: those of all would be tens of millions of numbers.
             outputs["caption_logits"] = said["logits"][..., :: max(1, said["logits"].shape[-1] // _CAPTION_TOKENS)]
         return outputs
@@ -225,6 +228,15 @@ class OpenClip(Adapter):
 
 
 FAMILY = OpenClip()
+
+
+def _encoded(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Embeddings that are not normalised, of tokens of shape (prompts, context length) or (prompts, templates, …)."""
+    if tokens.ndim == 2:
+        plain: torch.Tensor = model.encode_text(tokens, normalize=False)
+        return plain
+    parts = [model.encode_text(part, normalize=False) for part in torch.split(tokens.flatten(0, 1), _TEXTS_AT_ONCE)]
+    return torch.cat(parts).reshape(*tokens.shape[:2], -1)
 
 
 def _differences(asked: Architecture, recorded: Architecture) -> Iterator[Difference]:

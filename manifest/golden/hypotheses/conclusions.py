@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from manifest.families.protocol import Variant
+from manifest.families.readings import averaged
 
 
 def conclusions(module: nn.Module) -> Iterator[Variant]:
@@ -73,10 +74,9 @@ def _of_another_loss(
     module: Any, outputs: dict[str, torch.Tensor], bias: bool, softmax: bool, scale: float | None
 ) -> dict[str, torch.Tensor]:
     """Logits whose sigmoid is what was read off instead."""
-    images, texts = (functional.normalize(outputs[name], dim=-1) for name in ("image_features", "text_features"))
-    logits = (module.logit_scale.exp() if scale is None else scale) * images @ texts.T
-    if bias:
-        logits = logits + module.logit_bias
+    images = functional.normalize(outputs["image_features"], dim=-1)
+    texts = functional.normalize(averaged(outputs["text_features"]), dim=-1)
+    logits = logits_of(module, images, texts, scale, bias=bias)
     return {**outputs, "logits": logits.double().softmax(dim=-1).logit() if softmax else logits}
 
 
@@ -103,11 +103,24 @@ def _normalised(module: nn.Module, outputs: dict[str, torch.Tensor]) -> dict[str
 def _other_logits(
     module: Any, outputs: dict[str, torch.Tensor], normalise: bool, exponentiate: bool, scale: float | None = None
 ) -> dict[str, torch.Tensor]:
-    images, texts = outputs["image_features"], outputs["text_features"]
+    images, texts = outputs["image_features"], averaged(outputs["text_features"])
     if normalise:
         images, texts = functional.normalize(images, dim=-1), functional.normalize(texts, dim=-1)
     own = module.logit_scale.exp() if exponentiate else module.logit_scale
-    logits = (own if scale is None else scale) * images @ texts.T
-    if getattr(module, "logit_bias", None) is not None:
+    return {**outputs, "logits": logits_of(module, images, texts, own if scale is None else scale)}
+
+
+def logits_of(module: Any, images: torch.Tensor, texts: torch.Tensor, scale: Any = None, *, bias: bool = True) -> Any:
+    """Logits of shape (images, prompts): products of embeddings as they are, times the model's own scale if no other.
+
+    Args:
+        module: With a `logit_scale`, and a `logit_bias` or none.
+        images: Of shape (images, width).
+        texts: Of shape (prompts, width).
+        scale: Instead of the exponential of `logit_scale`.
+        bias: Whether `logit_bias` is added.
+    """
+    logits = (module.logit_scale.exp() if scale is None else scale) * images @ texts.T
+    if bias and getattr(module, "logit_bias", None) is not None:
         logits = logits + module.logit_bias
-    return {**outputs, "logits": logits}
+    return logits

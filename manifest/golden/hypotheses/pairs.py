@@ -14,12 +14,12 @@ from manifest.schema.document import Architecture
 
 
 def together(one: Variant, other: Variant, base: Architecture) -> Variant | None:
-    """Two hypotheses as one; None where they are about the same thing, or one would undo the other.
+    """Two hypotheses as one; None where they are of the same thing, one would undo the other, or one is tried alone.
 
     Args:
         base: The architecture that both begin from.
     """
-    if one.name == other.name:
+    if one.name == other.name or one.alone or other.alone:
         return None
     of_images = one.concerns == other.concerns == "images"
     if of_images and (one.architecture is None or other.architecture is None):

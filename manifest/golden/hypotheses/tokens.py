@@ -65,7 +65,9 @@ def tokens(architecture: Architecture, record: Tokenizer) -> Iterator[Variant]:
 
 
 def _changed(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-    return Inputs(inputs.probe, {**inputs.tensors, "tokens": change(inputs.tensors["tokens"])}, inputs.names)
+    tokens = inputs.tensors["tokens"]
+    texts = change(tokens.flatten(0, -2))  # of several templates, each text by itself
+    return Inputs(inputs.probe, {**inputs.tensors, "tokens": texts.reshape(*tokens.shape[:-1], -1)}, inputs.names)
 
 
 def _cut(tokens: torch.Tensor, length: int) -> torch.Tensor:
