@@ -88,8 +88,8 @@ def compare(
         checkpoint: The checkpoint; it is rebuilt only where there is a difference to explain.
         preprocess: As of `answer`.
         tokenizer: As of `answer`.
-        across_precisions: Compare answers in another precision than is on record, by how far that precision moves the
-            model that is on record.
+        across_precisions: Let answers in a lower precision than is on record pass that are no further from it than
+            that precision moves the recorded model; otherwise only those that are further are told.
         allow: Modules of your own that may be imported to rebuild the model.
 
     Returns:
@@ -98,7 +98,7 @@ def compare(
 
     Raises:
         NoManifestError: There is no manifest to go by.
-        InputError: The answers are not those to this checkpoint's probe, or of another precision.
+        InputError: The answers are not those to this checkpoint's probe.
 
     Example:
         >>> model = manifest.load("ckpt.pt")
@@ -192,16 +192,36 @@ def _hold(
     if (wrong := next(implausibilities(golden), None)) is not None:
         message = f"{printable(wrong[0].upper() + wrong[1:], 400)}."
         return CheckResult("nothing to compare with", [finding("G008", message, where="golden")])
-    here: dict[str, float] = {}
-    if found.precision != golden.precision:
-        if not across:
-            raise InputError(
-                f"The answers are of a model in {found.precision}, and those on record in {golden.precision}: low "
-                "precision moves outputs as far as a wrong activation; ask it in float32, or pass "
-                "across_precisions=True (`--across-precisions`)."
-            )
-        here = _precision_floor(recorded_model(subject), golden, found.precision)
+    # More digits than are on record move nothing that fewer would not.
+    if across or found.precision in (golden.precision, "fp64"):
+        return _held(subject, golden, found, model, weights)
+    return _of_lower_precision(subject, golden, found, model, weights)
+
+
+def _of_lower_precision(
+    subject: VerificationTarget, golden: Golden, found: Golden, model: nn.Module | None, weights: LiveWeights | None
+) -> CheckResult:
+    """Answers in a precision that is not on record: what it does not explain differs, and of the rest none can tell."""
+    message = (
+        f"The answers are of a model in {printable(found.precision, 40)}, and those on record in {golden.precision}: "
+        "low precision moves outputs as far as a wrong activation, so that the two are not told apart."
+    )
+    remedy = "Ask it in float32, or pass across_precisions=True (`--across-precisions`)."
+    untold = CheckResult("cannot be told", [finding(CANNOT_TELL, message, where="golden", remedy=remedy)])
+    try:
+        held = _held(subject, golden, found, model, weights)
+    except (ArchitectureError, InputError) as error:
+        _log.debug("answers in %s could not be compared: %s", found.precision, error)
+        return untold
+    return held if any(each.rule == "G001" for each in held.findings) else untold
+
+
+def _held(
+    subject: VerificationTarget, golden: Golden, found: Golden, model: nn.Module | None, weights: LiveWeights | None
+) -> CheckResult:
+    """Answers compared with a record, whatever the precision of either."""
     across, device = found.precision != golden.precision, found.device
+    here = _precision_floor(recorded_model(subject), golden, found.precision) if across else {}
     comparisons = compare_outputs(golden, found.outputs, found.reading, here=here, device=device, across=across)
     allowed = tolerance(golden, here, device=device, across=across)
     if worst_of(comparisons).grade is not Grade.EXACT and allowed.explained > COARSE:
@@ -258,7 +278,11 @@ def _precision_floor(original: RecordedModel, golden: Golden, precision: str) ->
     """How far a precision moves the model that is on record."""
     inputs = question_of(original, golden)(original.architecture, None)
     if precision.startswith("amp_"):
-        dtype = next(dtype for dtype, name in PRECISIONS.items() if name == precision.removeprefix("amp_"))
+        dtype = next((dtype for dtype, name in PRECISIONS.items() if name == precision.removeprefix("amp_")), None)
+        if dtype is None:
+            raise InputError(
+                f"The answers are of a model in {printable(precision, 40)}, which torch does not have; ask it anew."
+            )
         with torch.autocast("cpu", dtype=dtype):
             said = original.built.ask(inputs, native_mode=True)
     else:
@@ -296,6 +320,10 @@ def _explained(
         words = ", ".join(f"{kind} by {distance:.1e}" for kind, distance in apart.items())
         message += f" Its inputs are other ones already: {words}."
     message += layer_words(departure, known=bool(golden.layers and found.layers))
+    if found.precision != golden.precision:
+        message += (
+            f" Its precision, {found.precision} instead of {golden.precision}, is among what arithmetic explains."
+        )
     evidence = {**measures(golden, worst), **diagnosis_evidence(diagnosis)}
     remedy = "Rebuild it as it was saved: `manifest.load(CKPT)`, with `manifest.load_transforms(CKPT)`."
     if diagnosis.cause is None:

@@ -138,6 +138,57 @@ def test_model_when_it_is_another_then_one_sentence_says_which(situation: str, r
     assert remedy in found.remedy
 
 
+def in_bf16(model: Any, record: Path, **arguments: Any) -> Any:
+    return manifest.compare(model.bfloat16(), record, **arguments)
+
+
+def in_fp16(model: Any, record: Path, **arguments: Any) -> Any:
+    return manifest.compare(model.half(), record, **arguments)
+
+
+def under_autocast(model: Any, record: Path, **arguments: Any) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return manifest.compare(model, record, **arguments)
+
+
+PRECISIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    # Situation: how it is compared, its precision, what is said of its weights.
+    "bf16": (in_bf16, "bf16", "are in another element type and were not compared"),
+    "fp16": (in_fp16, "fp16", "are in another element type and were not compared"),
+    "autocast": (under_autocast, "amp_bf16", "are the recorded ones"),
+}
+
+
+@pytest.mark.parametrize("situation", PRECISIONS)
+def test_model_when_it_runs_in_lower_precision_then_the_report_says_that_it_cannot_tell(
+    situation: str, records: dict[str, Path]
+) -> None:
+    compared, precision, of_weights = PRECISIONS[situation]
+    report = compared(manifest.load(records["open_clip"]), records["open_clip"])
+    (found,) = report.findings()
+    assert (report.exit_code, found.rule) == (2, "G007")
+    assert f"of a model in {precision}, and those on record in fp32" in found.message
+    assert found.remedy == "Ask it in float32, or pass across_precisions=True (`--across-precisions`)."
+    assert [rung.name for rung in report.rungs] == ["weights", "golden", "integrity"]
+    assert of_weights in report.rungs[0].reason
+
+
+@pytest.mark.parametrize("situation", PRECISIONS)
+def test_model_when_it_is_wrong_by_more_than_its_precision_explains_then_it_is_different(
+    situation: str, records: dict[str, Path]
+) -> None:
+    compared, precision, _ = PRECISIONS[situation]
+    model: Any = manifest.load(records["open_clip"])
+    model.text_projection.data.mul_(-1)
+    report = compared(model, records["open_clip"])
+    (found,) = next(rung for rung in report.rungs if rung.name == "golden").findings
+    assert (report.exit_code, found.rule) == (1, "G001")
+    assert (
+        f"Its precision, {precision} instead of fp32" in found.message
+        or "Its weights are not those on record" in found.message
+    )
+
+
 def test_model_when_it_is_the_recorded_with_other_weights_then_it_is_asked(records: dict[str, Path]) -> None:
     report = manifest.compare(digits_clip(), records["open_clip"])
     assert [rung.name for rung in report.rungs] == ["weights", "golden", "integrity"]

@@ -61,14 +61,40 @@ def test_goldens_of_another_precision_are_records_of_their_own(saved: Path) -> N
     assert manifest.compare(model, saved).exit_code == 0
 
 
-def test_precisions_are_not_compared_with_one_another_unless_that_is_asked(saved: Path) -> None:
+def test_model_in_lower_precision_when_that_explains_it_then_it_passes_only_where_asked(saved: Path) -> None:
     half = manifest.load(saved).to(torch.float16)
-    with pytest.raises(InputError, match="of a model in fp16, and those on record in fp32"):
-        manifest.compare(half, saved)
+    report = manifest.compare(half, saved)
+    (found,) = golden_of(report).findings
+    assert (report.exit_code, found.rule) == (2, "G007")
+    assert "of a model in fp16, and those on record in fp32" in found.message
+    assert manifest.compare(manifest.answer(half, saved), saved).exit_code == 2
     assert manifest.compare(half, saved, across_precisions=True).exit_code == 0
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_model_in_lower_precision_when_more_than_that_differs_then_it_is_different(saved: Path, across: bool) -> None:
     wrong: Any = manifest.load(saved)
     wrong.visual.proj.data[:, 3] = 0
-    assert manifest.compare(wrong.to(torch.float16), saved, across_precisions=True).exit_code == 1
+    report = manifest.compare(wrong.to(torch.float16), saved, across_precisions=across)
+    (found,) = golden_of(report).findings
+    assert (report.exit_code, found.rule) == (1, "G001")
+    assert "Its precision, fp16 instead of fp32, is among what arithmetic explains." in found.message
+
+
+def test_model_in_higher_precision_then_it_is_compared(saved: Path) -> None:
+    assert manifest.compare(manifest.load(saved).double(), saved).exit_code == 0
+
+
+@pytest.mark.parametrize("precision", ["amp_int3", "fp8", "\x1b[2J"])
+def test_answers_in_a_precision_that_nobody_has_then_nothing_is_told(
+    precision: str, saved: Path, digits_model: Any
+) -> None:
+    answers = manifest.answer(digits_model, saved).model_copy(update={"precision": precision})
+    report = manifest.compare(answers, saved)
+    assert [found.rule for found in report.findings()] == ["G007"]
+    assert "\x1b" not in next(report.findings()).message
+    with pytest.raises(InputError):
+        manifest.compare(answers, saved, across_precisions=True)
 
 
 def test_model_under_autocast_is_of_that_precision(saved: Path, digits_model: Any) -> None:
