@@ -194,16 +194,14 @@ def manifest_of(
         signer: Hint of the key that will sign.
     """
     require_recordable(file_name)
-    stored, architecture = descriptions[0].stored, descriptions[0].captured.architecture
-    dtypes = {tensor.dtype for tensor in stored.tensors.values()}
+    checkpoint = descriptions[0].stored
+    main, *others = [each.record(file_name) for each in descriptions]
     for doubt in (
-        *origin_findings(architecture, provenance, stored.extras),
-        *inner_contradictions(architecture, dtypes),
+        *origin_findings(main.architecture, provenance, checkpoint.extras),
+        *inner_contradictions(main, provenance.categories),
     ):
         if doubt.severity is not Severity.NOTE:
             warnings.warn(f"{doubt.message} {doubt.remedy}", stacklevel=2)
-    main, *others = [each.record(file_name) for each in descriptions]
-    checkpoint = descriptions[0].stored
     return Manifest.model_validate(
         {
             "created": now(),

@@ -61,8 +61,9 @@ def _of_architecture(recorded: Architecture, adapter: Family, module: nn.Module)
         yield "architecture.class", f"the model is a {type(module).__name__}, not a {recorded.class_name}"
     tokenizer = adapter.tokenizer_of(draft, module)
     then, now = recorded.tokenizer, tokenizer
-    if then is not None and now is not None and None in (then.digest, now.digest):  # one had no vocabulary at hand
-        then, now = then.model_copy(update={"digest": None}), now.model_copy(update={"digest": None})
+    for known in ("digest", "vocabulary"):  # one may have had no vocabulary at hand, or be of an earlier version
+        if then is not None and now is not None and None in (getattr(then, known), getattr(now, known)):
+            then, now = (each.model_copy(update={known: None}) for each in (then, now))
     if then != now:
         yield "architecture.tokenizer", "the tokenizer is not the one that the architecture has"
 

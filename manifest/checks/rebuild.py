@@ -104,7 +104,7 @@ class Rebuilder:
             findings += _operator_findings(recorded, _family(subject), module, _moved(subject))
         extras = subject.manifest.checkpoint.extras
         doubts = [] if findings else origin_findings(recorded, subject.manifest.provenance, extras)
-        doubts += inner_contradictions(recorded, subject.manifest.weights.dtypes)
+        doubts += inner_contradictions(subject.manifest, subject.manifest.provenance.categories)
         name = recorded.name or recorded.class_name
         reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
         return CheckResult("not rebuilt as recorded" if findings else reason, findings + doubts)

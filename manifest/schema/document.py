@@ -135,6 +135,12 @@ class Tokenizer(_Part):
     arguments: dict[str, Any] = Field(default_factory=dict)
     context_length: int = Field(gt=0)
     digest: Digest | None = None
+    vocabulary: int | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=_is_none,
+        description="One more than the greatest id that texts become; null when the vocabulary was not at hand.",
+    )
 
 
 class Operators(_Part):

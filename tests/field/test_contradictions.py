@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +15,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
 import manifest
 from manifest.capture.live_model import live_model
@@ -20,7 +23,10 @@ from manifest.capture.options import RecordOptions
 from manifest.capture.provenance import provenance_of
 from manifest.checks.origin import inner_contradictions, origin_findings
 from manifest.families import remember
+from manifest.families.open_clip.inputs import ids_of_texts
 from manifest.families.protocol import Creation
+from manifest.schema.document import Manifest
+from manifest.storage.sidecars import Sidecars
 
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 
@@ -143,11 +149,128 @@ def test_precision_when_the_weights_are_in_another_then_create_and_verify_say_so
     assert words is None or (words in said[0] and words in found[0])
 
 
-def test_image_size_when_images_are_prepared_to_another_then_it_is_a_contradiction(digits_model: Any) -> None:
-    live = live_model(digits_model, RecordOptions(), None, model_name=None, family=None, arguments=None)
-    architecture = live.captured.architecture
-    assert not list(inner_contradictions(architecture, ["float32"]))
-    assert architecture.preprocess is not None
-    larger = architecture.preprocess.model_copy(update={"size": [64, 64]})
-    (found,) = inner_contradictions(architecture.model_copy(update={"preprocess": larger}), ["float32"])
-    assert found.message == "Images are prepared to 64 × 64 pixels, and the model is built for 32 × 32."
+@pytest.fixture(scope="module")
+def records(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A record of open_clip, one of timm and one of transformers, none of which contradicts itself."""
+    place = tmp_path_factory.mktemp("contradictions")
+    options: dict[str, Any] = {"floor": "none", "golden": False}
+    manifest.save(manifest.load(digits.WEIGHTS, verify="none"), place / "clip.pt", **options)
+    torch.manual_seed(0)
+    manifest.save(timm.create_model("test_vit", num_classes=10), place / "vit.pt", **options)
+    config = ResNetConfig(embedding_sizes=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=5)
+    manifest.save(ResNetForImageClassification(config), place / "resnet.pt", **options)
+    return {"open_clip": place / "clip.pt", "timm": place / "vit.pt", "transformers": place / "resnet.pt"}
+
+
+def with_mask(content: Any) -> None:
+    mask = {"name": "attn_mask", "shape": [77, 77], "dtype": "float32", "digest": "blake3:" + "0" * 64}
+    content["weights"]["tensors"].append(mask)
+
+
+def with_labels(content: Any) -> None:
+    content["architecture"]["config"]["id2label"] = {str(index): f"kind {index}" for index in range(3)}
+
+
+SELF: dict[str, tuple[str, Callable[[Any], None], str, str]] = {
+    # Situation: the record, what is written into it, the words, and words of the cure.
+    "larger images": (
+        "open_clip",
+        lambda content: content["architecture"]["preprocess"].update(size=[64, 64]),
+        "Images are prepared to 64 × 64 pixels, and the model is built for 32 × 32.",
+        "set_model_preprocess_cfg",
+    ),
+    "more tokens than rows": (
+        "open_clip",
+        lambda content: content["architecture"]["tokenizer"].update(vocabulary=49410),
+        "The tokenizer makes ids up to 49409, and the token embedding has 49408 rows, for ids up to 49407.",
+        "the tokenizer that it was trained with",
+    ),
+    "longer prompts": (
+        "open_clip",
+        lambda content: content["architecture"]["tokenizer"].update(context_length=77),
+        "Prompts are made 77 tokens long, and the positional embedding has 8 rows.",
+        "force_context_length=8",
+    ),
+    "a longer context": (
+        "open_clip",
+        lambda content: content["architecture"]["config"]["text_cfg"].update(context_length=77),
+        "The config has a context_length of 77, and the positional embedding has 8 rows.",
+        "force_context_length=8",
+    ),
+    "a larger mask": (
+        "open_clip",
+        with_mask,
+        "The attention mask is for 77 tokens, and the positional embedding has 8 rows.",
+        "build_causal_mask",
+    ),
+    "other classes": (
+        "timm",
+        lambda content: content["architecture"]["config"].update(num_classes=7),
+        "The config has num_classes=7, and no tensor of the head has 7 rows: head.bias has 10.",
+        "as many classes as the head has rows",
+    ),
+    "names of other classes": (
+        "timm",
+        lambda content: content["provenance"].update(categories=["a", "b", "c"]),
+        "The record names 3 classes, those of the weights that it started from, and no tensor of the head has as many",
+        "the names of your own classes",
+    ),
+    "other labels": (
+        "transformers",
+        with_labels,
+        "The config has 3 labels in id2label, and no tensor of the head has 3 rows: classifier.1.bias has 5.",
+        "as many classes as the head has rows",
+    ),
+}
+
+
+def of_itself(content: Any) -> list[Any]:
+    record = Manifest.model_validate(content)
+    return list(inner_contradictions(record, record.provenance.categories))
+
+
+@pytest.mark.parametrize("situation", SELF)
+def test_record_when_one_part_contradicts_another_then_says_what_and_the_cure(
+    situation: str, records: dict[str, Path]
+) -> None:
+    which, change, words, cure = SELF[situation]
+    content = json.loads(Sidecars(records[which]).manifest.read_text())
+    assert not of_itself(content)
+    change(content)
+    (found,) = of_itself(content)
+    assert found.rule == "A012"
+    assert found.message.startswith(words)
+    assert cure in str(found.remedy)
+
+
+def test_tokenizer_when_it_has_more_ids_than_the_model_has_rows_then_create_and_verify_say_so(
+    digits: Any, tmp_path: Path
+) -> None:
+    config = json.loads((digits.HERE / "digits-clip.json").read_text())
+    config["text_cfg"]["tokenizer_kwargs"] = {"additional_special_tokens": ["<new>"]}
+    (tmp_path / "digits-clip-new.json").write_text(json.dumps(config))
+    shutil.copy(digits.WEIGHTS, tmp_path / "w.safetensors")
+    with pytest.warns(UserWarning, match="makes ids up to 49408, and the token embedding has 49408 rows"):
+        manifest.create(
+            tmp_path / "w.safetensors", "digits-clip-new", model_config=tmp_path / "digits-clip-new.json", golden=False
+        )
+    report = manifest.verify(tmp_path / "w.safetensors")
+    assert [found.message for found in report.findings() if found.rule == "A012"] == [
+        "The tokenizer makes ids up to 49408, and the token embedding has 49408 rows, for ids up to 49407."
+    ]
+
+
+def test_tokenizer_when_its_last_ids_stand_for_no_text_then_they_count_for_nothing() -> None:
+    assert ids_of_texts({"a": 0, "b": 1, "▁<extra_id_0>": 2, "<extra_id_1>": 3, "[unused9]": 4}) == 2
+    assert ids_of_texts({"a": 0, "</s>": 1}) == 2
+    assert ids_of_texts({}) is None
+
+
+def test_record_of_an_earlier_version_when_it_has_no_vocabulary_then_nothing_is_said(
+    records: dict[str, Path], tmp_path: Path
+) -> None:
+    content = json.loads(Sidecars(records["open_clip"]).manifest.read_text())
+    assert content["architecture"]["tokenizer"].pop("vocabulary") == 49408
+    shutil.copy(records["open_clip"], tmp_path / "clip.pt")
+    Sidecars(tmp_path / "clip.pt").manifest.write_text(json.dumps(content))
+    assert {found.rule for found in manifest.verify(tmp_path / "clip.pt").findings()}.isdisjoint({"A007", "A012"})

@@ -7,6 +7,7 @@ vocabulary when that is on this machine; nothing here fetches anything.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,8 @@ from manifest.schema.document import Preprocess, Tokenizer
 _TOKENIZER_ARGUMENTS = frozenset(
     {"clean", "reduction_mask", "additional_special_tokens", "strip_sep_token", "language", "tokenizer_mode"}
 )
+_PLACE = re.compile(r"▁?(<extra_id_\d+>|<unused\d+>|\[unused\d+\])")
+"""Tokens that stand for a place and no text, of which a vocabulary may have more than a model has rows."""
 _LONGEST_CONTEXT = 1 << 13  # token ids a prompt
 
 
@@ -125,7 +128,10 @@ def tokenizer_of(draft: Draft, built: nn.Module) -> Tokenizer:
         # Whatever its tokenizer was, it is not one of open_clip's; golden outputs are taken on token ids instead.
         return _tokenizer_record("unknown", None, {}, length)
     tokenizer = load_tokenizer(record)
-    return record if tokenizer is None else record.model_copy(update={"digest": _vocabulary_digest(tokenizer)})
+    if tokenizer is None:
+        return record
+    ids = _vocabulary(tokenizer)
+    return record.model_copy(update={"digest": _vocabulary_digest(ids), "vocabulary": ids_of_texts(ids)})
 
 
 def _tokenizer_record(kind: str, name: str | None, arguments: dict[str, Any], length: int) -> Tokenizer:
@@ -187,9 +193,19 @@ def added_tokens(tokenizer: Any) -> dict[str, int]:
     return {tokenizer.decoder[number]: number for number in tokenizer.all_special_ids}
 
 
-def _vocabulary_digest(tokenizer: Any) -> str:
+def _vocabulary(tokenizer: Any) -> dict[str, int]:
+    """The id of each token."""
     inner = getattr(tokenizer, "tokenizer", None)
-    vocabulary: dict[str, int] = inner.get_vocab() if inner is not None else tokenizer.encoder
+    found: dict[str, int] = inner.get_vocab() if inner is not None else tokenizer.encoder
+    return found
+
+
+def ids_of_texts(vocabulary: Mapping[str, int]) -> int | None:
+    """One more than the greatest id that texts become: T5 and its kin end with tokens that stand for no text."""
+    return max((index for token, index in vocabulary.items() if not _PLACE.fullmatch(token)), default=-1) + 1 or None
+
+
+def _vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
     return text_digest(f"{index} {token}" for token, index in sorted(vocabulary.items(), key=lambda item: item[1]))
 
 
