@@ -6,6 +6,7 @@ vocabulary and length of prompts and the rows for them, numbers of classes and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from manifest.checkpoint.state_dicts import OF_OPENAI
@@ -26,7 +27,8 @@ _TOKENS = (
 )
 _POSITIONS = ("positional_embedding", "transformer.embeddings.position_embeddings.weight")
 _MASKS = ("attn_mask",)
-_ANCHORED = "cls_logits"
+_ANCHORED = re.compile(r"classification_head\.(cls_logits|module_list\.\d+(\.1)?)\.bias$")
+"""The tensors of torchvision's detectors that give every class for every anchor."""
 _SAME = 1e-3
 """How far apart two means or deviations may be that a person wrote with other digits."""
 
@@ -185,7 +187,7 @@ def _class_counts(architecture: Architecture) -> Iterator[tuple[str, int, str]]:
 def _tells_apart(head: Shapes, count: int) -> bool:
     """Whether a head gives so many numbers, or a detector's so many for each anchor."""
     rows = ((name, shape[0]) for name, shape in head.items() if shape)
-    return any(found == count or (_ANCHORED in name and found % count == 0) for name, found in rows)
+    return any(found == count or (_ANCHORED.search(name) and found % count == 0) for name, found in rows)
 
 
 def _of_last(head: Shapes) -> str:

@@ -27,7 +27,8 @@ def run(
         typer.Option("--answers", help="JSON file of what a model said, by `manifest.answer`.", metavar="FILE"),
     ] = None,
     across_precisions: Annotated[
-        bool, typer.Option("--across-precisions", help="Compare answers in another precision than is on record.")
+        bool,
+        typer.Option("--across-precisions", help="Let answers pass that a lower precision than is on record explains."),
     ] = False,
     allow: Allow = None,
     format: FormatOption = Format.TEXT,

@@ -14,6 +14,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -151,7 +152,7 @@ def test_precision_when_the_weights_are_in_another_then_create_and_verify_say_so
 
 @pytest.fixture(scope="module")
 def records(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A record of open_clip, one of timm and one of transformers, none of which contradicts itself."""
+    """A record of each library, none of which contradicts itself."""
     place = tmp_path_factory.mktemp("contradictions")
     options: dict[str, Any] = {"floor": "none", "golden": False}
     manifest.save(manifest.load(digits.WEIGHTS, verify="none"), place / "clip.pt", **options)
@@ -159,7 +160,14 @@ def records(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     manifest.save(timm.create_model("test_vit", num_classes=10), place / "vit.pt", **options)
     config = ResNetConfig(embedding_sizes=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=5)
     manifest.save(ResNetForImageClassification(config), place / "resnet.pt", **options)
-    return {"open_clip": place / "clip.pt", "timm": place / "vit.pt", "transformers": place / "resnet.pt"}
+    detector = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", num_classes=7, weights_backbone=None)
+    manifest.save(detector, place / "detector.pt", **options)
+    return {
+        "open_clip": place / "clip.pt",
+        "timm": place / "vit.pt",
+        "transformers": place / "resnet.pt",
+        "torchvision": place / "detector.pt",
+    }
 
 
 def with_mask(content: Any) -> None:
@@ -214,6 +222,12 @@ SELF: dict[str, tuple[str, Callable[[Any], None], str, str]] = {
         lambda content: content["provenance"].update(categories=["a", "b", "c"]),
         "The record names 3 classes, those of the weights that it started from, and no tensor of the head has as many",
         "the names of your own classes",
+    ),
+    "other classes of a detector": (
+        "torchvision",
+        lambda content: content["architecture"]["config"]["arguments"].update(num_classes=5),
+        "The config has num_classes=5, and no tensor of the head has 5 rows: head.regression_head.",
+        "as many classes as the head has rows",
     ),
     "other labels": (
         "transformers",

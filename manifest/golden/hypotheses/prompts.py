@@ -98,11 +98,14 @@ def _written(texts: Sequence[str], labels: list[str]) -> Iterator[tuple[str, str
         ("each text with a capital first", "text.capitalize()", str.capitalize),
     ):
         yield there, f"tokenizer([{code} for text in texts])", [write(text) for text in texts]
-    such = f"for labels such as {printable(labels[0], 60)!r}"
-    yield "the label alone", f"tokenizer(labels), {such}", labels
+    yield "the label alone", f"tokenizer(labels), {_such(labels)}", labels
     for template in _TEMPLATES:
-        code = f"tokenizer([{template!r}.format(label) for label in labels]), {such}"
+        code = f"tokenizer([{template!r}.format(label) for label in labels]), {_such(labels)}"
         yield f"each label in {template!r}", code, [template.replace("{}", label) for label in labels]
+
+
+def _such(labels: Sequence[str]) -> str:
+    return f"for labels such as {printable(labels[0], 60)!r}"
 
 
 def _label(text: str) -> str:
@@ -128,7 +131,7 @@ def _of_ensemble(
 
     prepare = partial(_asking, make=tokens)  # one and the same, so that it is asked once
     ways = f"each label in the {len(templates)} templates of open_clip.{name}"
-    code = f"open_clip.build_zero_shot_classifier(model, tokenizer, labels, open_clip.{name})"
+    code = f"open_clip.build_zero_shot_classifier(model, tokenizer, labels, open_clip.{name}), {_such(labels)}"
     yield _variant(f"{ways}, averaged", here, code, prepare=prepare, alone=True)
     for there, cure, conclude in _AVERAGES:
         words = f"{ways}, their embeddings {there}"
