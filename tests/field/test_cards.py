@@ -76,6 +76,18 @@ def test_card_when_a_sigmoid_model_is_read_as_another_then_says_so(
     assert f"come out with {there} instead of sigmoid of each logit, with logit_bias" in found.message
 
 
+def test_card_when_few_numbers_were_made_with_the_usual_scale_then_says_so(saved: Path, tmp_path: Path) -> None:
+    model: Any = manifest.load(saved)
+    preprocess, tokenizer = manifest.load_transforms(saved)
+    with torch.no_grad():
+        image = unit(model.encode_image(preprocess(photographs()["chelsea"])[None]))
+        read = (100 * image @ unit(model.encode_text(tokenizer(["a cat", "a dog"]))).T).softmax(dim=-1)[0].tolist()
+    card = [{"image": "chelsea", "prompts": dict(zip(["a cat", "a dog"], read, strict=True))}]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    (found,) = manifest.diagnose(saved, tmp_path / "card.json").findings()
+    assert "come out with 100 times the cosine instead of" in found.message
+
+
 def test_card_when_it_has_few_numbers_then_no_scale_is_fitted(saved: Path, tmp_path: Path) -> None:
     card = tmp_path / "card.json"
     card.write_text('[{"image": "chelsea", "prompts": {"a photo of a cat": 0.7, "a photo of a dog": 0.3}}]')

@@ -13,6 +13,10 @@ from torch.nn import functional
 from manifest.families.protocol import Variant
 from manifest.families.readings import averaged
 
+_USUAL_SCALE = 100.0
+"""What CLIP's scale is clamped to, and examples write down."""
+_SAME_SCALE = 1e-5
+
 
 def conclusions(module: nn.Module) -> Iterator[Variant]:
     """How features become logits, for models that answer with both."""
@@ -42,6 +46,8 @@ def conclusions(module: nn.Module) -> Iterator[Variant]:
         )
     if isinstance(getattr(module, "logit_bias", None), torch.Tensor):
         yield from _of_pairs()
+    if abs(own - _USUAL_SCALE) > _SAME_SCALE * own:
+        yield _scaled(own, _USUAL_SCALE)  # few numbers are enough to tell it, where none can be fitted to them
     yield Variant(
         "logits",
         here=f"{own:.6g} times the cosine",
