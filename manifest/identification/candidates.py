@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from manifest.identification.adapters import Adapters
+from manifest.schema.name_ranges import without_numbers
 from manifest.weights.shape_diff import Shape, ShapeDiff
 
 LIBRARIES = ("open_clip", "torchvision", "timm", "transformers")
@@ -27,6 +29,8 @@ class ArchitectureCandidate:
         shapes: Expected shape by name.
         stored: Name in the file by expected name, where it is there.
         otherwise: Arguments and steps, as code, by which it was built otherwise than it is registered.
+        under_other_name: Name that is not there → the name under which its tensor is, where files have it otherwise.
+        tied_by_choice: Name that is not there → that of the tensor that it is once more if a config says so.
     """
 
     library: str
@@ -37,6 +41,8 @@ class ArchitectureCandidate:
     shapes: Mapping[str, Shape]
     stored: Mapping[str, str]
     otherwise: str = ""
+    under_other_name: Mapping[str, str] = field(default_factory=dict)
+    tied_by_choice: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -50,9 +56,19 @@ class ArchitectureCandidate:
 
     @cached_property
     def absent_roles(self) -> tuple[str, ...]:
-        """Components of which nothing is there."""
+        """Components of which nothing is there, not even another component's tensor that they are tied to."""
         present = {self.roles[name] for name in self.stored}
-        return tuple(role for role in dict.fromkeys(self.roles.values()) if role not in present)
+        lacking = {self.roles[name] for name in self.fit.missing}
+        return tuple(role for role in dict.fromkeys(self.roles.values()) if role in lacking - present)
+
+    @cached_property
+    def formed_otherwise(self) -> bool:
+        """Whether several layers of the weights have a tensor that it has not, as those of another class have.
+
+        Classes of transformers are of any size and share the names of most of their tensors.
+        """
+        more = Counter(without_numbers(name) for name in self.fit.unexpected)
+        return self.library == "transformers" and any(count > 1 and "*" in name for name, count in more.items())
 
     @cached_property
     def likeness(self) -> tuple[float, float]:
@@ -78,6 +94,7 @@ class Identification:
         notes: What else they do not tell, one sentence each.
         adapters: Low-rank adapters beside the weights, or instead of them.
         written_by: What wrote the file, where its other contents tell.
+        put_back: The end of the prefix that was removed from all names, where it is a part of the architecture's.
     """
 
     candidates: tuple[ArchitectureCandidate, ...]
@@ -86,6 +103,7 @@ class Identification:
     notes: tuple[str, ...] = ()
     adapters: Adapters | None = None
     written_by: str | None = None
+    put_back: str = ""
 
     @property
     def exact(self) -> bool:

@@ -49,6 +49,7 @@ class Claim:
         tag: Of the pretrained weights.
         quick_gelu: Whether the activation is QuickGELU.
         image_size: Pixels a side.
+        tied: Whether embeddings are tied to the head.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Claim:
     tag: str | None = None
     quick_gelu: bool | None = None
     image_size: int | None = None
+    tied: bool | None = None
 
 
 def parse_claim(text: str) -> Claim:
@@ -129,7 +131,9 @@ def _of_hugging_face(content: Mapping[str, Any], source: str) -> Iterator[Claim]
     acts = [_part(content, part).get("hidden_act") for part in ("vision_config", "text_config")]
     act = next((act for act in (content.get("hidden_act"), *acts) if isinstance(act, str)), None)
     if named is not None:
-        yield Claim(source, "transformers", named, quick_gelu=None if act is None else act == "quick_gelu")
+        tied = content.get("tie_word_embeddings")
+        tied = tied if isinstance(tied, bool) else None
+        yield Claim(source, "transformers", named, quick_gelu=None if act is None else act == "quick_gelu", tied=tied)
 
 
 def _of_diffusers(content: Mapping[str, Any], source: str) -> Iterator[Claim]:
@@ -222,6 +226,22 @@ def contradictions(
         yield from _against_loader(claim, found, path)
         if (needs := _needs_quick_gelu(claim)) is not None:
             yield from _against_activation(claim, needs, said, meant)
+
+
+def not_held_to(said: Sequence[Claim], found: Identification, meant: ArchitectureCandidate | None) -> str:
+    """The class of transformers that a config names, as a clause, where the weights are held to none or to another.
+
+    Args:
+        said: All claims.
+        found: What the tensors are those of.
+        meant: The architecture that the checkpoint is held to.
+    """
+    exact = {each.name for each in found.candidates if each.exact}
+    if meant is None or meant.library == "transformers":
+        for claim in said:
+            if claim.library == "transformers" and claim.name is not None and claim.name not in exact:
+                return f"; {printable(claim.source)} says {printable(claim.name)}"
+    return ""
 
 
 def _against_tensors(claim: Claim, found: Identification) -> Iterator[Finding]:

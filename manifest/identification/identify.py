@@ -37,29 +37,32 @@ _WRITTEN_BY = {
 }
 
 
-def identify(shapes: Mapping[str, Shape], metadata_keys: Collection[str] = ()) -> Identification:
+def identify(
+    shapes: Mapping[str, Shape], metadata_keys: Collection[str] = (), prefix_removed: str = ""
+) -> Identification:
     """Which architectures weights could be of.
 
     Args:
         shapes: Shape of every tensor by its name in the file.
         metadata_keys: What else the file holds, by which training scripts are told.
+        prefix_removed: What every name began with in the file.
     """
     if (adapters := adapters_in(shapes)) is not None:
         names = without_adapters(shapes, adapters)
-        inner = identify({name: shapes[stored] for name, stored in names.items()}, metadata_keys)
+        inner = identify({name: shapes[stored] for name, stored in names.items()}, metadata_keys, prefix_removed)
         told = tuple(_stored_as(each, names) for each in inner.candidates)
         return replace(inner, candidates=told, adapters=adapters)
-    found = _identified(shapes, of_openai=set(metadata_keys) >= OF_OPENAI)
+    found = _identified(shapes, prefix_removed, of_openai=set(metadata_keys) >= OF_OPENAI)
     return replace(found, written_by=next((who for key, who in _WRITTEN_BY.items() if key in metadata_keys), None))
 
 
-def _identified(shapes: Mapping[str, Shape], *, of_openai: bool) -> Identification:
+def _identified(shapes: Mapping[str, Shape], prefix_removed: str, *, of_openai: bool) -> Identification:
     most = _MOST_TIMES_LARGEST * index.most_tensors()
     if len(shapes) > most:
         said = f"There are {len(shapes):,} tensors, and no model that is known has a quarter as many."
         return Identification((), notes=(said,))
     tried: list[KeyMapping] = []
-    for renamed in renamings(shapes):
+    for renamed in renamings(shapes, prefix_removed):
         tried.append(renamed)
         if not renamed.part and (found := _exact(renamed)):
             return _told(found, renamed, of_openai=of_openai)
@@ -76,26 +79,30 @@ def _identified(shapes: Mapping[str, Shape], *, of_openai: bool) -> Identificati
     return _told(found, renamed, of_openai=of_openai) if found else Identification(())
 
 
-def match_named(library: str | None, name: str, shapes: Mapping[str, Shape]) -> ArchitectureCandidate | None:
+def match_named(
+    library: str | None, name: str, shapes: Mapping[str, Shape], prefix_removed: str = ""
+) -> ArchitectureCandidate | None:
     """One architecture, by its name, held against weights under whichever of their names fit it best.
 
     Args:
         library: Where it is; the first that has it when None.
         name: In the library's registry; of transformers, the class.
         shapes: Shape of every tensor by its name in the file.
+        prefix_removed: What every name began with in the file.
 
     Returns:
         None where no architecture has that name.
     """
     if (adapters := adapters_in(shapes)) is not None:
         names = without_adapters(shapes, adapters)
-        inner = match_named(library, name, {each: shapes[stored] for each, stored in names.items()})
+        inner = match_named(library, name, {each: shapes[stored] for each, stored in names.items()}, prefix_removed)
         return None if inner is None else _stored_as(inner, names)
     known = [each for where in LIBRARIES if library in (None, where) and (each := index.named(where, name))]
+    ways = renamings(shapes, prefix_removed)
     if known:
-        found = [_customised(_candidate(known[0], renamed), renamed) for renamed in renamings(shapes)]
+        found = [_customised(_candidate(known[0], renamed), renamed) for renamed in ways]
     else:
-        found = [each for renamed in renamings(shapes) for each in _templates(renamed) if each.name == name]
+        found = [each for renamed in ways for each in _templates(renamed) if each.name == name]
     return max(found, key=_rank, default=None)
 
 
@@ -192,7 +199,19 @@ def _candidate(known: index.Known, renamed: KeyMapping) -> ArchitectureCandidate
 
 def _of_template(each: Filled, renamed: KeyMapping) -> ArchitectureCandidate:
     settings = {**each.settings, "names": "of the module in memory"} if each.template.in_memory else each.settings
-    return _held("transformers", each.template.name, settings, each.shapes, each.roles, each.optional, renamed)
+    there = {
+        first: name
+        for name, first in each.tied.items()
+        if name in renamed.shapes and first not in renamed.shapes and renamed.shapes[name] == each.shapes.get(first)
+    }
+    lacking = {
+        name: first
+        for name, first in each.tied.items()
+        if not each.template.by_default and name not in renamed.shapes and first in renamed.shapes
+    }
+    optional = frozenset((*each.tied, *there))
+    held = _held("transformers", each.template.name, settings, each.shapes, each.roles, optional, renamed)
+    return replace(held, under_other_name=there, tied_by_choice=lacking)
 
 
 def _held(
@@ -229,4 +248,4 @@ def _told(found: list[ArchitectureCandidate], renamed: KeyMapping, *, of_openai:
     twins = [each for each in found if each.shapes == found[0].shapes]
     untold = (*twins_untold(twins), *tags_untold(twins, of_openai=of_openai))
     told = (*parts(found[0]), *alternatives(found), *left_out(found[0]))
-    return Identification(tuple(found), renamed.words, untold, told)
+    return Identification(tuple(found), renamed.words, untold, told, put_back=renamed.put_back)

@@ -37,12 +37,14 @@ class KeyMapping:
         stored: Name in the file by such a name.
         words: What was done, one clause each.
         part: Whether a model would be taken apart by that: what it fits is a part of another.
+        put_back: What was taken for a wrapper's prefix, and is a part of these names.
     """
 
     shapes: Mapping[str, Shape]
     stored: Mapping[str, str]
     words: tuple[str, ...] = ()
     part: bool = False
+    put_back: str = ""
 
     @cached_property
     def optional(self) -> frozenset[str]:
@@ -58,8 +60,17 @@ class KeyMapping:
         return alike
 
 
-def renamings(shapes: Mapping[str, Shape]) -> Iterator[KeyMapping]:
-    """Weights under other names, the least changed first."""
+def renamings(shapes: Mapping[str, Shape], prefix_removed: str = "") -> Iterator[KeyMapping]:
+    """Weights under other names, the least changed first.
+
+    Args:
+        shapes: Shape by name.
+        prefix_removed: What every name began with in the file, as wrappers' prefixes do and some models' own names.
+    """
+    if prefix_removed:
+        last = f"{prefix_removed.rstrip('.').rpartition('.')[2]}."
+        own = {f"{last}{name}": name for name in shapes}
+        yield KeyMapping({name: shapes[stored] for name, stored in own.items()}, own, put_back=last)
     names: dict[str, str] = {name: name for name in shapes}
     words: tuple[str, ...] = ()
     yield _renamed(shapes, names, words)

@@ -21,9 +21,17 @@ from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable
 from manifest.identification.adapters import Adapters, adapter_config
 from manifest.identification.candidates import ArchitectureCandidate, Identification
-from manifest.identification.claims import Claim, claims, contradictions, of_published_file, parse_claim
+from manifest.identification.claims import (
+    Claim,
+    claims,
+    contradictions,
+    not_held_to,
+    of_published_file,
+    parse_claim,
+)
 from manifest.identification.customisation import foreign
 from manifest.identification.identify import identify, match_named
+from manifest.identification.tied import tied_once, untied_as_said
 from manifest.initialisation.findings import anomaly_finding, exponentiated_scales, training_findings
 from manifest.initialisation.verdict import anomalies_of, evidence
 from manifest.schema.name_ranges import shortened
@@ -41,6 +49,7 @@ _KIN = 0.9
 """Share of a file's names that an architecture of other sizes must have for its parts to be called the same."""
 _FEWEST_EMPTY, _SHARE_EMPTY = 2, 0.2
 """Tensors of shape [0], and their share of all, from which on they are taken for weights that are not there."""
+_TRY = "Hold it against the class itself: `manifest create CKPT --family transformers --model DIRECTORY_OF_CONFIG`."
 _WEIGHTS = "weights"
 """The role of what no known architecture has."""
 
@@ -130,7 +139,7 @@ class _Audit:
     @cached_property
     def identification(self) -> Identification:
         """What its names and shapes are those of."""
-        return identify(self.shapes, [str(key) for key in self.stored.extras])
+        return identify(self.shapes, [str(key) for key in self.stored.extras], self.stored.prefix)
 
     @cached_property
     def claims(self) -> list[Claim]:
@@ -142,13 +151,14 @@ class _Audit:
     def meant(self) -> ArchitectureCandidate | None:
         """The architecture that it is held to: the one that it is declared to be, else what it is or comes near to."""
         if self.claim is not None:
-            found = match_named(self.claim.library, self.claim.name or "", self.shapes)
+            found = match_named(self.claim.library, self.claim.name or "", self.shapes, self.stored.prefix)
             if found is None:
                 name = printable(self.claim.name or "", 100)
                 raise InputError(f"--as names {name}, which no library here has; name another, or leave it out.")
             return found
         group = self.identification.candidates
-        if not group or not (group[0].exact or _fitting(group[0]) >= _NEAR * len(self.shapes)):
+        near = bool(group) and not group[0].formed_otherwise and _fitting(group[0]) >= _NEAR * len(self.shapes)
+        if not group or not (group[0].exact or near):
             return None
         told = self._told_by()
         return group[0] if told is None else told[0]
@@ -166,6 +176,11 @@ class _Audit:
                 return alike[0], claim
         return None
 
+    def _alike(self, meant: ArchitectureCandidate) -> list[ArchitectureCandidate]:
+        """The architecture that a file is held to, and those that nobody says it is not."""
+        told = self.claim is not None or self._told_by() is not None
+        return [meant, *(each for each in self.identification.candidates if each.exact and not told)]
+
     def _kin(self) -> ArchitectureCandidate | None:
         """An architecture that names its tensors so, whatever their shapes: it says which belong together."""
         nearest = next(iter(self.identification.candidates), None)
@@ -181,29 +196,33 @@ class _Audit:
         notes = [*(found.untold if self._told_by() is None else ()), *found.notes]
         findings = [finding("A011", printable(" ".join(notes), 2000), where="identity", notes=notes)] if notes else []
         findings += contradictions(self.claims, found, meant, self.stored.path)
-        prefix = [f'prefix "{self.stored.prefix}" removed'] if self.stored.prefix else []
+        removed = self.stored.prefix.removesuffix(found.put_back)
+        prefix = [f'prefix "{removed}" removed'] if removed else []
         about = [*prefix, *found.renaming, *([f"written by {found.written_by}"] if found.written_by else [])]
         renamed = f" ({printable('; '.join(about), 160)})" if about else ""
         if found.adapters is not None:
             findings.append(_of_adapters(found.adapters, self.stored.path))
             if found.adapters.alone:
                 return CheckResult("adapters alone, of a model that is not in the file", findings)
+        said_of = not_held_to(self.claims, found, meant)
         if meant is None:
             nearest = f"; nearest is {_named(found.candidates[0])}" if found.candidates else ""
-            words = f"no architecture of open_clip, timm, torchvision or transformers{nearest}{renamed}"
+            words = f"no architecture of open_clip, timm, torchvision or transformers{nearest}{renamed}{said_of}"
             state = self._state_of_part()
-            remedy = f"Choose the model that is meant: `--state {state}`." if state else None
+            remedy = f"Choose the model that is meant: `--state {state}`." if state else _TRY if said_of else None
             unknown = finding("A010", f"By names and shapes it is {words}.", where="identity", remedy=remedy)
             return CheckResult(words, [*findings, unknown])
         if not meant.exact:
-            return CheckResult(f"near to {_named(meant)}{renamed}", [*findings, *_misfits(meant)])
+            return CheckResult(f"near to {_named(meant)}{renamed}{said_of}", [*findings, *_misfits(meant)])
         twins = [each.name for each in found.candidates if each.library == meant.library]
         others = f" or {', '.join(name for name in twins if name != meant.name)}" if len(twins) > 1 else ""
         told = self._told_by()
         said = told[1] if told is not None and told[0].name == meant.name else None
         word = f", as {printable(said.source)} says" if said else ""
         built = f" with {meant.otherwise}" if meant.otherwise else ""
-        return CheckResult(f"{meant.library} {meant.name}{'' if said else others}{built}{word}{renamed}", findings)
+        return CheckResult(
+            f"{meant.library} {meant.name}{'' if said else others}{built}{word}{renamed}{said_of}", findings
+        )
 
     def _state_of_part(self) -> str | None:
         """What chooses the weights of one model, where others are beside them in one state dict."""
@@ -220,6 +239,7 @@ class _Audit:
             empty = _empty(self.shapes)
             words = "what it should hold is not known; say it with --as LIBRARY:NAME"
             return CheckResult(words, empty, skipped=not empty)
+        meant = untied_as_said(meant, self.claims)
         roles = list(dict.fromkeys(meant.roles.values()))
         if unknown := self.only - set(roles):
             raise InputError(f"--only is {', '.join(sorted(unknown))}, expected among {', '.join(roles)}; correct it.")
@@ -227,7 +247,7 @@ class _Audit:
             _component(role, meant, by_design=bool(self.only) and role not in self.only) for role in roles
         ]
         findings = [found for part in self.components for found in _missing(part, meant, self.stored.path.name)]
-        findings += _empty(self.shapes)
+        findings += [*tied_once(self._alike(meant), self.claims), *_empty(self.shapes)]
         whole = sum(part.status is Status.COMPLETE for part in self.components)
         designed = [role_words(part.role) for part in self.components if part.by_design]
         words = f"{whole} of {len(roles)} components complete"

@@ -12,7 +12,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPConfig
+from transformers import (
+    CLIPConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 import manifest
 from manifest.errors import ArchitectureError, CheckpointError
@@ -37,6 +45,17 @@ def lived(model: Any, deviation: float = 0.02) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * deviation)
     return model.eval()
+
+
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+DECODER: dict[str, Any] = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300},
+    **TOKENS,
+}
+
+
+def rung(report: Any, name: str) -> str:
+    return next(str(rung.reason) for rung in report.rungs if rung.name == name)
 
 
 def rules(report: Any) -> dict[str, str]:
@@ -130,3 +149,49 @@ def test_doctor_when_it_can_ask_a_model_nothing_then_that_is_no_clean_bill(
     report = manifest.doctor(tmp_path / "net.pt", allow=["dropping_network"])
     assert report.exit_code == 1
     assert "asked twice as it is, with other random numbers" in rules(report)["D005"]
+
+
+def test_audit_when_a_tied_tensor_is_under_its_other_name_alone_then_all_is_there(tmp_path: Path) -> None:
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=300, n_positions=40, **TOKENS)
+    model = lived(GPT2LMHeadModel(config))
+    state = {name: value for name, value in model.state_dict().items() if name != "transformer.wte.weight"}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    report = manifest.audit(tmp_path / "model.safetensors")
+    assert report.exit_code == 0
+    assert rung(report, "completeness") == "2 of 2 components complete"
+    found = rules(report)
+    assert "has transformer.wte.weight under the name lm_head.weight alone, to which it is tied" in found["C013"]
+    assert "C002" not in found
+    # What is advised: transformers 5 loads it in full, and writes it under the name that older releases look for.
+    config.save_pretrained(tmp_path)
+    loaded: Any = GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.transformer.wte.weight, state["lm_head.weight"])
+    loaded.save_pretrained(tmp_path / "anew")
+    assert "C013" not in rules(manifest.audit(tmp_path / "anew" / "model.safetensors"))
+
+
+def test_audit_when_tied_names_all_begin_with_model_then_the_class_is_told(tmp_path: Path) -> None:
+    config = Qwen2Config(**DECODER, num_key_value_heads=1, intermediate_size=48, tie_word_embeddings=True)
+    lived(Qwen2ForCausalLM(config)).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    report = manifest.audit(weights)
+    assert rung(report, "identity") == "transformers Qwen2ForCausalLM, as config.json beside it says"
+    assert rung(report, "completeness") == "2 of 2 components complete"
+    assert not list(report.findings())
+    (tmp_path / "config.json").unlink()  # tied or cut short: the file alone does not tell
+    assert "once more with `tie_word_embeddings=True`, and missing without" in rules(manifest.audit(weights))["C013"]
+    said = {"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    report = manifest.audit(weights)
+    assert report.exit_code == 1
+    assert "The head of transformers Qwen2ForCausalLM is not in model.safetensors" in rules(report)["C001"]
+
+
+def test_audit_when_a_config_names_a_class_that_the_index_lacks_then_that_is_told(tmp_path: Path) -> None:
+    model = OPTForCausalLM(OPTConfig(**DECODER, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=40))
+    lived(model).save_pretrained(tmp_path)
+    report = manifest.audit(tmp_path / "model.safetensors")
+    found = next(each for each in report.findings() if each.rule == "A010")
+    assert found.message.endswith("; config.json beside it says OPTForCausalLM.")
+    assert "`manifest create CKPT --family transformers --model DIRECTORY_OF_CONFIG`" in found.remedy
+    manifest.create(tmp_path / "model.safetensors", str(tmp_path), family="transformers", golden=False)

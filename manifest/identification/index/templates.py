@@ -18,6 +18,8 @@ from manifest.weights.shape_diff import Shape
 
 POSITIONS = "positions"
 """Patches of an image, under which name the square of its side over the patch's is meant."""
+QUERIES, KEYS = "query_size", "key_value_size"
+"""Width of what all heads ask, and of what they share: products of numbers of heads that no shape shows."""
 _FEWEST = 0.5
 """Of a template's rows, to be in a file for it to be looked at."""
 
@@ -45,14 +47,14 @@ class Row:
         shape: Dimensions.
         role: Component role.
         layers: Which size of the config the star runs to, None where there is none.
-        optional: Whether they are another tensor once more, which files often leave out.
+        tied: Name of the tensor that they are once more, under which alone files often have it; None of others.
     """
 
     pattern: str
     shape: tuple[int | Size, ...]
     role: str
     layers: str | None
-    optional: bool
+    tied: str | None
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Template:
     Attributes:
         name: Of the class.
         in_memory: Whether these are the names of the module, where `save_pretrained` writes others.
+        by_default: Whether its config ties what can be tied unless it says otherwise.
         rows: Its tensors.
     """
 
     name: str
     in_memory: bool
+    by_default: bool
     rows: tuple[Row, ...]
 
 
@@ -79,14 +83,14 @@ class Filled:
         settings: Sizes, as its config has them.
         shapes: Expected shape by name.
         roles: Role by name; also of names whose shape depends on a size that no tensor shows.
-        optional: Names that may be missing.
+        tied: Names that may be missing → name of the same tensor.
     """
 
     template: Template
     settings: Mapping[str, Any]
     shapes: Mapping[str, Shape]
     roles: Mapping[str, str]
-    optional: frozenset[str]
+    tied: Mapping[str, str]
 
 
 @cache
@@ -96,9 +100,10 @@ def templates() -> tuple[Template, ...]:
         Template(
             each["class"],
             each["in_memory"],
+            each["by_default"],
             tuple(
-                Row(pattern, tuple(Size(*d) if isinstance(d, list) else d for d in shape), role, layers, optional)
-                for pattern, shape, role, layers, optional in each["rows"]
+                Row(pattern, tuple(Size(*d) if isinstance(d, list) else d for d in shape), role, layers, tied)
+                for pattern, shape, role, layers, tied in each["rows"]
             ),
         )
         for each in document(TEMPLATES)
@@ -137,7 +142,7 @@ def _fill(template: Template, alike: Mapping[str, Sequence[str]], shapes: Mappin
                     sizes.setdefault(dimension.path, size)
     expected: dict[str, Shape] = {}
     roles: dict[str, str] = {}
-    optional: set[str] = set()
+    tied: dict[str, str] = {}
     for row in template.rows:
         sides = [d if isinstance(d, int) else _side(d, sizes) for d in row.shape]
         known = tuple(side for side in sides if side is not None)
@@ -145,11 +150,11 @@ def _fill(template: Template, alike: Mapping[str, Sequence[str]], shapes: Mappin
         for number in range(layers):
             name = row.pattern if row.layers is None else row.pattern.replace("*", str(number))
             roles[name] = row.role
-            if row.optional:
-                optional.add(name)
+            if row.tied is not None:
+                tied[name] = row.tied
             if len(known) == len(sides):
                 expected[name] = known
-    return Filled(template, _settings(sizes), expected, roles, frozenset(optional))
+    return Filled(template, _settings(sizes), expected, roles, tied)
 
 
 def _side(dimension: Size, sizes: Mapping[str, int]) -> int | None:
@@ -161,6 +166,8 @@ def _settings(sizes: Mapping[str, int]) -> dict[str, Any]:
     """Sizes as the config has them, one within another; the side of an image follows from its patches."""
     settings: dict[str, Any] = {}
     for path, size in sizes.items():
+        if path in (QUERIES, KEYS):
+            continue
         *parts, last = path.split(".")
         place = settings
         for part in parts:
