@@ -35,7 +35,7 @@ from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.identification.adapters import adapters_in
 from manifest.identification.customisation import customisation, foreign
-from manifest.identification.key_mapping import without_prefixes
+from manifest.identification.key_mapping import names_of_architecture
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import (
     FILE_NAME,
@@ -55,7 +55,7 @@ from manifest.schema.document import (
 from manifest.schema.report import Severity
 from manifest.version import __version__
 from manifest.weights.assign import assign, misfits, twin
-from manifest.weights.shape_diff import Shape, is_optional, shape_diff
+from manifest.weights.shape_diff import is_optional, shape_diff
 
 
 class Description:
@@ -140,7 +140,7 @@ class Description:
         if not others and self.live is None:
             shapes = {name: tensor.shape for name, tensor in there.items()}
             expected = {name: tuple(tensor.shape) for name, tensor in self.captured.module.state_dict().items()}
-            others = without_prefixes(shapes, expected) or _with_prefix(self.stored.prefix, shapes, expected)
+            others = names_of_architecture(shapes, expected, self.stored.prefix)
         named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
         known = self.captured.module.state_dict()
         idle = [name for name in named.tensors if name not in known and is_optional(name)]
@@ -161,19 +161,6 @@ class Description:
     @cached_property
     def _tensors(self) -> list[TensorRecord]:
         return tensor_records(self.checkpoint)
-
-
-def _with_prefix(prefix: str, shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, str]:
-    """Names with a prefix that is the model's own, and was taken for a wrapper's: a tied head is not in the file.
-
-    Empty where the names are the model's without it, or with no end of it.
-    """
-    parts = prefix.split(".")
-    for index in range(len(parts) - 1):
-        own = ".".join(parts[index:])
-        if shapes and all(expected.get(f"{own}{name}") == shape for name, shape in shapes.items()):
-            return {name: f"{own}{name}" for name in shapes}
-    return {}
 
 
 def manifest_of(

@@ -24,6 +24,7 @@ _PARTS = ("visual.", "visual.trunk.", "text.")
 """Where open_clip keeps what is sometimes saved by itself."""
 _MERGED, _BRANCHES = ".reparam_conv.weight", (".conv_kxk.0.conv.weight", ".conv_kxk.conv.weight")
 """What timm calls a convolution that several branches were merged into, and the largest of these."""
+_PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original([01])$")
 _INNER = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 """What FSDP, activation checkpointing and torch.compile put into names where they wrap a part of a model."""
 
@@ -100,23 +101,56 @@ def renamings(shapes: Mapping[str, Shape], prefix_removed: str = "") -> Iterator
             yield _renamed(shapes, added, (*words, f'taken for the part "{part}" of a model'))
 
 
-def without_prefixes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, str]:
-    """Stored names by which weights become exactly those of an architecture once wrappers and prefixes are left out.
+def names_of_architecture(
+    shapes: Mapping[str, Shape], expected: Mapping[str, Shape], prefix_removed: str
+) -> dict[str, str]:
+    """Stored names by which weights become exactly those of an architecture: without wrappers, and by newer names.
 
-    Other projects' names are none of these: there, values may lie otherwise under the same shape.
+    Other projects' names are none of these: there, values may lie otherwise under the same shape. Tables that older
+    versions stored do not count.
 
     Args:
         shapes: Shape by stored name.
         expected: Shape by the architecture's name.
+        prefix_removed: What every name began with in the file; the end of it may be a part of the architecture's names.
 
     Returns:
-        Stored name → the architecture's name, of those that differ; empty where no prefix explains the names.
+        Stored name → the architecture's name, of those that differ; empty where nothing of this explains the names.
     """
+    older = {_of_older_weight_norm(name): name for name in expected}
+    for newer in ({name: name for name in expected}, older):
+        wanted = {name: expected[now] for name, now in newer.items()}
+        weights = {name: shape for name, shape in shapes.items() if name in wanted or not is_optional(name)}
+        named = {name: name for name in wanted} if weights == wanted else _without_prefixes(shapes, wanted)
+        named = named or _with_prefix(weights, wanted, prefix_removed)
+        if named:
+            return {stored: newer[name] for stored, name in named.items() if stored != newer[name]}
+    return {}
+
+
+def _of_older_weight_norm(name: str) -> str:
+    """What `torch.nn.utils.weight_norm` called a tensor before it was a parametrization; torch loads either."""
+    return _PARAMETRIZED.sub(lambda found: f"{found[1]}_{'gv'[int(found[2])]}", name)
+
+
+def _without_prefixes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, str]:
+    """Stored name → the architecture's name, of all, once wrappers and prefixes are left out."""
     for renamed in renamings(shapes):
-        if renamed.shapes == expected and all(
+        weights = {name: shape for name, shape in renamed.shapes.items() if name in expected or not is_optional(name)}
+        if weights == expected and all(
             stored.endswith(name) or _INNER.sub("", stored).endswith(name) for name, stored in renamed.stored.items()
         ):
-            return {stored: name for name, stored in renamed.stored.items() if stored != name}
+            return {stored: name for name, stored in renamed.stored.items() if name in expected}
+    return {}
+
+
+def _with_prefix(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], prefix: str) -> dict[str, str]:
+    """Names with a prefix that is the model's own, and was taken for a wrapper's: a tied head is not in the file."""
+    parts = prefix.split(".")
+    for index in range(len(parts) - 1):
+        own = ".".join(parts[index:])
+        if shapes and all(expected.get(f"{own}{name}") == shape for name, shape in shapes.items()):
+            return {name: f"{own}{name}" for name in shapes}
     return {}
 
 

@@ -14,12 +14,16 @@ import torch
 from safetensors.torch import save_file
 from transformers import (
     CLIPConfig,
+    CLIPTextConfig,
+    CLIPTextModel,
     GPT2Config,
     GPT2LMHeadModel,
     OPTConfig,
     OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
 )
 
 import manifest
@@ -52,6 +56,10 @@ DECODER: dict[str, Any] = {
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300},
     **TOKENS,
 }
+
+
+def in_full(model: Any) -> dict[str, Any]:
+    return {"config": model.config.to_dict()}
 
 
 def rung(report: Any, name: str) -> str:
@@ -195,3 +203,48 @@ def test_audit_when_a_config_names_a_class_that_the_index_lacks_then_that_is_tol
     assert found.message.endswith("; config.json beside it says OPTForCausalLM.")
     assert "`manifest create CKPT --family transformers --model DIRECTORY_OF_CONFIG`" in found.remedy
     manifest.create(tmp_path / "model.safetensors", str(tmp_path), family="transformers", golden=False)
+
+
+def test_create_when_an_older_transformers_put_a_prefix_and_tables_into_the_names_then_takes_them(
+    tmp_path: Path,
+) -> None:
+    sizes = {**DECODER, "intermediate_size": 48, "max_position_embeddings": 20}
+    model = lived(CLIPTextModel(CLIPTextConfig(**sizes)))
+    model.config.save_pretrained(tmp_path)
+    state = {f"text_model.{name}": value for name, value in model.state_dict().items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(20)[None]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    manifest.create(tmp_path / "model.safetensors", "CLIPTextModel", family="transformers", arguments=in_full(model))
+    assert manifest.verify(tmp_path / "model.safetensors").exit_code == 0
+    loaded: Any = manifest.load(tmp_path / "model.safetensors")
+    tokens = torch.tensor([[1, 7, 9, 2]])
+    assert torch.equal(loaded(tokens).pooler_output, model(tokens).pooler_output)
+    state.pop("text_model.encoder.layers.1.mlp.fc2.bias")  # what is no file of that class is none still
+    save_file(state, tmp_path / "cut.safetensors")
+    with pytest.raises(ArchitectureError):
+        manifest.create(tmp_path / "cut.safetensors", "CLIPTextModel", family="transformers", arguments=in_full(model))
+
+
+def test_create_when_names_are_of_an_older_weight_norm_then_takes_them_as_transformers_does(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2},
+        **{"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "vocab_size": 30},
+    }
+    model = lived(Wav2Vec2ForCTC(Wav2Vec2Config(**sizes)))
+    model.config.save_pretrained(tmp_path)
+    newer = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {}
+    for name, value in model.state_dict().items():
+        found = next((each for each in newer if name.endswith(each)), "")
+        state[name.removesuffix(found) + newer.get(found, "")] = value
+    assert sum("weight_" in name for name in state) == 2
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    manifest.create(
+        tmp_path / "pytorch_model.bin", "Wav2Vec2ForCTC", family="transformers", golden=False, arguments=in_full(model)
+    )
+    assert manifest.verify(tmp_path / "pytorch_model.bin").exit_code == 0
+    loaded: Any = manifest.load(tmp_path / "pytorch_model.bin")
+    sound = torch.randn(1, 800)
+    assert torch.equal(loaded(sound).logits, model(sound).logits)
+    assert torch.equal(loaded(sound).logits, Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()(sound).logits)
