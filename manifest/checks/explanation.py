@@ -74,7 +74,8 @@ class RecordedModel:
             replace(variant, undo=partial(restored, recorded=module)) if variant.name == "activation" else variant
             for variant in self.family.variants(self.architecture)
         )
-        return chain(of_library, self._other_states(), hypotheses(self.architecture, module, inputs))
+        prepared = self.family.probe_preprocess(self.architecture)
+        return chain(of_library, self._other_states(), hypotheses(self.architecture, prepared, module, inputs))
 
     @neutral_process(generators=False)  # dropout draws what it drew when the answers were given
     def diagnose(

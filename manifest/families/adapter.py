@@ -240,6 +240,9 @@ class Adapter(ABC):
         del module
         return None
 
+    def probe_preprocess(self, architecture: Architecture) -> Preprocess | None:
+        return architecture.preprocess
+
     def variants(self, architecture: Architecture) -> Sequence[Variant]:
         del architecture
         return ()

@@ -218,6 +218,12 @@ class Family(Protocol):
     def carried_preprocess(self, module: nn.Module) -> Preprocess | None:
         """The preprocessing that a live module carries, by which its users prepare images; None where it has none."""
 
+    def probe_preprocess(self, architecture: Architecture) -> Preprocess | None:
+        """How the photographs of a probe are prepared: as recorded, or plainly where nothing is on record.
+
+        None where it has none, or prepares them as no record can say.
+        """
+
     def inputs(
         self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
     ) -> Inputs | None:

@@ -325,7 +325,9 @@ def _explained(
             f" Its precision, {found.precision} instead of {golden.precision}, is among what arithmetic explains."
         )
     evidence = {**measures(golden, worst), **diagnosis_evidence(diagnosis)}
-    remedy = "Rebuild it as it was saved: `manifest.load(CKPT)`, with `manifest.load_transforms(CKPT)`."
+    on_record = original.architecture.preprocess or original.architecture.tokenizer
+    inputs_too = ", with `manifest.load_transforms(CKPT)`" if on_record else ""
+    remedy = f"Rebuild it as it was saved: `manifest.load(CKPT)`{inputs_too}."
     if diagnosis.cause is None:
         return finding("G001", message + unexplained_words(diagnosis), where="golden", remedy=remedy, **evidence)
     message += f" These are its answers with {cause_words(diagnosis.cause)}."

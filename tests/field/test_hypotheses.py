@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -30,12 +31,12 @@ def saved(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps(
-    *resize: Any, normalise: tuple[Any, Any] = OPENAI, tensor_first: bool = False
+    *resize: Any, normalise: tuple[Any, Any] = OPENAI, tensor_first: bool = False, crop: int = SIDE
 ) -> Callable[[Any], torch.Tensor]:
     to_tensor = [transforms.ToTensor(), *resize] if tensor_first else [*resize, transforms.ToTensor()]
     convert = transforms.Lambda(lambda image: image.convert("RGB"))
     found: Callable[[Any], torch.Tensor] = transforms.Compose(
-        [convert, *to_tensor, transforms.CenterCrop(SIDE), transforms.Normalize(*normalise)]
+        [convert, *to_tensor, transforms.CenterCrop(crop), transforms.Normalize(*normalise)]
     )
     return found
 
@@ -234,3 +235,36 @@ def test_transformers_activation_when_named_then_in_each_config_that_has_one() -
     captured = adapter.describe(Creation("CLIPModel", {"config": config}, family="transformers"))
     cures = {variant.there: variant.cure for variant in adapter.variants(captured.architecture)}
     assert cures["gelu"].startswith("config.text_config.hidden_act = config.vision_config.hidden_act = 'gelu', then")
+
+
+def test_channels_when_swapped_and_no_preprocessing_is_on_record_then_says_so(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    small = ViTConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=64)
+    models: dict[str, tuple[nn.Module, Any]] = {
+        "torchvision": (
+            torchvision.models.squeezenet1_1().eval(),
+            steps(resized(224, "bilinear"), normalise=IMAGENET, crop=224),
+        ),
+        "transformers": (ViTForImageClassification(small).eval(), steps(resized((64, 64)), crop=64)),
+    }
+    for name, (model, prepare) in models.items():
+        path = tmp_path / f"{name}.pt"
+        assert manifest.save(model, path, floor="none").architecture.preprocess is None
+        mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET if name == "torchvision" else OPENAI))
+
+        def bgr(image: Any, prepare: Any = prepare, mean: Any = mean, std: Any = std) -> torch.Tensor:
+            return ((prepare(image) * std + mean).flip(0) - mean) / std
+
+        (found,) = manifest.compare(model, path, preprocess=bgr).findings()
+        assert "answers with BGR instead of RGB (preprocessing: channel order)" in found.message
+        assert found.remedy.endswith(TRIED)
+
+
+def test_difference_when_unexplained_then_no_transforms_are_advised_that_are_not_on_record(tmp_path: Path) -> None:
+    model = torchvision.models.squeezenet1_1().eval()
+    manifest.save(model, tmp_path / "net.pt", floor="none")
+    prepare = steps(resized(224, "bilinear"), normalise=IMAGENET, crop=224)
+    (found,) = manifest.compare(model, tmp_path / "net.pt", preprocess=lambda image: prepare(image) ** 3).findings()
+    assert "hypotheses explains it" in found.message
+    assert found.remedy == "Rebuild it as it was saved: `manifest.load(CKPT)`."

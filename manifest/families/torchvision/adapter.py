@@ -92,20 +92,17 @@ class Torchvision(Adapter):
         """What belongs to the weights that were asked for; detectors prepare their images themselves."""
         weights = weights_of(creation).get("weights")
         preset = weights.transforms() if weights is not None else None
-        if not isinstance(preset, ImageClassification):
-            return None
-        return Preprocess(
-            size=preset.crop_size * 2,
-            mean=preset.mean,
-            std=preset.std,
-            interpolation=preset.interpolation.value,
-            resize_mode="shortest",
-            resize=preset.resize_size,
-            antialias=preset.antialias,
-        )
+        return _record_of(preset) if isinstance(preset, ImageClassification) else None
 
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         return (None if architecture.preprocess is None else _load_preprocess(architecture.preprocess)), None
+
+    def probe_preprocess(self, architecture: Architecture) -> Preprocess | None:
+        if architecture.preprocess is not None or _home(architecture) in PREPARED:
+            return architecture.preprocess
+        arguments = architecture.config.get("arguments", {})
+        side = arguments.get("image_size") or _SIDES.get(architecture.class_name, _SIDE)
+        return _record_of(ImageClassification(crop_size=side, resize_size=side))
 
     def inputs(
         self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
@@ -116,13 +113,8 @@ class Torchvision(Adapter):
         home = _home(architecture)
         if home in PREPARED:
             return PREPARED[home](material)
-        preprocess, _ = self.transforms(architecture)
-        if preprocess is None:
-            side = architecture.config.get("arguments", {}).get("image_size") or _SIDES.get(
-                architecture.class_name, _SIDE
-            )
-            preprocess = ImageClassification(crop_size=side, resize_size=side)
-        return images_alone(material, preprocess)
+        record = self.probe_preprocess(architecture)
+        return None if record is None else images_alone(material, _load_preprocess(record))
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
         if is_detector(module):
@@ -201,6 +193,18 @@ def _detect(ghost: Any, images: torch.Tensor) -> None:
             size = getattr(ghost.roi_heads, f"{kind}_roi_pool").output_size
             regions = images.new_empty(1, features[0].shape[1], *size)
             getattr(ghost.roi_heads, f"{kind}_predictor")(head(regions))
+
+
+def _record_of(preset: ImageClassification) -> Preprocess:
+    return Preprocess(
+        size=preset.crop_size * 2,
+        mean=preset.mean,
+        std=preset.std,
+        interpolation=preset.interpolation.value,
+        resize_mode="shortest",
+        resize=preset.resize_size,
+        antialias=preset.antialias,
+    )
 
 
 def _load_preprocess(record: Preprocess) -> ImageClassification:

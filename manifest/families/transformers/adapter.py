@@ -141,20 +141,28 @@ class Transformers(Adapter):
         record = architecture.preprocess
         return None if record is None else load_preprocess(record), None
 
+    def probe_preprocess(self, architecture: Architecture) -> Preprocess | None:
+        config = architecture.config
+        if architecture.preprocess is None and architecture.class_name in _TWO_TOWERS:
+            return plain_preprocess(config["vision_config"])
+        if architecture.preprocess is None and _sees_photographs(architecture):
+            return plain_preprocess(config)
+        return architecture.preprocess
+
     def inputs(
         self, architecture: Architecture, probe: str | None = None, material: Probe | None = None
     ) -> Inputs | None:
         if probe is not None and probe.startswith(SHAPES):
             return drawn(probe)
         material = material or shipped()
-        config = architecture.config
-        if architecture.class_name in _TWO_TOWERS:
-            preprocess = load_preprocess(architecture.preprocess or plain_preprocess(config["vision_config"]))
+        config, record = architecture.config, self.probe_preprocess(architecture)
+        if architecture.class_name in _TWO_TOWERS and record is not None:
+            preprocess = load_preprocess(record)
             text = config["text_config"]
             length = min(int(text["max_position_embeddings"]), _MOST_TOKENS)
             return images_and_prompts(material, preprocess, None, length, int(text["vocab_size"]), probe=probe)
-        if architecture.class_name.endswith(_OF_IMAGES) and config.get("num_channels", 3) == 3:
-            return images_alone(material, load_preprocess(architecture.preprocess or plain_preprocess(config)))
+        if _sees_photographs(architecture) and record is not None:
+            return images_alone(material, load_preprocess(record))
         if material.tensors:
             return tensors_given(material)
         kind = model_class(architecture.class_name)
@@ -229,6 +237,10 @@ class Transformers(Adapter):
 
 
 FAMILY = Transformers()
+
+
+def _sees_photographs(architecture: Architecture) -> bool:
+    return architecture.class_name.endswith(_OF_IMAGES) and architecture.config.get("num_channels", 3) == 3
 
 
 def _pooled(said: Any) -> torch.Tensor:

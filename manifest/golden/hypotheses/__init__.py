@@ -17,21 +17,24 @@ from manifest.golden.hypotheses.precisions import precisions
 from manifest.golden.hypotheses.preprocessing import preprocessing
 from manifest.golden.hypotheses.tokens import tokens
 from manifest.probes.inputs import Inputs
-from manifest.schema.document import Architecture
+from manifest.schema.document import Architecture, Preprocess
 
 
-def hypotheses(architecture: Architecture, module: nn.Module, inputs: Inputs) -> Iterator[Variant]:
+def hypotheses(
+    architecture: Architecture, prepared: Preprocess | None, module: nn.Module, inputs: Inputs
+) -> Iterator[Variant]:
     """What may be wrong with any model, the likeliest first.
 
     Args:
         architecture: Of the model itself.
+        prepared: How the photographs of its probe are prepared, where that is known.
         module: The model itself, on any device; it is looked at and not changed.
         inputs: Its probe.
     """
     yield from activations(module, inputs)
     yield from modes(module)
-    if architecture.preprocess is not None and "images" in inputs.tensors:
-        yield from preprocessing(architecture, architecture.preprocess)
+    if prepared is not None and "images" in inputs.tensors:
+        yield from preprocessing(architecture, prepared)
     if architecture.tokenizer is not None and "tokens" in inputs.tensors:
         yield from tokens(architecture, architecture.tokenizer)
     yield from precisions()

@@ -70,11 +70,16 @@ class Steps:
 
 
 def preprocessing(architecture: Architecture, record: Preprocess) -> Iterator[Variant]:
-    """Each setting by itself, then what no record can say, then all the defaults of a library together."""
+    """Each setting by itself, then what no record can say, then all the defaults of a library together.
+
+    Args:
+        architecture: Of the model; it need not have a preprocessing on record.
+        record: How the photographs of its probe are prepared.
+    """
     yield from _settings(architecture, record)
     yield from _pixels(record)
     yield from _cropped(record)
-    yield from _defaults(record)
+    yield from _defaults(record, on_record=architecture.preprocess is not None)
 
 
 def _settings(architecture: Architecture, record: Preprocess) -> Iterator[Variant]:
@@ -184,7 +189,7 @@ def _resized(steps: Steps, short_side: int, here: str, back: str) -> Variant:
     )
 
 
-def _defaults(record: Preprocess) -> Iterator[Variant]:
+def _defaults(record: Preprocess, *, on_record: bool) -> Iterator[Variant]:
     """All that a library does to photographs when nobody tells it what this model wants."""
     height, width = record.size
     if height != width:
@@ -207,10 +212,12 @@ def _defaults(record: Preprocess) -> Iterator[Variant]:
         if steps != _steps(record):
             yield Variant(
                 "preprocessing: all of it",
-                here="as recorded",
+                here="as recorded" if on_record else "the plain one of the probe",
                 there=f"the defaults of {name}",
                 cure=code,
-                back="manifest.load_transforms(CKPT)",
+                back="manifest.load_transforms(CKPT)"
+                if on_record
+                else "manifest.compare(model, CKPT), plainly prepared",
                 preprocess=steps,
                 concerns="images",
             )
