@@ -61,6 +61,11 @@ def parts(best: ArchitectureCandidate) -> Iterator[str]:
         twin = _switched(best.name)
         if index.named("timm", twin) is not None:
             yield f"{twin} has the same trunk with another activation, whatever its head; declare which it is."
+    for setting, value in best.settings.get("with_weights", {}).items():
+        yield (
+            f"torchvision builds {best.name} with {setting}={value} for its own weights and with {setting}={not value} "
+            "without `weights=`; which of the two these want, names and shapes do not tell."
+        )
     if best.absent_roles:
         there = [role for role in dict.fromkeys(best.roles.values()) if role not in best.absent_roles]
         lacking = _listed(map(role_words, best.absent_roles), "or")

@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from transformers import (
     CLIPConfig,
@@ -248,3 +249,22 @@ def test_create_when_names_are_of_an_older_weight_norm_then_takes_them_as_transf
     sound = torch.randn(1, 800)
     assert torch.equal(loaded(sound).logits, model(sound).logits)
     assert torch.equal(loaded(sound).logits, Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()(sound).logits)
+
+
+def test_model_when_a_setting_that_weights_switch_is_off_then_it_is_the_cause_and_names_do_not_tell_it(
+    tmp_path: Path,
+) -> None:
+    asked: dict[str, Any] = {"num_classes": 5, "init_weights": False, "aux_logits": False}
+    model = lived(torchvision.models.googlenet(transform_input=True, **asked), 1e-3)
+    saved = manifest.save(model, tmp_path / "net.pt", floor="none")
+    other = torchvision.models.googlenet(**asked).eval()
+    other.load_state_dict(model.state_dict())
+    found = next(each for each in manifest.compare(other, tmp_path / "net.pt").findings() if each.rule == "G001")
+    assert "answers with transform_input=False instead of transform_input=True (setting)" in found.message
+    assert "googlenet(transform_input=True), or `model.transform_input = True` (tried on this model" in found.remedy
+    assert not saved.golden[0].contrast  # a record made before this was told is a record still
+    other.transform_input = True
+    assert manifest.compare(other, tmp_path / "net.pt").exit_code == 0
+    whole = lived(torchvision.models.googlenet(init_weights=False), 1e-3)
+    torch.save(whole.state_dict(), tmp_path / "bare.pt")
+    assert "with transform_input=True for its own weights" in rules(manifest.audit(tmp_path / "bare.pt"))["A011"]

@@ -19,11 +19,13 @@ from torchvision.transforms._presets import ImageClassification
 from manifest.errors import InputError
 from manifest.families.adapter import Adapter, Draft, cast
 from manifest.families.limits import as_recorded, require_sane_images
-from manifest.families.protocol import Creation
+from manifest.families.meta_build import without_weights
+from manifest.families.protocol import Creation, Variant
 from manifest.families.readings import most_likely
 from manifest.families.torchvision.building import WEIGHTS, construct, resolve, weights_of
 from manifest.families.torchvision.probing import PREPARED, detect, is_detector, objects
 from manifest.families.torchvision.recovery import recover
+from manifest.families.torchvision.switches import switched, switched_by_weights
 from manifest.probes.inputs import Inputs, Probe, images_alone, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading
 
@@ -96,6 +98,13 @@ class Torchvision(Adapter):
 
     def transforms(self, architecture: Architecture) -> tuple[Any, Any]:
         return (None if architecture.preprocess is None else _load_preprocess(architecture.preprocess)), None
+
+    def variants(self, architecture: Architecture) -> Sequence[Variant]:
+        name = architecture.config["name"]
+        if not switched_by_weights(name):
+            return ()
+        with without_weights():
+            return list(switched(name, construct(self.draft_of(architecture))))
 
     def probe_preprocess(self, architecture: Architecture) -> Preprocess | None:
         if architecture.preprocess is not None or _home(architecture) in PREPARED:

@@ -20,7 +20,8 @@ _HOMES = (
     *("torch.nn.modules.batchnorm", "torch.nn.modules.normalization", "torch.nn.modules.dropout"),
 )
 """Where the classes are defined whose attributes are read when they run."""
-_READ_ANYWHERE = frozenset({"transform_input"})
+READ_ANYWHERE = frozenset({"transform_input"})
+"""Settings of whole models, which their constructors take under the same names."""
 _SHAPES = frozenset({"num_features", "normalized_shape", "num_channels", "num_groups", "num_classes", "num_columns"})
 """Attributes that tell of the shapes of weights, and change nothing when they are set."""
 
@@ -76,7 +77,7 @@ def _derive(module: Any) -> None:
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
     known = type(module).__module__.startswith(_HOMES)
     for name, value in hyperparameters(module).items():
-        if name in _SHAPES or not (known or name in _READ_ANYWHERE):
+        if name in _SHAPES or not (known or name in READ_ANYWHERE):
             continue
         if _is_data(value):
             yield name, value
