@@ -29,11 +29,13 @@ class CheckpointError(ManifestError):
 
     Attributes:
         rule: Code of the rule in `manifest.schema.rules` that the file breaks, for example `F002`.
+        remedy: What to do, where it is not what helps with most files that break the rule.
     """
 
-    def __init__(self, message: str, *, rule: str) -> None:
+    def __init__(self, message: str, *, rule: str, remedy: str | None = None) -> None:
         super().__init__(message)
         self.rule = rule
+        self.remedy = remedy
 
 
 class DocumentError(ManifestError):

@@ -23,7 +23,7 @@ from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, writable
 
 MOST_FILES = 10_000
-_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 """What libraries call the files of a checkpoint in parts: the number of the part, and how many there are."""
 _MOST_DESCRIPTORS = 200  # a process has about a thousand, and each mapping takes one too
 
@@ -82,16 +82,6 @@ class Files:
     def __getitem__(self, index: int) -> OpenFile:
         return self._open[index]
 
-    def _of_another_split(self, name: str) -> str:
-        """What is said where a file of a split into so many parts is not there, and those of another split are."""
-        if (parts := _PART.fullmatch(name)) is None:
-            return ""
-        others = (_PART.fullmatch(path.name) for path in self._directory.iterdir())
-        counts = sorted({other[2] for other in others if other and other[1] == parts[1] and other[2] != parts[2]})
-        if not counts:
-            return ""
-        return f", where files of another split are, into {int(counts[0])} parts: the index is not theirs"
-
     def __len__(self) -> int:
         return len(self._open)
 
@@ -129,11 +119,7 @@ class Files:
         try:
             mapping, descriptor = _open(path)
         except InputError:
-            raise CheckpointError(
-                f"it names '{printable(name)}', which is no readable file beside it{self._of_another_split(name)}; "
-                "get the whole checkpoint again.",
-                rule="F008",
-            ) from None
+            raise _missing(name, self._directory) from None
         except CheckpointError as error:
             raise CheckpointError(f"of '{printable(name)}', which it names, {error}", rule=error.rule) from None
         if len(self._open) >= _MOST_DESCRIPTORS:
@@ -151,6 +137,38 @@ class Files:
         for file in self._open:
             with suppress(BufferError):
                 file.mapping.close()
+
+
+def _missing(name: str, directory: Path) -> CheckpointError:
+    """What is said of a file that is not there: where those of another split are, the index is at fault."""
+    found = f"it names '{printable(name)}', which is no readable file beside it"
+    others = _other_splits(name, directory)
+    if not others:
+        return CheckpointError(f"{found}; get the whole checkpoint again.", rule="F008")
+    count, numbers = max(others.items(), key=lambda other: (len(other[1]) / other[0], other[0]))
+    there = f"where all {count} files of a split into {count} are"
+    remedy = "get the index that belongs to those files, from where they are from and of the same revision"
+    if lacking := sorted(set(range(1, count + 1)) - numbers):
+        listed = ", ".join(map(str, lacking[:8])) + (", …" if len(lacking) > 8 else "")
+        there = f"where {len(numbers)} of the {count} files of a split into {count} are"
+        remedy += f", and the files that are missing from that split (part {listed})"
+    return CheckpointError(
+        f"{found}, {there}: the index is not theirs; {remedy}.",
+        rule="F008",
+        remedy=f"{remedy[0].upper()}{remedy[1:]}.",
+    )
+
+
+def _other_splits(name: str, directory: Path) -> dict[int, set[int]]:
+    """The same checkpoint split into another number of files, in a directory: how many files → which of them are there."""
+    found: dict[int, set[int]] = {}
+    if (parts := _PART.fullmatch(name)) is not None:
+        for other in (_PART.fullmatch(path.name) for path in directory.iterdir()):
+            if other and (other[1], other[4]) == (parts[1], parts[4]) and other[3] != parts[3]:
+                number, count = int(other[2]), int(other[3])
+                if 1 <= number <= count:
+                    found.setdefault(count, set()).add(number)
+    return found
 
 
 def _close_all(descriptors: list[int]) -> None:

@@ -93,7 +93,7 @@ def audit(
             meant = stored if state is None else stored.select(state)
             report = _Audit(meant, claim, frozenset(only)).report()
     except CheckpointError as error:
-        refusal = finding(error.rule, str(error), where=printable(path.name))
+        refusal = finding(error.rule, str(error), where=printable(path.name), remedy=error.remedy)
         unreadable = CheckResult("cannot be read, so nothing is known of it", [refusal])
         report = run_ladder(Kind.AUDIT, path.name, [("format", lambda: unreadable)])
         report.safety = Safety.UNREADABLE

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
+import manifest
 from manifest.checkpoint import open_checkpoint
 from manifest.errors import CheckpointError
 
@@ -287,5 +288,28 @@ def test_index_when_files_of_another_split_lie_beside_it_then_says_so(tmp_path: 
         save_file({f"w{part}": torch.zeros(2)}, tmp_path / f"model-0000{part}-of-00003.safetensors")
     index = {"weight_map": {"w1": "model-00001-of-00007.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="files of another split are, into 3 parts: the index is not theirs"):
+    belongs = "get the index that belongs to those files, from where they are from and of the same revision"
+    with pytest.raises(
+        CheckpointError, match=f"all 3 files of a split into 3 are: the index is not theirs; {belongs}.$"
+    ):
         open_checkpoint(tmp_path)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=rf"2 of the 3 files .*{belongs}, and the files that .* \(part 2\)\.$"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "model-00001-of-00007.safetensors").write_bytes(b"")  # it is at fault itself, and no other split
+    with pytest.raises(CheckpointError, match="the file is empty"):
+        open_checkpoint(tmp_path)
+
+
+def test_index_of_another_split_when_the_right_one_is_put_in_its_place_then_all_is_read(tmp_path: Path) -> None:
+    for folder, size in (("few", 320), ("many", 200)):
+        (tmp_path / folder).mkdir()
+        save_torch_state_dict(STATE, tmp_path / folder, max_shard_size=size)
+    right = (tmp_path / "few" / INDEX).read_bytes()
+    assert len(list((tmp_path / "few").iterdir())) < len(list((tmp_path / "many").iterdir()))
+    (tmp_path / "few" / INDEX).write_bytes((tmp_path / "many" / INDEX).read_bytes())
+    (found,) = manifest.audit(tmp_path / "few").findings()
+    assert (found.rule, found.remedy.startswith("Get the index that belongs to those files")) == ("F008", True)
+    (tmp_path / "few" / INDEX).write_bytes(right)
+    with open_checkpoint(tmp_path / "few") as stored:
+        assert stored.tensors.keys() == STATE.keys()
