@@ -160,7 +160,7 @@ def _missing(name: str, directory: Path) -> CheckpointError:
 
 
 def _other_splits(name: str, directory: Path) -> dict[int, set[int]]:
-    """The same checkpoint split into another number of files, in a directory: how many files → which of them are there."""
+    """The same checkpoint split into another number of files: how many files → which of them are in a directory."""
     found: dict[int, set[int]] = {}
     if (parts := _PART.fullmatch(name)) is not None:
         for other in (_PART.fullmatch(path.name) for path in directory.iterdir()):

@@ -29,8 +29,9 @@ class ArchitectureCandidate:
         shapes: Expected shape by name.
         stored: Name in the file by expected name, where it is there.
         otherwise: Arguments and steps, as code, by which it was built otherwise than it is registered.
-        under_other_name: Name that is not there → the name under which its tensor is, where files have it otherwise.
-        tied_by_choice: Name that is not there → that of the tensor that it is once more if a config says so.
+        under_other_name: Name that is not there → the other name of its tensor, under which it is not usually saved.
+        once_more: Name that is not there → the name of its tensor under which it is usually saved.
+        tied_by_default: Whether such names are of one tensor unless a config says otherwise.
     """
 
     library: str
@@ -42,7 +43,8 @@ class ArchitectureCandidate:
     stored: Mapping[str, str]
     otherwise: str = ""
     under_other_name: Mapping[str, str] = field(default_factory=dict)
-    tied_by_choice: Mapping[str, str] = field(default_factory=dict)
+    once_more: Mapping[str, str] = field(default_factory=dict)
+    tied_by_default: bool = True
 
     @property
     def exact(self) -> bool:

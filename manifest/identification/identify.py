@@ -205,13 +205,12 @@ def _of_template(each: Filled, renamed: KeyMapping) -> ArchitectureCandidate:
         if name in renamed.shapes and first not in renamed.shapes and renamed.shapes[name] == each.shapes.get(first)
     }
     lacking = {
-        name: first
-        for name, first in each.tied.items()
-        if not each.template.by_default and name not in renamed.shapes and first in renamed.shapes
+        name: first for name, first in each.tied.items() if name not in renamed.shapes and first in renamed.shapes
     }
     optional = frozenset((*each.tied, *there))
     held = _held("transformers", each.template.name, settings, each.shapes, each.roles, optional, renamed)
-    return replace(held, under_other_name=there, tied_by_choice=lacking)
+    by_default = each.template.by_default
+    return replace(held, under_other_name=there, once_more=lacking, tied_by_default=by_default)
 
 
 def _held(

@@ -18,11 +18,12 @@ from manifest.schema.vocabulary import role_words
 
 
 def untied_as_said(meant: ArchitectureCandidate, said: Sequence[Claim]) -> ArchitectureCandidate:
-    """An architecture that lacks what would be there once more if it were tied, where a config says that it is not."""
+    """An architecture that lacks what would be there under another name, where a config says that nothing is tied."""
     told = _told(said)
     if told is None or told.tied:
         return meant
-    return replace(meant, fit=replace(meant.fit, missing=(*meant.fit.missing, *meant.tied_by_choice)))
+    missing = (*meant.fit.missing, *meant.under_other_name, *meant.once_more)
+    return replace(meant, fit=replace(meant.fit, missing=missing))
 
 
 def tied_once(alike: Sequence[ArchitectureCandidate], said: Sequence[Claim]) -> Iterator[Finding]:
@@ -32,27 +33,26 @@ def tied_once(alike: Sequence[ArchitectureCandidate], said: Sequence[Claim]) -> 
         alike: The architecture that the file is held to, then those that it is as well by names and shapes.
         said: What is said of the file.
     """
-    for name, other in alike[0].under_other_name.items():
-        message = (
-            f"{_part(alike[0], name)} has {name} under the name {other} alone, to which it is tied: transformers 5 "
-            "takes it from there, and older releases leave it empty."
-        )
-        remedy = "Load it by transformers 5 or newer and write it anew by `save_pretrained`, for older ones to load it."
-        yield finding("C013", message, where=alike[0].roles[name], remedy=remedy)
-    chosen = next((each for each in alike if each.tied_by_choice), alike[0])
     told = _told(said)
-    for name, first in chosen.tied_by_choice.items():
-        if told is None:
-            once = f"which is {first} once more with `tie_word_embeddings=True`, and missing without"
-            yield finding("C013", f"{_part(chosen, name)} lacks {name}, {once}.", where=chosen.roles[name])
-        elif not told.tied:
-            why = f"and {printable(told.source)} has `tie_word_embeddings` false, so it is not {first} once more"
-            yield finding("C013", f"{_part(chosen, name)} lacks {name}, {why}.", where=chosen.roles[name])
+    by_choice = (each for each in alike if not each.tied_by_default and (each.under_other_name or each.once_more))
+    meant = alike[0] if told is not None else next(by_choice, alike[0])
+    for name, other in {**meant.under_other_name, **meant.once_more}.items():
+        part = f"The {role_words(meant.roles[name])} of {meant.library} {meant.name}"
+        message, remedy = "", None
+        if told is not None and not told.tied:
+            says = f"{printable(told.source)} has `tie_word_embeddings` false"
+            message = f"{part} lacks {name}, and {says}, so it is not {other} once more."
+        elif told is None and not meant.tied_by_default:
+            message = f"{part} lacks {name}, which is {other} once more with `tie_word_embeddings=True`, else missing."
+        elif name in meant.under_other_name:
+            message = (
+                f"{part} has {name} under the name {other} alone, to which it is tied: transformers 5 takes it from "
+                "there, and older releases leave it empty."
+            )
+            remedy = "Load it by transformers 5 or newer and write it anew by `save_pretrained`, for older ones."
+        if message:
+            yield finding("C013", message, where=meant.roles[name], remedy=remedy)
 
 
 def _told(said: Sequence[Claim]) -> Claim | None:
     return next((claim for claim in said if claim.tied is not None), None)
-
-
-def _part(meant: ArchitectureCandidate, name: str) -> str:
-    return f"The {role_words(meant.roles[name])} of {meant.library} {meant.name}"

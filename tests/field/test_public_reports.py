@@ -188,12 +188,26 @@ def test_audit_when_tied_names_all_begin_with_model_then_the_class_is_told(tmp_p
     assert rung(report, "completeness") == "2 of 2 components complete"
     assert not list(report.findings())
     (tmp_path / "config.json").unlink()  # tied or cut short: the file alone does not tell
-    assert "once more with `tie_word_embeddings=True`, and missing without" in rules(manifest.audit(weights))["C013"]
+    assert "once more with `tie_word_embeddings=True`, else missing" in rules(manifest.audit(weights))["C013"]
     said = {"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(said))
     report = manifest.audit(weights)
     assert report.exit_code == 1
     assert "The head of transformers Qwen2ForCausalLM is not in model.safetensors" in rules(report)["C001"]
+
+
+@pytest.mark.parametrize(("tied", "rule"), [(True, "C013"), (False, "C002"), (None, "C013")])
+def test_audit_when_embeddings_are_lacking_then_the_head_stands_for_them_if_they_are_tied(
+    tied: bool | None, rule: str, tmp_path: Path
+) -> None:
+    model = lived(Qwen2ForCausalLM(Qwen2Config(**DECODER, num_key_value_heads=1, intermediate_size=48)))
+    state = {name: value for name, value in model.state_dict().items() if name != "model.embed_tokens.weight"}
+    save_file(state, tmp_path / "model.safetensors")
+    said = {"architectures": ["Qwen2ForCausalLM"], **({} if tied is None else {"tie_word_embeddings": tied})}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    report = manifest.audit(tmp_path / "model.safetensors")
+    assert "model.embed_tokens.weight" in rules(report)[rule]
+    assert (report.exit_code, "C002" in rules(report)) == ((1, True) if tied is False else (0, False))
 
 
 def test_audit_when_a_config_names_a_class_that_the_index_lacks_then_that_is_told(tmp_path: Path) -> None:

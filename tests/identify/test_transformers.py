@@ -151,7 +151,7 @@ def test_tied_file_whose_names_begin_as_a_wrappers_when_identified_then_they_are
         assert stored.prefix == found.put_back == "model."
     best = found.candidates[0]
     assert (best.name, best.exact, best.absent_roles) == (name, True, ())
-    assert best.tied_by_choice == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert best.once_more == {"lm_head.weight": "model.embed_tokens.weight"}
     assert set(best.stored.values()) == shapes.keys()
     assert identify(shapes).candidates[0].name == name.replace("ForCausalLM", "Model")
 
