@@ -62,7 +62,8 @@ def nearest_rules(text: str) -> list[str]:
     asked = text.strip()
     by_name = {rule.name: code for code, rule in RULES.items()}
     codes = difflib.get_close_matches(asked.upper(), RULES, n=len(RULES), cutoff=0.5)
-    codes.sort(key=lambda code: code[0] != asked[:1].upper())  # a wrong number is likelier than a wrong letter
+    # A wrong number is likelier than a wrong letter, and a zero that was left out likelier than either.
+    codes.sort(key=lambda code: (code[0] != asked[:1].upper(), code[1:].lstrip("0") != asked[1:].lstrip("0")))
     names = difflib.get_close_matches(asked.lower(), by_name, n=3, cutoff=0.5)
     return list(dict.fromkeys([*codes, *(by_name[name] for name in names)]))[:3]
 
