@@ -24,6 +24,7 @@ from manifest.digests import tensor_digest
 from manifest.errors import ManifestError
 from manifest.storage.transaction import read_manifest
 from tests.promises.attempts import Attempt
+from tests.warm import warm_run
 
 _MODULE = """
 from torch import nn
@@ -93,6 +94,10 @@ def _dtype(dtype: torch.dtype) -> Callable[[], Any]:
     return lambda: _set(torch.set_default_dtype, dtype, torch.float32)
 
 
+def _other_threads(before: int) -> Any:
+    return _set(torch.set_num_threads, 1 if before > 1 else 2, before)
+
+
 @contextlib.contextmanager
 def _hooked(register: Callable[[Any], Any], hook: Callable[..., Any]) -> Iterator[None]:
     handle = register(hook)
@@ -149,7 +154,7 @@ CIRCUMSTANCES = [
     Attempt("hook of calls", lambda: _hooked(_everywhere.register_module_forward_hook, lambda *_: None), 0),
     Attempt("vmap", _inside_vmap, 0),
     Attempt("swapped parameters", lambda: _set(_swap, True, False), 0),
-    Attempt("one thread", lambda: _set(torch.set_num_threads, 1, torch.get_num_threads()), 0),
+    Attempt("other threads", lambda: _other_threads(torch.get_num_threads()), 0),
 ]
 
 
@@ -250,16 +255,18 @@ def test_model_of_a_bfloat16_process_is_recorded_as_bfloat16(tmp_path: Path, sav
 
 def _in_child(action: Callable[[], int]) -> int:
     """The exit status of something done in a child forked off this process, whose threads of torch have run."""
-    matrix = torch.randn(600, 600)
-    assert (matrix @ matrix + matrix.double()).isfinite().all()
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            faulthandler.dump_traceback_later(600, exit=True)
-            status = action()
-        finally:
-            os._exit(status)
+    before = torch.get_num_threads()
+    with _set(torch.set_num_threads, 2, before):
+        matrix = torch.randn(600, 600)
+        assert (matrix @ matrix + matrix.double()).isfinite().all()
+        child = os.fork()
+        if child == 0:
+            status = 70
+            try:
+                faulthandler.dump_traceback_later(600, exit=True)
+                status = action()
+            finally:
+                os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -283,6 +290,7 @@ def test_forked_child_answers_although_threads_had_run(attempt: Attempt, saved: 
 def test_child_forked_before_the_package_was_imported_answers(saved: Callable[[str], Path]) -> None:
     script = (
         "import os, sys, torch\n"
+        "torch.set_num_threads(2)\n"
         "matrix = torch.randn(600, 600); matrix @ matrix + matrix.double()\n"
         "child = os.fork()\n"
         "if child == 0:\n"
@@ -336,12 +344,11 @@ def test_checkpoint_is_verified_and_saved_the_same_without_assertions(
     options: tuple[str, ...], before: str, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = saved("timm")
-    done = subprocess.run(
-        [sys.executable, *options, "-c", before + _SAVED_AGAIN, str(path), str(tmp_path / "x.pt")],
-        check=False,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    words = ["-c", before + _SAVED_AGAIN, str(path), str(tmp_path / "x.pt")]
+    if options:
+        done = subprocess.run([sys.executable, *options, *words], check=False, capture_output=True, encoding="utf-8")
+    else:
+        done = warm_run(words, tmp_path)
     assert done.stdout.split() == ["None", read_manifest(path).weights.digest, "0"], done.stderr
 
 
