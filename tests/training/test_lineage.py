@@ -22,6 +22,7 @@ from manifest.schema.document import Provenance
 from manifest.storage.sidecars import Sidecars
 from manifest.storage.transaction import read_manifest
 from manifest.training.interception import recording
+from tests.warm import warm_run
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,15 @@ def repository(place: Path) -> str:
 
 
 def python(cwd: Path, *arguments: object, **environment: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=True, env={**os.environ, **environment},
-    )  # fmt: skip
+    """What a script prints, in a process that has the libraries imported already."""
+    done = warm_run(arguments, cwd, {**os.environ, **environment})
+    assert done.returncode == 0, done
+    return done.stdout.splitlines()
+
+
+def python_anew(cwd: Path, *arguments: str) -> list[str]:
+    """The same in a process of its own, where its command line is what matters."""
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
@@ -134,7 +140,7 @@ def test_module_is_named_as_it_was_started(tmp_path: Path) -> None:
     (tmp_path / "code" / "package" / "__main__.py").write_text(SHOW)
     place = tmp_path / "code"
     assert python(place, "-m", "train", "7")[0] == str(["python", "-m", "train", "7"])
-    assert python(place, "-m", "package")[0] == str(["python", "-m", "package"])
+    assert python_anew(place, "-m", "package")[0] == str(["python", "-m", "package"])
 
 
 def test_where_there_is_no_repository_nothing_is_said(tmp_path: Path) -> None:
@@ -169,7 +175,7 @@ def test_command_line_of_any_bytes_can_be_saved(digits: Any, tmp_path: Path) -> 
         manifest.save(model, "x.pt", golden=False)
         """)
     )
-    python(tmp_path, script, b"--name=\xff\xfe".decode("utf-8", "surrogateescape"))
+    python_anew(tmp_path, str(script), b"--name=\xff\xfe".decode("utf-8", "surrogateescape"))
     assert read_manifest(tmp_path / "x.pt").provenance.command == ["train.py", "--name=??"]
 
 
