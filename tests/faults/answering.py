@@ -1,4 +1,4 @@
-"""Another process, where models are run wrongly, or rightly on other arithmetic: `python answering.py`, JSON on stdin.
+"""Another process, where models are run wrongly, or rightly on other arithmetic: `python answering.py QUESTION.json`.
 
 Faults are injected by means of their own, and not by those of the hypotheses that are to find them.
 """
@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,17 @@ TOKEN_FAULTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@lru_cache
+def tokenizer_of(name: str, length: int) -> Any:
+    """Reading its vocabulary takes longer than asking the model."""
+    return open_clip.get_tokenizer(name, context_length=length)
+
+
 def answers(checkpoint: Path, name: str, fault: str) -> Any:
     """What a model with a fault says."""
     model: Any = manifest.load(checkpoint, verify="none")
     preprocess = preparing(open_clip_size(model), **IMAGE_FAULTS.get(fault, {}))
-    tokenizer = open_clip.get_tokenizer(name, context_length=model.context_length)
+    tokenizer = tokenizer_of(name, model.context_length)
     change = TOKEN_FAULTS.get(fault, lambda tokens: tokens)
     MODEL_FAULTS.get(fault, untouched)(model)
     return manifest.answer(model, checkpoint, preprocess=preprocess, tokenizer=lambda texts: change(tokenizer(texts)))
@@ -266,7 +273,7 @@ def faultless(checkpoint: Path, counts: list[int], batches: list[int | None]) ->
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    asked = json.loads(Path(sys.argv[1]).read_text())
     evaluate.register_model()
     torch.set_num_threads(asked.get("threads", 1))
     checkpoint = Path(asked["checkpoint"])
