@@ -110,10 +110,7 @@ def weights_digest(tensors: Iterable[tuple[str, str]]) -> str:
 
 def text_digest(lines: Iterable[str]) -> str:
     """Digest of a sequence of lines, each ended by a newline."""
-    hasher = blake3()
-    for line in lines:
-        hasher.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return tagged(hasher.hexdigest())
+    return tagged(blake3("\n".join([*lines, ""]).encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def file_blake3(path: Path) -> str:

@@ -128,10 +128,7 @@ def tokenizer_of(draft: Draft, built: nn.Module) -> Tokenizer:
         # Whatever its tokenizer was, it is not one of open_clip's; golden outputs are taken on token ids instead.
         return _tokenizer_record("unknown", None, {}, length)
     tokenizer = load_tokenizer(record)
-    if tokenizer is None:
-        return record
-    ids = _vocabulary(tokenizer)
-    return record.model_copy(update={"digest": _vocabulary_digest(ids), "vocabulary": ids_of_texts(ids)})
+    return record if tokenizer is None else record.model_copy(update=_vocabulary_facts(tokenizer))
 
 
 def _tokenizer_record(kind: str, name: str | None, arguments: dict[str, Any], length: int) -> Tokenizer:
@@ -193,20 +190,18 @@ def added_tokens(tokenizer: Any) -> dict[str, int]:
     return {tokenizer.decoder[number]: number for number in tokenizer.all_special_ids}
 
 
-def _vocabulary(tokenizer: Any) -> dict[str, int]:
-    """The id of each token."""
-    inner = getattr(tokenizer, "tokenizer", None)
-    found: dict[str, int] = inner.get_vocab() if inner is not None else tokenizer.encoder
-    return found
-
-
 def ids_of_texts(vocabulary: Mapping[str, int]) -> int | None:
     """One more than the greatest id that texts become: T5 and its kin end with tokens that stand for no text."""
     return max((index for token, index in vocabulary.items() if not _PLACE.fullmatch(token)), default=-1) + 1 or None
 
 
-def _vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
-    return text_digest(f"{index} {token}" for token, index in sorted(vocabulary.items(), key=lambda item: item[1]))
+@lru_cache(8)
+def _vocabulary_facts(tokenizer: Any) -> dict[str, Any]:
+    """What is recorded of a vocabulary: it is long and does not change, and each save and verify asks for it."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    ids: dict[str, int] = inner.get_vocab() if inner is not None else tokenizer.encoder
+    lines = (f"{index} {token}" for token, index in sorted(ids.items(), key=lambda item: item[1]))
+    return {"digest": text_digest(lines), "vocabulary": ids_of_texts(ids)}
 
 
 def context_length(module: Any) -> int:
