@@ -1,11 +1,15 @@
-"""P1: the same weights under another activation give other answers, and nothing in the weights tells which."""
+"""P1: the same weights under another activation give other answers, and nothing in the weights tells which.
+
+A narrow ViT-B-32 stands for the real one, which `--whole` takes as well.
+"""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import pytest
@@ -21,20 +25,36 @@ from manifest.storage.sidecars import Sidecars
 from manifest.storage.transaction import read_manifest
 
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+NARROW = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 224, "layers": 12, "width": 64, "patch_size": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 12},
+}
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A ViT-B-32-quickgelu with ImageNet's preprocessing, saved with its manifest."""
+class Quick(NamedTuple):
+    """A model of QuickGELU with ImageNet's preprocessing, where it is saved, and its name without the activation."""
+
+    model: Any
+    path: Path
+    plain: str
+
+
+@pytest.fixture(scope="module", params=["narrow-ViT-B-32", pytest.param("ViT-B-32", marks=pytest.mark.whole)])
+def quick(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
+    narrow = {"narrow-ViT-B-32": NARROW, "narrow-ViT-B-32-quickgelu": {**NARROW, "quick_gelu": True}}
+    open_clip.factory._MODEL_CONFIGS.update(narrow)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("p1") / "tuned.pt"
-    model, _, _ = manifest.create_model_and_transforms("ViT-B-32-quickgelu", **IMAGENET)
+    model, _, _ = manifest.create_model_and_transforms(f"{request.param}-quickgelu", **IMAGENET)
     manifest.save(model, path)
-    return model.eval(), path
+    yield Quick(model.eval(), path, request.param)
+    for name in narrow:
+        del open_clip.factory._MODEL_CONFIGS[name]
 
 
 def features(model: Any) -> torch.Tensor:
-    """Features of the probe's photographs, resized alike for every model: (4, 512)."""
+    """Features of the probe's photographs, resized alike for every model."""
     preprocess = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(), is_train=False)
     with torch.no_grad():
         return model.eval().encode_image(torch.stack([preprocess(image) for image in photographs().values()]))
@@ -52,51 +72,51 @@ def edit(path: Path, change: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def restored(quick: tuple[Any, Path]) -> Any:
+def restored(quick: Quick) -> Any:
     """Puts the manifest back after a test that edits it."""
-    sidecar = Sidecars(quick[1]).manifest
+    sidecar = Sidecars(quick.path).manifest
     before = sidecar.read_bytes()
     yield
     sidecar.write_bytes(before)
 
 
-def test_library_reloading_by_path_gives_other_answers_without_a_word(quick: tuple[Any, Path]) -> None:
-    model, path = quick
+def test_library_reloading_by_path_gives_other_answers_without_a_word(quick: Quick) -> None:
+    model, path, name = quick
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plain = open_clip.create_model("ViT-B-32", pretrained=str(path))
+        plain = open_clip.create_model(name, pretrained=str(path))
     assert distance(features(model), features(plain)) > 1e-3
 
 
-def test_library_reloading_by_path_forgets_the_preprocessing(quick: tuple[Any, Path]) -> None:
-    plain = open_clip.create_model("ViT-B-32-quickgelu", pretrained=str(quick[1]))
-    assert quick[0].visual.preprocess_cfg["mean"] == IMAGENET["image_mean"]
+def test_library_reloading_by_path_forgets_the_preprocessing(quick: Quick) -> None:
+    plain = open_clip.create_model(f"{quick.plain}-quickgelu", pretrained=str(quick.path))
+    assert quick.model.visual.preprocess_cfg["mean"] == IMAGENET["image_mean"]
     assert plain.visual.preprocess_cfg["mean"] == open_clip.OPENAI_DATASET_MEAN
 
 
-def test_manifest_records_activation_flag_and_preprocessing(quick: tuple[Any, Path]) -> None:
-    architecture = read_manifest(quick[1]).architecture
+def test_manifest_records_activation_flag_and_preprocessing(quick: Quick) -> None:
+    architecture = read_manifest(quick.path).architecture
     assert architecture.activations == {"visual": {"QuickGELU": 12}, "text": {"QuickGELU": 12}}
     assert architecture.config["quick_gelu"] is True
     assert architecture.preprocess.mean == list(IMAGENET["image_mean"])
 
 
-def test_manifest_contrast_stands_far_above_its_floor(quick: tuple[Any, Path]) -> None:
-    golden = read_manifest(quick[1]).golden[0]
+def test_manifest_contrast_stands_far_above_its_floor(quick: Quick) -> None:
+    golden = read_manifest(quick.path).golden[0]
     assert golden.contrast["activation GELU"] > 1000 * max(golden.floor.values())
 
 
-def test_load_gives_the_saved_answers_exactly(quick: tuple[Any, Path]) -> None:
-    model, path = quick
+def test_load_gives_the_saved_answers_exactly(quick: Quick) -> None:
+    model, path, _ = quick
     loaded = manifest.load(path)
     assert torch.equal(features(model), features(loaded))
     assert loaded.visual.preprocess_cfg["mean"] == IMAGENET["image_mean"]
     assert not loaded.training
 
 
-def test_create_model_by_path_under_another_activation_is_refused_with_the_cure(quick: tuple[Any, Path]) -> None:
+def test_create_model_by_path_under_another_activation_is_refused_with_the_cure(quick: Quick) -> None:
     with pytest.raises(CreationMismatchError) as caught:
-        manifest.create_model("ViT-B-32", pretrained=str(quick[1]))
+        manifest.create_model(quick.plain, pretrained=str(quick.path))
     message = str(caught.value)
     assert "QuickGELU" in message
     assert "force_quick_gelu=True" in message
@@ -104,10 +124,10 @@ def test_create_model_by_path_under_another_activation_is_refused_with_the_cure(
     assert caught.value.exit_code == 1
 
 
-def test_create_model_by_path_with_the_cure_gives_the_saved_answers(quick: tuple[Any, Path]) -> None:
-    model, path = quick
+def test_create_model_by_path_with_the_cure_gives_the_saved_answers(quick: Quick) -> None:
+    model, path, name = quick
     cured = manifest.create_model(
-        "ViT-B-32",
+        name,
         pretrained=str(path),
         force_quick_gelu=True,
         force_preprocess_cfg={"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"]},
@@ -115,17 +135,17 @@ def test_create_model_by_path_with_the_cure_gives_the_saved_answers(quick: tuple
     assert torch.equal(features(model), features(cured))
 
 
-def test_create_model_by_path_told_to_follow_gives_the_saved_answers(quick: tuple[Any, Path]) -> None:
-    model, path = quick
-    followed = manifest.create_model("ViT-B-32", pretrained=str(path), on_mismatch="follow")
+def test_create_model_by_path_told_to_follow_gives_the_saved_answers(quick: Quick) -> None:
+    model, path, name = quick
+    followed = manifest.create_model(name, pretrained=str(path), on_mismatch="follow")
     assert torch.equal(features(model), features(followed))
 
 
-def test_verify_of_a_manifest_edited_to_gelu_fails_and_names_the_cure(quick: tuple[Any, Path], restored: None) -> None:
+def test_verify_of_a_manifest_edited_to_gelu_fails_and_names_the_cure(quick: Quick, restored: None) -> None:
     del restored
-    config = read_manifest(quick[1]).architecture.config
-    edit(quick[1], {"config": {**config, "quick_gelu": False}})
-    report = manifest.verify(quick[1])
+    config = read_manifest(quick.path).architecture.config
+    edit(quick.path, {"config": {**config, "quick_gelu": False}})
+    report = manifest.verify(quick.path)
     rules = {item.rule: item for item in report.findings()}
     assert report.exit_code == 1
     assert {"A001", "G001"} <= rules.keys()
@@ -133,17 +153,15 @@ def test_verify_of_a_manifest_edited_to_gelu_fails_and_names_the_cure(quick: tup
     assert "force_quick_gelu=True" in rules["G001"].remedy
 
 
-def test_verify_of_a_manifest_forged_to_gelu_throughout_fails_by_its_outputs(
-    quick: tuple[Any, Path], restored: None
-) -> None:
+def test_verify_of_a_manifest_forged_to_gelu_throughout_fails_by_its_outputs(quick: Quick, restored: None) -> None:
     """Config, activations, structure and operators all agree with each other: only the golden outputs know better."""
     del restored
-    gelu = family("open_clip").describe(Creation("ViT-B-32")).architecture
-    sidecar = Sidecars(quick[1]).manifest
+    gelu = family("open_clip").describe(Creation(quick.plain)).architecture
+    sidecar = Sidecars(quick.path).manifest
     true = parse(sidecar.read_bytes())
     forged = gelu.model_copy(update={"preprocess": true.architecture.preprocess, "mode": true.architecture.mode})
     sidecar.write_bytes(serialize(true.model_copy(update={"architecture": forged})))
-    report = manifest.verify(quick[1])
+    report = manifest.verify(quick.path)
     rules = {item.rule: item for item in report.findings()}
     assert "A001" not in rules
     assert "force_quick_gelu=True" in rules["G001"].remedy

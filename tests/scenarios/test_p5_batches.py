@@ -11,15 +11,18 @@ import torch
 import manifest
 from manifest.storage.transaction import read_manifest
 
-NAME = "resnet34"
+
+@pytest.fixture(scope="module", params=["test_resnet", pytest.param("resnet34", marks=pytest.mark.whole)])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("p5") / "resnet34.safetensors"
+def saved(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("p5") / f"{name}.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        manifest.save(timm.create_model(NAME), path, floor="full")
+        manifest.save(timm.create_model(name), path, floor="full")
     return path
 
 
@@ -44,22 +47,22 @@ def test_policy_bounds_the_floor(saved: Path, tmp_path: Path) -> None:
     assert found.evidence["floor"] == read_manifest(saved).golden[0].floor
 
 
-def test_floor_of_none_is_not_within_a_bound(saved: Path, tmp_path: Path) -> None:
+def test_floor_of_none_is_not_within_a_bound(name: str, saved: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("schema: policy/v1\ngolden: {max_floor: 1.0e-5}\n")
     copy = tmp_path / saved.name
     copy.hardlink_to(saved)
-    manifest.create(copy, NAME, family="timm", floor="none")
+    manifest.create(copy, name, family="timm", floor="none")
     assert read_manifest(copy).golden[0].floor == {}
     assert manifest.verify(copy).exit_code == 0
     report = manifest.verify(copy, policy=policy)
     assert "nobody measured how far" in next(each for each in report.findings() if each.rule == "G006").message
 
 
-def test_sample_in_other_company_is_within_the_floor_here() -> None:
+def test_sample_in_other_company_is_within_the_floor_here(name: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = timm.create_model(NAME).eval()
+        model = timm.create_model(name).eval()
     images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         together, alone = model(images)[:1], model(images[:1])
