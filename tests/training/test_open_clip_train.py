@@ -12,6 +12,7 @@ import pytest
 
 import manifest
 from manifest.storage.transaction import read_manifest
+from tests.warm import warm_run
 
 SCRIPTS = Path(__file__).parent / "scripts"
 MODULE = ("-m", "open_clip_train.main")
@@ -28,20 +29,19 @@ Trainer = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """Trains under a name, and returns the folder of its checkpoints."""
+    """Trains under a name, and returns the folder of its checkpoints; the small model with the libraries imported."""
     place = tmp_path_factory.mktemp("training")
 
     def call(name: str, *options: str, program: Sequence[str] = MODULE, epochs: int = 1) -> Path:
         model = "digits-clip" if program == SMALL else "ViT-S-32-alt"
         words = [*program, *OPTIONS, "--model", model, "--epochs", str(epochs), "--name", name, *options]
-        done = subprocess.run(
-            [sys.executable, "-m", "manifest", "run", "--", *words],
-            cwd=place,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        command = ["-m", "manifest", "run", "--", *words]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        if program == SMALL:
+            done = warm_run(command, place, env)
+        else:
+            command = [sys.executable, *command]
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 0, done.stderr[-3000:]
         return place / "logs" / name / "checkpoints"
 

@@ -151,8 +151,8 @@ def test_a_model_in_shards_is_described_by_all_processes(under_torchrun: tuple[P
     assert read_manifest(place / "sharded").architecture.name == "vit_tiny_patch16_224"
 
 
-def test_torchrun_as_a_module_is_torchrun(tmp_path: Path) -> None:
-    ended = run_in(tmp_path, "--", "python", "-m", "torch.distributed.run", "--help")
+def test_torchrun_as_a_module_is_torchrun(script: Callable[..., Ended]) -> None:
+    ended = script("--", "python", "-m", "torch.distributed.run", "--help")
     assert (ended.code, "--nproc" in ended.out) == (0, True), ended
 
 
