@@ -1,4 +1,7 @@
-"""Half-trained models, where the half that never was is named: the trained digits CLIP, ViT-B-16, AlexNet."""
+"""Half-trained models, where the half that never was is named: the trained digits CLIP, ViT-B-16, AlexNet.
+
+A narrow ViT-B-16 stands for the real one, which `--whole` takes as well.
+"""
 
 from __future__ import annotations
 
@@ -50,17 +53,32 @@ def told(tmp_path: Path) -> Told:
     return read
 
 
+NARROW = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 224, "layers": 12, "width": 192, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 12},
+}
+
+
+@pytest.fixture(scope="module", params=["narrow", pytest.param("real", marks=pytest.mark.whole)])
+def vit_b_16(request: pytest.FixtureRequest) -> Callable[[], nn.Module]:
+    """Makes one, as open_clip initialises it."""
+    if request.param == "real":
+        return lambda: open_clip.create_model("ViT-B-16")
+    return lambda: open_clip.model.CLIP(**NARROW)
+
+
 @pytest.fixture(scope="module")
-def fresh() -> State:
+def fresh(vit_b_16: Callable[[], nn.Module]) -> State:
     torch.manual_seed(0)
-    return open_clip.create_model("ViT-B-16").state_dict()
+    return vit_b_16().state_dict()
 
 
 @pytest.fixture(scope="module")
-def trained() -> State:
+def trained(vit_b_16: Callable[[], nn.Module]) -> State:
     """ViT-B-16 after three steps, from gradients of the contrastive loss on a random image and random tokens."""
     torch.manual_seed(1)
-    model = open_clip.create_model("ViT-B-16").train()
+    model = vit_b_16().train()
     steps = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(3):
         images, texts, scale = model(torch.randn(1, 3, 224, 224), torch.randint(1, 49_000, (2, 77)))
