@@ -301,7 +301,7 @@ def test_index_when_files_of_another_split_lie_beside_it_then_says_so(tmp_path: 
         open_checkpoint(tmp_path)
 
 
-def test_index_of_another_split_when_the_right_one_is_put_in_its_place_then_all_is_read(tmp_path: Path) -> None:
+def test_index_of_another_split_when_the_right_one_replaces_it_then_all_is_read(tmp_path: Path) -> None:
     for folder, size in (("few", 320), ("many", 200)):
         (tmp_path / folder).mkdir()
         save_torch_state_dict(STATE, tmp_path / folder, max_shard_size=size)

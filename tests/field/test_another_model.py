@@ -160,7 +160,7 @@ PRECISIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
 
 
 @pytest.mark.parametrize("situation", PRECISIONS)
-def test_model_when_it_runs_in_lower_precision_then_the_report_says_that_it_cannot_tell(
+def test_model_when_it_runs_in_lower_precision_then_the_report_cannot_tell(
     situation: str, records: dict[str, Path]
 ) -> None:
     compared, precision, of_weights = PRECISIONS[situation]
@@ -174,7 +174,7 @@ def test_model_when_it_runs_in_lower_precision_then_the_report_says_that_it_cann
 
 
 @pytest.mark.parametrize("situation", PRECISIONS)
-def test_model_when_it_is_wrong_by_more_than_its_precision_explains_then_it_is_different(
+def test_model_when_it_is_wrong_by_more_than_its_precision_then_it_is_different(
     situation: str, records: dict[str, Path]
 ) -> None:
     compared, precision, _ = PRECISIONS[situation]

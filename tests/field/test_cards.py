@@ -216,7 +216,7 @@ def test_card_when_letters_are_of_another_case_then_says_so(digits: Any, tmp_pat
     assert "come out with each text in lower case instead of each text as it is given" in found.message
 
 
-def test_card_of_a_model_that_writes_captions_when_it_names_templates_then_they_are_averaged(tmp_path: Path) -> None:
+def test_card_of_a_captioner_when_it_names_templates_then_they_are_averaged(tmp_path: Path) -> None:
     tower = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
     config = {
         "custom_text": True,

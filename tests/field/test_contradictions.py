@@ -257,9 +257,7 @@ def test_record_when_one_part_contradicts_another_then_says_what_and_the_cure(
     assert cure in str(found.remedy)
 
 
-def test_tokenizer_when_it_has_more_ids_than_the_model_has_rows_then_create_and_verify_say_so(
-    digits: Any, tmp_path: Path
-) -> None:
+def test_tokenizer_when_it_has_more_ids_than_rows_then_create_and_verify_say_so(digits: Any, tmp_path: Path) -> None:
     config = json.loads((digits.HERE / "digits-clip.json").read_text())
     config["text_cfg"]["tokenizer_kwargs"] = {"additional_special_tokens": ["<new>"]}
     (tmp_path / "digits-clip-new.json").write_text(json.dumps(config))

@@ -261,7 +261,7 @@ def test_channels_when_swapped_and_no_preprocessing_is_on_record_then_says_so(tm
         assert found.remedy.endswith(TRIED)
 
 
-def test_difference_when_unexplained_then_no_transforms_are_advised_that_are_not_on_record(tmp_path: Path) -> None:
+def test_difference_when_unexplained_then_advises_only_transforms_on_record(tmp_path: Path) -> None:
     model = torchvision.models.squeezenet1_1().eval()
     manifest.save(model, tmp_path / "net.pt", floor="none")
     prepare = steps(resized(224, "bilinear"), normalise=IMAGENET, crop=224)

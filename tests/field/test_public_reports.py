@@ -197,7 +197,7 @@ def test_audit_when_tied_names_all_begin_with_model_then_the_class_is_told(tmp_p
 
 
 @pytest.mark.parametrize(("tied", "rule"), [(True, "C013"), (False, "C002"), (None, "C013")])
-def test_audit_when_embeddings_are_lacking_then_the_head_stands_for_them_if_they_are_tied(
+def test_audit_when_embeddings_are_lacking_then_a_tied_head_stands_for_them(
     tied: bool | None, rule: str, tmp_path: Path
 ) -> None:
     model = lived(Qwen2ForCausalLM(Qwen2Config(**DECODER, num_key_value_heads=1, intermediate_size=48)))
@@ -220,7 +220,7 @@ def test_audit_when_a_config_names_a_class_that_the_index_lacks_then_that_is_tol
     manifest.create(tmp_path / "model.safetensors", str(tmp_path), family="transformers", golden=False)
 
 
-def test_create_when_an_older_transformers_put_a_prefix_and_tables_into_the_names_then_takes_them(
+def test_create_when_an_older_transformers_put_a_prefix_and_tables_then_takes_them(
     tmp_path: Path,
 ) -> None:
     sizes = {**DECODER, "intermediate_size": 48, "max_position_embeddings": 20}
@@ -240,7 +240,7 @@ def test_create_when_an_older_transformers_put_a_prefix_and_tables_into_the_name
         manifest.create(tmp_path / "cut.safetensors", "CLIPTextModel", family="transformers", arguments=in_full(model))
 
 
-def test_create_when_names_are_of_an_older_weight_norm_then_takes_them_as_transformers_does(tmp_path: Path) -> None:
+def test_create_when_names_are_of_an_older_weight_norm_then_takes_them(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {
         **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
         **{"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2},
@@ -265,7 +265,7 @@ def test_create_when_names_are_of_an_older_weight_norm_then_takes_them_as_transf
     assert torch.equal(loaded(sound).logits, Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()(sound).logits)
 
 
-def test_model_when_a_setting_that_weights_switch_is_off_then_it_is_the_cause_and_names_do_not_tell_it(
+def test_model_when_a_setting_that_weights_switch_is_off_then_it_is_the_cause(
     tmp_path: Path,
 ) -> None:
     asked: dict[str, Any] = {"num_classes": 5, "init_weights": False, "aux_logits": False}

@@ -140,9 +140,7 @@ def test_templates_have_the_classes_that_they_are_made_of(generator: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["Qwen2ForCausalLM", "Qwen3ForCausalLM"])
-def test_tied_file_whose_names_begin_as_a_wrappers_when_identified_then_they_are_the_models_own(
-    name: str, tmp_path: Path
-) -> None:
+def test_tied_file_when_its_names_begin_as_a_wrappers_then_they_are_the_models_own(name: str, tmp_path: Path) -> None:
     kind = getattr(transformers, name)
     kind(kind.config_class(**MODELS[name], tie_word_embeddings=True)).save_pretrained(tmp_path)
     with open_checkpoint(tmp_path / "model.safetensors") as stored:
@@ -168,7 +166,7 @@ def test_tied_tensor_when_under_either_of_its_names_then_nothing_is_missing(kept
     assert not neither.exact
 
 
-def test_class_of_another_form_when_it_has_the_names_of_a_known_one_then_is_told_apart_from_a_damaged_file() -> None:
+def test_class_when_it_shares_the_names_of_a_known_one_then_it_is_no_damaged_file() -> None:
     olmo = transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**TEXT, **TOKENS))
     best = identify({each: tuple(tensor.shape) for each, tensor in olmo.state_dict().items()}).candidates[0]
     assert not best.exact

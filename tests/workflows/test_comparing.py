@@ -61,7 +61,7 @@ def test_goldens_of_another_precision_are_records_of_their_own(saved: Path) -> N
     assert manifest.compare(model, saved).exit_code == 0
 
 
-def test_model_in_lower_precision_when_that_explains_it_then_it_passes_only_where_asked(saved: Path) -> None:
+def test_model_in_lower_precision_when_explained_then_it_passes_only_where_asked(saved: Path) -> None:
     half = manifest.load(saved).to(torch.float16)
     report = manifest.compare(half, saved)
     (found,) = golden_of(report).findings
