@@ -34,6 +34,7 @@ from manifest.schema.name_ranges import shortened
 from manifest.schema.vocabulary import role_words
 from manifest.storage.described import own_manifest
 from manifest.storage.sidecars import has_manifest
+from manifest.weights.assign import shapes_of
 from manifest.weights.shape_diff import shape_diff
 from manifest.workflows.loading import load
 
@@ -225,8 +226,7 @@ def _otherwise_built(adapter: Family, asked: Captured, manifest: Manifest) -> li
     """
     if manifest.architecture.family != adapter.name:
         return []
-    shapes = {name: tuple(tensor.shape) for name, tensor in asked.module.state_dict().items()}
-    if shapes != {tensor.name: tuple(tensor.shape) for tensor in manifest.weights.tensors}:
+    if shapes_of(asked.module) != {tensor.name: tuple(tensor.shape) for tensor in manifest.weights.tensors}:
         return []
     recorded = manifest.architecture
     found = [item for item in adapter.differences(asked.architecture, recorded) if item.rule in {"A001", "A002"}]
@@ -249,10 +249,10 @@ def _conversions(
         CreationMismatchError: It would do more than was asked for, or would leave other parts at random beside it.
     """
     asked = captured.architecture
-    expected = {name: tuple(tensor.shape) for name, tensor in captured.module.state_dict().items()}
+    expected = shapes_of(captured.module)
     try:
         with open_checkpoint(weights) as stored:
-            found = {name: tensor.shape for name, tensor in stored.tensors.items()}
+            found = stored.shapes
     except CheckpointError:  # the library reads it, or says what is wrong with it
         return ()
     misfit = shape_diff(expected, found)
@@ -302,13 +302,13 @@ def _require_tower(creation: Creation, weights: Path, role: str) -> None:
     """
     asked = FAMILY.describe(Creation(creation.name, creation.arguments))
     model = asked.module
-    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = shapes_of(model)
     prefix = "visual." if role == "vision_tower" else "text." if hasattr(model, "text") else ""
     parts = FAMILY.roles(asked.architecture, state)
     roles = {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}
     expected = {name: state[prefix + name] for name, part in roles.items() if part == role}
     with open_checkpoint(weights) as stored:
-        found = {name: tensor.shape for name, tensor in stored.tensors.items() if name in expected}
+        found = {name: shape for name, shape in stored.shapes.items() if name in expected}
     if problems := shape_diff(expected, found).sentences(roles):
         raise CreationMismatchError(
             f"{weights.name} is not the {role_words(role)} of {creation.name} ({'; '.join(problems)}), and "

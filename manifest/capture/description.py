@@ -54,7 +54,7 @@ from manifest.schema.document import (
 )
 from manifest.schema.report import Severity
 from manifest.version import __version__
-from manifest.weights.assign import assign, misfits, twin
+from manifest.weights.assign import assign, misfits, shapes_of, twin
 from manifest.weights.shape_diff import is_optional, shape_diff
 
 
@@ -134,16 +134,13 @@ class Description:
     @neutral_process()
     def checkpoint(self) -> Checkpoint:
         """The weights by the names that the model has for them, tied ones by each of theirs."""
-        there = self.stored.tensors
+        there, expected = self.stored.shapes, shapes_of(self.captured.module)
         names = self.family.stored_names(self.captured.module if self.live is None else self.live)
         others = {stored: name for stored, name in names.items() if stored in there and name not in there}
         if not others and self.live is None:
-            shapes = {name: tensor.shape for name, tensor in there.items()}
-            expected = {name: tuple(tensor.shape) for name, tensor in self.captured.module.state_dict().items()}
-            others = names_of_architecture(shapes, expected, self.stored.prefix)
+            others = names_of_architecture(there, expected, self.stored.prefix)
         named = self.stored.select(replace(self.stored.view, names=others)) if others else self.stored
-        known = self.captured.module.state_dict()
-        idle = [name for name in named.tensors if name not in known and is_optional(name)]
+        idle = [name for name in named.tensors if name not in expected and is_optional(name)]
         if idle:  # tables that an older version of the library stored, and that are no weights
             named = replace(named, tensors={name: each for name, each in named.tensors.items() if name not in idle})
         return named.with_aliases(ties(self.captured.module))
@@ -248,8 +245,7 @@ def _require_fitting(
 ) -> None:
     """Whatever a checkpoint holds must be of the architecture; what it lacks is a matter of completeness."""
     if problems := misfits(module, checkpoint, roles=roles, absent=frozenset(module.state_dict())):
-        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        expected, found = shapes_of(module), checkpoint.shapes
         other = customisation(architecture.family, shape_diff(expected, found), expected, found, roles)
         remedy = foreign(set(found) - set(expected)) or "name the architecture that they were trained in"
         if other.whole:

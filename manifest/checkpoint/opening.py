@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -163,6 +164,11 @@ class Checkpoint:
     def with_digests(self, digests: Mapping[str, str]) -> Checkpoint:
         """The same weights, some with the digests that other processes have computed from the same files, by name."""
         return replace(self, _given={id(self.tensors[name]): digest for name, digest in digests.items()})
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor, by name."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
     def size(self) -> int:

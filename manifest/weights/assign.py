@@ -19,7 +19,7 @@ from manifest.errors import ArchitectureError
 from manifest.escaping import printable
 from manifest.fingerprints.structure import ties
 from manifest.neutral_process import neutral_process
-from manifest.weights.shape_diff import is_optional, shape_diff
+from manifest.weights.shape_diff import Shape, is_optional, shape_diff
 
 
 def mapped_tensor(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
@@ -38,6 +38,11 @@ def live_digest(tensor: torch.Tensor) -> str:
     values = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     octets = values.reshape(-1).view(torch.uint8).numpy().data if values.numel() else b""
     return tensor_digest(str(values.dtype).removeprefix("torch."), tuple(values.shape), octets)
+
+
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    """The shape of each tensor of a module's state dict, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -60,8 +65,8 @@ def misfits(
 
     Names in `absent` may be missing; tables that this version computes and an older one stored do not count.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {n: stored.shape for n, stored in checkpoint.tensors.items() if n in expected or not is_optional(n)}
+    expected = shapes_of(module)
+    found = {name: shape for name, shape in checkpoint.shapes.items() if name in expected or not is_optional(name)}
     return shape_diff(expected, found, absent).sentences(roles)
 
 

@@ -133,13 +133,9 @@ class _Audit:
         return report
 
     @cached_property
-    def shapes(self) -> dict[str, Shape]:
-        return {name: tuple(tensor.shape) for name, tensor in self.stored.tensors.items()}
-
-    @cached_property
     def identification(self) -> Identification:
         """What its names and shapes are those of."""
-        return identify(self.shapes, [str(key) for key in self.stored.extras], self.stored.prefix)
+        return identify(self.stored.shapes, [str(key) for key in self.stored.extras], self.stored.prefix)
 
     @cached_property
     def claims(self) -> list[Claim]:
@@ -151,13 +147,13 @@ class _Audit:
     def meant(self) -> ArchitectureCandidate | None:
         """The architecture that it is held to: the one that it is declared to be, else what it is or comes near to."""
         if self.claim is not None:
-            found = match_named(self.claim.library, self.claim.name or "", self.shapes, self.stored.prefix)
+            found = match_named(self.claim.library, self.claim.name or "", self.stored.shapes, self.stored.prefix)
             if found is None:
                 name = printable(self.claim.name or "", 100)
                 raise InputError(f"--as names {name}, which no library here has; name another, or leave it out.")
             return found
         group = self.identification.candidates
-        near = bool(group) and not group[0].formed_otherwise and _fitting(group[0]) >= _NEAR * len(self.shapes)
+        near = bool(group) and not group[0].formed_otherwise and _fitting(group[0]) >= _NEAR * len(self.stored.shapes)
         if not group or not (group[0].exact or near):
             return None
         told = self._told_by()
@@ -184,7 +180,7 @@ class _Audit:
     def _kin(self) -> ArchitectureCandidate | None:
         """An architecture that names its tensors so, whatever their shapes: it says which belong together."""
         nearest = next(iter(self.identification.candidates), None)
-        return nearest if nearest is not None and len(nearest.stored) >= _KIN * len(self.shapes) else None
+        return nearest if nearest is not None and len(nearest.stored) >= _KIN * len(self.stored.shapes) else None
 
     def _format(self) -> CheckResult:
         findings = [*_damaged(self.stored), *_unlisted(self.stored), *safety_findings(self.stored)]
@@ -236,7 +232,7 @@ class _Audit:
     def _completeness(self) -> CheckResult:
         meant = self.meant
         if meant is None:
-            empty = _empty(self.shapes)
+            empty = _empty(self.stored.shapes)
             words = "what it should hold is not known; say it with --as LIBRARY:NAME"
             return CheckResult(words, empty, skipped=not empty)
         meant = untied_as_said(meant, self.claims)
@@ -247,7 +243,7 @@ class _Audit:
             _component(role, meant, by_design=bool(self.only) and role not in self.only) for role in roles
         ]
         findings = [found for part in self.components for found in _missing(part, meant, self.stored.path.name)]
-        findings += [*tied_once(self._alike(meant), self.claims), *_empty(self.shapes)]
+        findings += [*tied_once(self._alike(meant), self.claims), *_empty(self.stored.shapes)]
         whole = sum(part.status is Status.COMPLETE for part in self.components)
         designed = [role_words(part.role) for part in self.components if part.by_design]
         words = f"{whole} of {len(roles)} components complete"

@@ -21,6 +21,7 @@ from manifest.grants import granted
 from manifest.schema.document import Manifest
 from manifest.storage.sidecars import require_checkpoint
 from manifest.storage.transaction import sidecars_only
+from manifest.weights.assign import shapes_of
 from manifest.workflows.signing import publish_signed
 
 
@@ -106,10 +107,10 @@ def _part_that_fits(stored: Checkpoint, captured: Captured) -> Checkpoint:
     Raises:
         ArchitectureError: Several are, and nobody said which.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in captured.module.state_dict().items()}
+    expected = shapes_of(captured.module)
 
     def fits(part: Checkpoint) -> bool:
-        return {name: tensor.shape for name, tensor in part.tensors.items()} == expected
+        return part.shapes == expected
 
     if fits(stored) or not any(name.endswith(f".{first}") for first in list(expected)[:1] for name in stored.tensors):
         return stored
