@@ -8,6 +8,8 @@ SECONDS ?= 60
 
 # Threads that wait for work must sleep: two workers with two spinning threads each take ten times as long on two cores.
 test sweep: export OMP_WAIT_POLICY := passive
+# Where Python is told to keep no bytecode, each of the tests' processes would compile the package anew.
+test sweep: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-lowest test-pythons sweep lint bench fuzz schemas fixtures index classes packages clean
 

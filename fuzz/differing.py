@@ -23,7 +23,7 @@ from mutating import pickled
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, StridedTensor, open_checkpoint
 from manifest.checkpoint.pickles.pickle_vm import interpret
-from manifest.checkpoint.pickles.stand_ins import Global, Members, OddKey, Opaque
+from manifest.checkpoint.pickles.stand_ins import ByIdentity, Global, Members, OddKey, Opaque
 from manifest.checkpoint.pickles.torch_objects import (
     Layout,
     PickledComposite,
@@ -329,7 +329,9 @@ class _Comparison:
             raise Different(f"{where}: {list(inert)} and {list(live)}")
         for (key, value), (name, item) in zip(inert.items(), live.items(), strict=True):
             shown = key.value if isinstance(key, OddKey) else key
-            if not isinstance(shown, Global) and shown != name and not isinstance(shown, tuple):
+            if isinstance(shown, ByIdentity | Opaque):
+                self.same(shown, name, f"{where}, a key")
+            elif not isinstance(shown, Global) and shown != name and not isinstance(shown, tuple):
                 raise Different(f"{where}: the key {shown!r} and {name!r}")
             self.same(value, item, f"{where}[{name!r}]")
 

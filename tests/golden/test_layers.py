@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,20 +20,25 @@ from manifest.golden.layers import MOST_LAYERS, first_divergence, layer_distance
 
 
 @pytest.mark.parametrize(
-    ("model", "expected", "count"),
+    ("make", "expected", "count"),
     [
-        (timm.create_model("resnet18"), {"conv1", "bn1", "layer1.0", "layer4.1", "fc"}, 11),
-        (timm.create_model("vit_tiny_patch16_224"), {"patch_embed.proj", "blocks.0", "blocks.11", "norm", "head"}, 15),
-        (torchvision.models.convnext_tiny(), {"features.0", "features.1.0", "features.7.2", "classifier.2"}, None),
-        (nn.Linear(3, 4), set(), 0),
-        (nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), {"0", "2"}, 2),
+        (partial(timm.create_model, "resnet18"), {"conv1", "bn1", "layer1.0", "layer4.1", "fc"}, 11),
+        (
+            partial(timm.create_model, "vit_tiny_patch16_224"),
+            {"patch_embed.proj", "blocks.0", "blocks.11", "norm", "head"},
+            15,
+        ),
+        (torchvision.models.convnext_tiny, {"features.0", "features.1.0", "features.7.2", "classifier.2"}, None),
+        (lambda: nn.Linear(3, 4), set(), 0),
+        (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), {"0", "2"}, 2),
     ],
     ids=["resnet", "vit", "convnext", "alone", "sequence"],
 )
 def test_layers_are_blocks_and_what_lies_outside_of_them(
-    model: nn.Module, expected: set[str], count: int | None
+    make: Callable[[], nn.Module], expected: set[str], count: int | None
 ) -> None:
-    paths = layer_paths(model)
+    with torch.device("meta"):
+        paths = layer_paths(make())
     assert expected <= set(paths)
     assert not any(other.startswith(f"{path}.") for path in paths for other in paths)
     assert count is None or len(paths) == count
