@@ -32,6 +32,7 @@ HARMLESS: dict[str, str] = {
     r"architecture\.frozen .*": "which parameters a training held still shows in no weight; names must be the model's",
     r"architecture\.preprocess\.(fill_color|crop_mode|mode|antialias|resize|crop_pct) .*": "where it changes no pixel",
     r"architecture\.tokenizer(\.digest .*| other length)": "null where the vocabulary was not at hand",
+    r"architecture\.tokenizer\.vocabulary (drop|null)": "saves of earlier versions have none",
     r"components\.\d+\.training .*": "a verdict of unknown claims nothing",
     r"components\.\d+\.by_design .*": "a save with `partial=` says so of a whole component",
     r"weights\.tensors\.\d+ swapped": "the order of tensors means nothing",
@@ -42,6 +43,7 @@ HARMLESS: dict[str, str] = {
     r"golden\.\d+\.floor(\..*)? .*": "a floor that is smaller asks for more, and one as small as any is believed",
     r"golden\.\d+\.layers\.\d+\.floor .*": "only words say which layer departs first",
     r"golden\.\d+\.reading\.\d+\.objects\.\d+ swapped": "objects are matched, in whatever order",
+    r"golden\.\d+\.unreached (drop|null)": "saves of earlier versions have none, as where no gradient can be had",
     r"golden\.\d+\.threads .*": "never more are used than there are",
 }
 """Changes that may pass, as patterns of a place joined by dots and the change, each with the reason."""
