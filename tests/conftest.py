@@ -39,7 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "whole: a case that `make sweep` does and `make test` leaves out")
-    if _is_worker(config):  # before torch is imported: as many threads as there are cores for each worker
+    # Before torch is imported: each worker's share of the cores. A sweep's large models want all of them.
+    if _is_worker(config) and not config.getoption("--whole"):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         own = max(1, cores // config.workerinput["workercount"])  # type: ignore[attr-defined]
         os.environ.setdefault("OMP_NUM_THREADS", str(own))

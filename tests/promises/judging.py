@@ -43,7 +43,7 @@ HARMLESS: dict[str, str] = {
     r"golden\.\d+\.floor(\..*)? .*": "a floor that is smaller asks for more, and one as small as any is believed",
     r"golden\.\d+\.layers\.\d+\.floor .*": "only words say which layer departs first",
     r"golden\.\d+\.reading\.\d+\.objects\.\d+ swapped": "objects are matched, in whatever order",
-    r"golden\.\d+\.unreached (drop|null)": "saves of earlier versions have none, as where no gradient can be had",
+    r"golden\.\d+(\.unreached (drop|null)| other length)": "saves of earlier versions lack the last of its fields",
     r"golden\.\d+\.threads .*": "never more are used than there are",
 }
 """Changes that may pass, as patterns of a place joined by dots and the change, each with the reason."""
