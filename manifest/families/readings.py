@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -54,6 +55,22 @@ def averaged(text_features: torch.Tensor) -> torch.Tensor:
             each is normalised before the mean is taken; the mean is not normalised again.
     """
     return text_features if text_features.ndim == 2 else functional.normalize(text_features, dim=-1).mean(dim=1)
+
+
+def logits_of(module: Any, images: torch.Tensor, texts: torch.Tensor, scale: Any = None, *, bias: bool = True) -> Any:
+    """Logits of shape (images, prompts): products of embeddings as they are, times the model's own scale if no other.
+
+    Args:
+        module: With a `logit_scale`, and a `logit_bias` or none.
+        images: Of shape (images, width).
+        texts: Of shape (prompts, width).
+        scale: Instead of the exponential of `logit_scale`.
+        bias: Whether `logit_bias` is added.
+    """
+    logits = (module.logit_scale.exp() if scale is None else scale) * images @ texts.T
+    if bias and getattr(module, "logit_bias", None) is not None:
+        logits = logits + module.logit_bias
+    return logits
 
 
 def _name(index: int, categories: Sequence[str]) -> str:

@@ -219,7 +219,8 @@ def images_and_prompts(
             # By the recorded tokenizer, so that one that is compared with it is asked the same texts.
             own = tokenizer or asked
             texts = [(_FILLED, _filling(own, context_length))]
-            unasked = _unasked(own(list(material.prompts)), added or {}, context_length, vocabulary)
+            plain = tokens if own is asked else own(list(material.prompts))
+            unasked = _unasked(plain, added or {}, context_length, vocabulary)
             texts += [(_ADDED, text) for text in unasked]
             tokens = torch.cat([tokens, asked([text for _, text in texts])])
             names = (*names, *(name for name, _ in texts))

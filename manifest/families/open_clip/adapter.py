@@ -37,7 +37,7 @@ from manifest.families.open_clip.inputs import (
 from manifest.families.open_clip.recovery import recover
 from manifest.families.open_clip.registry import normal, registered_name
 from manifest.families.protocol import Conversion, Creation, Difference, Variant
-from manifest.families.readings import averaged, of_prompts
+from manifest.families.readings import averaged, logits_of, of_prompts
 from manifest.probes.inputs import Inputs, Probe, images_and_prompts, needs_no_tokenizer, shipped
 from manifest.schema.document import Architecture, Preprocess, Reading, Tokenizer
 from manifest.schema.vocabulary import activation_words
@@ -170,9 +170,7 @@ class OpenClip(Adapter):
         text_features = _encoded(model, tokens)
         unit_images = nn.functional.normalize(image_features, dim=-1)
         unit_texts = nn.functional.normalize(averaged(text_features), dim=-1)
-        logits = model.logit_scale.exp() * unit_images @ unit_texts.T
-        if model.logit_bias is not None:
-            logits = logits + model.logit_bias
+        logits = logits_of(model, unit_images, unit_texts)
         outputs = {"image_features": image_features, "text_features": text_features, "logits": logits}
         if isinstance(module, open_clip.CoCa):
             pairs = min(map(len, inputs.tensors.values()))

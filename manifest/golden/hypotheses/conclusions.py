@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from manifest.families.protocol import Variant
-from manifest.families.readings import averaged
+from manifest.families.readings import averaged, logits_of
 
 _USUAL_SCALE = 100.0
 """What CLIP's scale is clamped to, and examples write down."""
@@ -114,19 +114,3 @@ def _other_logits(
         images, texts = functional.normalize(images, dim=-1), functional.normalize(texts, dim=-1)
     own = module.logit_scale.exp() if exponentiate else module.logit_scale
     return {**outputs, "logits": logits_of(module, images, texts, own if scale is None else scale)}
-
-
-def logits_of(module: Any, images: torch.Tensor, texts: torch.Tensor, scale: Any = None, *, bias: bool = True) -> Any:
-    """Logits of shape (images, prompts): products of embeddings as they are, times the model's own scale if no other.
-
-    Args:
-        module: With a `logit_scale`, and a `logit_bias` or none.
-        images: Of shape (images, width).
-        texts: Of shape (prompts, width).
-        scale: Instead of the exponential of `logit_scale`.
-        bias: Whether `logit_bias` is added.
-    """
-    logits = (module.logit_scale.exp() if scale is None else scale) * images @ texts.T
-    if bias and getattr(module, "logit_bias", None) is not None:
-        logits = logits + module.logit_bias
-    return logits

@@ -16,8 +16,7 @@ from torch.nn import functional
 from manifest.errors import InputError
 from manifest.escaping import printable
 from manifest.families.protocol import Variant
-from manifest.families.readings import averaged
-from manifest.golden.hypotheses.conclusions import logits_of
+from manifest.families.readings import averaged, logits_of
 from manifest.probes.inputs import Inputs
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
