@@ -5,6 +5,7 @@ Each row is a file. It is refused in one sentence with the given rule, or opens 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -230,13 +231,21 @@ def sparse(path: Path) -> Path:
     return path
 
 
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open; its other files may be closed while they are listed."""
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if link.readlink() == path.resolve():
+                return True
+    return False
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only /proc shows when a process has a file open")
 def test_file_when_cut_under_a_command_then_is_one_sentence_and_exit_2(tmp_path):
     path = sparse(tmp_path / "cut.safetensors")
     auditing = [sys.executable, "-m", "manifest", "audit", path]
     with subprocess.Popen(auditing, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        opened = Path(f"/proc/{process.pid}/fd")
-        while process.poll() is None and not any(os.path.realpath(link) == str(path) for link in opened.glob("*")):
+        while process.poll() is None and not has_open(process.pid, path):
             time.sleep(0.001)
         time.sleep(0.2)
         os.truncate(path, 1 << 20)
