@@ -192,6 +192,6 @@ def test_recording_when_there_is_one_inside_then_that_one_sees_what_is_saved(tmp
 def test_lightning_when_it_is_not_installed_then_one_sentence_says_so(monkeypatch):
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "manifest.training.lightning")
+    monkeypatch.delitem(sys.modules, "manifest.training.lightning", raising=False)
     with pytest.raises(InputError, match=r"^manifest.lightning needs the package `lightning` or `pytorch_lightning`"):
         _ = manifest.lightning
