@@ -119,7 +119,7 @@ def record(name: str, when: str, runs: str, directory: str) -> str:
     import torch
 
     import manifest
-    from manifest.training.interception import recording
+    from manifest.training.recording import recording
 
     model = manifest.create_model(name)
     path = Path(directory)
@@ -173,8 +173,9 @@ def golden(name: str, runs: str, directory: str) -> str:
     import manifest
     from manifest.families import creation_of, family
     from manifest.golden.compare import compare
-    from manifest.golden.floor import Built, Thoroughness
+    from manifest.golden.floor import Built
     from manifest.golden.record import record
+    from manifest.golden.thoroughness import Thoroughness
 
     model = manifest.create_model(name)
     adapter = family("open_clip")

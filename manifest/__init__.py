@@ -7,6 +7,7 @@ never import torch. Each function shows an example: there, `manifest` is importe
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from manifest.schema.report import Report as Report
     from manifest.schema.report import VerificationError as VerificationError
     from manifest.storage.transaction import remove_manifest as remove_manifest
-    from manifest.training.interception import recording as recording
+    from manifest.training.recording import recording as recording
     from manifest.training.torch_save import torch_save as torch_save
     from manifest.workflows.answering import answer as answer
     from manifest.workflows.auditing import audit as audit
@@ -101,7 +102,7 @@ _HOMES = {
     "NotGrantedError": "manifest.errors",
     "Policy": "manifest.checks.policy",
     "Probe": "manifest.probes.inputs",
-    "recording": "manifest.training.interception",
+    "recording": "manifest.training.recording",
     "remove_manifest": "manifest.storage.transaction",
     "repair": "manifest.workflows.repairing",
     "Report": "manifest.schema.report",
@@ -136,6 +137,19 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(__dir__())}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext manifest`: record what a notebook saves from here on, by the variables that `manifest run` sets."""
+    del shell
+    settings = import_module("manifest.training.settings").RecordSettings.of({**os.environ, "MANIFEST_RECORD": "1"})
+    import_module("manifest.training.recording").recording.start(**settings.keywords())
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext manifest`: stop recording, once all manifests are written."""
+    del shell
+    import_module("manifest.training.recording").recording.stop()
 
 
 def __dir__() -> list[str]:

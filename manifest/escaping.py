@@ -48,3 +48,18 @@ def _escape(character: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def show_log() -> None:
+    """Print what the package logs, on stderr: what was opened, hashed, built and skipped, and how long it took."""
+    import logging
+
+    class Escaped(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"manifest: {printable(super().format(record), 1000)}"
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Escaped())
+    logger = logging.getLogger("manifest")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG)

@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
@@ -21,6 +22,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
+
+from manifest.training.settings import RECORD
+from manifest.training.startup import arm
 
 _PRELOADED = ["torch", "open_clip", "timm", "tests.warm"]
 _THREADS = {"OMP_NUM_THREADS": "1"}  # a forked process must not wait for threads of the server
@@ -61,6 +65,8 @@ def _begin(words: Sequence[str], cwd: str, env: Mapping[str, str], streams: Sequ
     os.chdir(cwd)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.orig_argv = [sys.executable, *words]
+    if RECORD in env:
+        arm()  # which Python does as it starts, by a line in its site-packages
     code = 0
     try:
         _run(list(words))
@@ -71,6 +77,7 @@ def _begin(words: Sequence[str], cwd: str, env: Mapping[str, str], streams: Sequ
     except BaseException:
         traceback.print_exc()
         code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

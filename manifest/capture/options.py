@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypedDict
 
 import torch
 
 from manifest.errors import InputError
 from manifest.families.adapter import PRECISIONS
-from manifest.golden.floor import Thoroughness, as_thoroughness
+from manifest.golden.thoroughness import Thoroughness, as_thoroughness
 from manifest.probes.directory import as_probe
 from manifest.probes.inputs import Probe
 from manifest.probes.shapes import shapes_probe
@@ -33,26 +32,6 @@ class RecordKeywords(TypedDict, total=False):
     precisions: Sequence[str]
     partial: Sequence[str]
     dataset: str | None
-
-
-class When(StrEnum):
-    """Which saves get golden outputs."""
-
-    EVERY = "every"
-    LAST = "last"
-    NONE = "none"
-
-
-def as_when(text: When | str) -> When:
-    """Which saves get golden outputs, as a caller says it.
-
-    Raises:
-        InputError: It is none of those there are.
-    """
-    try:
-        return When(text)
-    except ValueError:
-        raise InputError(f"golden is {text!r}, expected 'every', 'last' or 'none'; choose one.") from None
 
 
 @dataclass(frozen=True)

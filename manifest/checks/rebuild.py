@@ -23,10 +23,11 @@ from manifest.fingerprints import environment
 from manifest.fingerprints.module_tree import changes, grouped, structure_digest, unfold
 from manifest.fingerprints.structure import structure
 from manifest.golden.compare import Comparison, Grade, agree, agreement, compare, worst_of
-from manifest.golden.floor import Thoroughness, measure
+from manifest.golden.floor import measure
 from manifest.golden.plausible import implausibilities
 from manifest.golden.precision import build, in_precision, is_of_precision
 from manifest.golden.run import finite
+from manifest.golden.thoroughness import Thoroughness
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Inputs, Probe, inputs_digest, is_of_user
 from manifest.schema.document import Architecture, Golden, Manifest

@@ -24,11 +24,12 @@ from manifest.golden.compare import (
     worst_of,
 )
 from manifest.golden.detections import RESOLUTION
-from manifest.golden.floor import Built, Thoroughness, measure
+from manifest.golden.floor import Built, measure
 from manifest.golden.layers import layer_distance
 from manifest.golden.reach import unreached
 from manifest.golden.record import contrasted, prepared
 from manifest.golden.run import ProbeOutputs
+from manifest.golden.thoroughness import Thoroughness
 from manifest.probes.inputs import Inputs
 from manifest.schema.document import Golden, Output, Reading
 from manifest.schema.name_ranges import listed

@@ -31,8 +31,9 @@ from manifest.cli import (
     verify,
 )
 from manifest.cli.options import Verbose
-from manifest.cli.printing import complain, show_log
+from manifest.cli.printing import complain
 from manifest.errors import ManifestError
+from manifest.escaping import show_log
 from manifest.version import __version__
 
 app = typer.Typer(

@@ -55,23 +55,6 @@ def complain(sentence: str) -> None:
     print(f"manifest: {printable(sentence, 4000)}", file=sys.stderr)
 
 
-def show_log() -> None:
-    """Print what the package logs, on stderr: what was opened, hashed, built and skipped, and how long it took."""
-    import logging
-
-    from manifest.escaping import printable
-
-    class Escaped(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return f"manifest: {printable(super().format(record), 1000)}"
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(Escaped())
-    logger = logging.getLogger("manifest")
-    logger.handlers = [handler]
-    logger.setLevel(logging.DEBUG)
-
-
 def finish(
     reports: Report | Sequence[Report],
     format: Format,

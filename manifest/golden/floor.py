@@ -12,42 +12,21 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from manifest.errors import InputError
 from manifest.families.protocol import Family
 from manifest.golden.detections import match
 from manifest.golden.layers import layer_distance
 from manifest.golden.run import Outputs, ProbeOutputs, relative_distance, run_probe
+from manifest.golden.thoroughness import Thoroughness
 from manifest.probes.inputs import VARIABLE, Inputs
 from manifest.schema.document import Architecture, Layer
 
 _log = logging.getLogger(__name__)
-
-
-class Thoroughness(StrEnum):
-    """How much time the floor may take."""
-
-    QUICK = "quick"
-    FULL = "full"
-    NONE = "none"
-
-
-def as_thoroughness(value: Thoroughness | str) -> Thoroughness:
-    """One of the three, by its name.
-
-    Raises:
-        InputError: There is no such one.
-    """
-    try:
-        return Thoroughness(value)
-    except ValueError:
-        raise InputError(f"floor is {value!r}, expected 'quick', 'full' or 'none'; choose one.") from None
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from manifest.golden.floor import Built, Elsewhere, Thoroughness, layer_floors, measure
+from manifest.golden.floor import Built, Elsewhere, layer_floors, measure
 from manifest.golden.layers import sketched
 from manifest.golden.reach import unreached
 from manifest.golden.run import ProbeOutputs, relative_distance
+from manifest.golden.thoroughness import Thoroughness
 from manifest.probes.inputs import Inputs, inputs_digest
 from manifest.schema.document import Golden, Layer
 

@@ -1,99 +1,59 @@
-"""Recording a training: every checkpoint that it saves gets its manifest, without a change to the script."""
+"""The functions that stand in for those that write, rename, copy and remove files, while a training is recorded."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, TypeGuard, Unpack
+from typing import Any, ClassVar, TypeGuard
 from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
 
-from manifest.capture.options import Key, RecordKeywords, When, signing_by_default
 from manifest.capture.provenance import parent_of
 from manifest.families.wrappers import unwrap
 from manifest.storage.places import is_special, place_to_save, warn_of_special
 from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
-from manifest.training.constructor_tracking import remember_makers
 from manifest.training.files import SIDECARS
 from manifest.training.patches import Function, Patches, Wrapping
-from manifest.training.recorder import CheckpointRecorder, new_recorder
+from manifest.training.recorder import CheckpointRecorder
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-
-
-@contextlib.contextmanager
-def recording(
-    *,
-    key: Key = None,
-    golden: When | str = When.EVERY,
-    strict: bool = False,
-    **record: Unpack[RecordKeywords],
-) -> Iterator[CheckpointRecorder]:
-    """Inside, models' makings are remembered, and every save of theirs is followed by its manifest.
-
-    `torch.save`, `safetensors.torch.save_file` and `save_model`, and the savers of libraries that call these, are
-    replaced wherever they are known by name, and put back at the end, whatever happens. Renaming, copying and removing
-    a checkpoint takes its manifest along. At the end, manifests that are still being written are waited for.
-
-    Args:
-        key: Private key to sign with: a file, `file:…` or `env:VARIABLE`.
-        golden: Which saves get golden outputs: `every`, the `last`, or `none`.
-        strict: Raise what fails, into the training too. Otherwise it is a warning and a `.manifest.error` file beside
-            the checkpoint.
-        **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial` and `dataset`, as of
-            `manifest.save`.
-
-    Yields:
-        What has been described, left alone and failed so far.
-
-    Example:
-        >>> import torch
-        >>> model = manifest.load("ckpt.pt")
-        >>> with manifest.recording(key="release.key", golden="none") as recorder:
-        ...     torch.save(model.state_dict(), "next.pt")
-        >>> [path.name for path in recorder.described]
-        ['next.pt']
-        >>> manifest.verify("next.pt", key="release.pub", fast=True).passed
-        True
-    """
-    recorder = new_recorder(key, golden, strict=strict, **record)
-    with recorder, signing_by_default(recorder.signer), Patches() as patches, _Savers(recorder) as savers:
-        savers.install(patches)
-        remember_makers(patches)
-        yield recorder
-        savers.look_at_open_files()
-
 
 _OF_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
 """What its files of weights are called."""
 
 
-class _Savers:
+class Savers:
     """The functions that stand in for those that write, rename, copy and remove files.
 
     A context manager, inside which those of recordings around it do nothing.
     """
 
-    _all: ClassVar[list[_Savers]] = []
+    _all: ClassVar[list[Savers]] = []
 
     def __init__(self, recorder: CheckpointRecorder) -> None:
         self._recorder = recorder
-        self._process = os.getpid()
         self._open: list[tuple[ReferenceType[Any], Path]] = []
 
-    def __enter__(self) -> _Savers:
+    def __enter__(self) -> Savers:
         self._all.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._all.remove(self)
+
+    @classmethod
+    def begin_in_child(cls) -> None:
+        """Record anew in a process that was just forked; the one before goes on with what it has."""
+        for savers in cls._all:
+            savers._open.clear()
+            savers._recorder.begin(threading.get_ident())
 
     def install(self, patches: Patches) -> None:
         patches.wrap("torch.serialization", {"save": self._torch_save, "load": self._load})
@@ -102,6 +62,7 @@ class _Savers:
         patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}
         patches.wrap("os", {**moving, "remove": self._remove, "unlink": self._remove, "link": self._copy})
+        patches.wrap("os", dict.fromkeys(("_exit", "execv", "execve"), self._end_process))
         patches.wrap("shutil", {"copyfile": self._copy, "rmtree": self._remove})
         for module, owner, name, wrapping in (
             ("transformers.modeling_utils", "PreTrainedModel", "save_pretrained", self._save_pretrained),
@@ -291,9 +252,22 @@ class _Savers:
 
         return remove
 
+    def _end_process(self, original: Function) -> Function:
+        """Of what ends this program at once, and would leave manifests half done."""
+
+        def end(*args: Any) -> Any:
+            try:
+                if self._is_on():
+                    self.look_at_open_files()
+                    self._recorder.finish()
+            finally:
+                original(*args)
+
+        return end
+
     def _is_on(self) -> bool:
-        """Whether a call is the script's own, in the process that records, and for this recording to look at."""
-        return not recording_suppressed() and self._all[-1:] == [self] and os.getpid() == self._process
+        """Whether a call is the script's own, and for this recording to look at."""
+        return not recording_suppressed() and self._all[-1:] == [self]
 
     def _note_special(self, target: Any) -> None:
         """Say that what was written into a pipe or a device has no manifest."""
@@ -306,6 +280,10 @@ class _Savers:
         if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
             # Not the file itself, which may be closed by nobody's holding it any more.
             self._open.append((ref(file), _absolute(name)))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Savers.begin_in_child)
 
 
 def _wrap_method(patches: Patches, owner: str, name: str, wrapping: Wrapping, module: ModuleType) -> None:

@@ -13,10 +13,11 @@ import sys
 from importlib import import_module
 from typing import Any, Unpack
 
-from manifest.capture.options import Key, RecordKeywords, When
+from manifest.capture.options import Key, RecordKeywords
 from manifest.errors import InputError
-from manifest.training.interception import recording
 from manifest.training.recorder import CheckpointRecorder
+from manifest.training.recording import recording
+from manifest.training.settings import When
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

@@ -27,7 +27,7 @@ class Patches:
     """Replacements of functions of modules; a context manager that undoes them all."""
 
     def __init__(self) -> None:
-        self._waiting = _WhenImported()
+        self._waiting = WhenImported()
         self._originals: dict[int, tuple[Function, Function]] = {}
         self._methods: list[tuple[type, str, Any]] = []
 
@@ -72,7 +72,7 @@ class Patches:
         _rebind(added)
 
 
-class _WhenImported(MetaPathFinder):
+class WhenImported(MetaPathFinder):
     """Calls something when a module has been imported; finds none itself."""
 
     def __init__(self) -> None:

@@ -18,22 +18,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from manifest.capture.description import Description, manifest_of
 from manifest.capture.live_model import live_model
-from manifest.capture.options import Key, RecordKeywords, RecordOptions, When, as_when, record_options
-from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
-from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.capture.options import Key, RecordKeywords, RecordOptions, record_options
+from manifest.checkpoint import open_checkpoint
 from manifest.checks.target import select_recorded
 from manifest.distributed.process_group import ProcessGroup, rank_here
-from manifest.errors import CheckpointError, CreationMismatchError, ManifestError, NoManifestWarning, one_line
-from manifest.families import creation_of, family, family_of
-from manifest.families.adapter import frozen, mode_of
-from manifest.families.equivalence import first_difference
-from manifest.families.protocol import Captured, Family
+from manifest.errors import CreationMismatchError, ManifestError, NoManifestWarning, one_line
+from manifest.families import family
+from manifest.families.protocol import Captured
 from manifest.grants import granted
 from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey
@@ -41,11 +37,14 @@ from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest
 from manifest.storage.suppress_recording import suppress_recording
 from manifest.storage.transaction import clear_sidecars
+from manifest.training.account import Account
 from manifest.training.files import Write, digests_of, error_file, identity_of, kept_age, write_and_replace
 from manifest.training.job import Job
 from manifest.training.load_tracking import Origins
 from manifest.training.loads import mismatch
-from manifest.training.model_lookup import Owner, named_like, owners_in
+from manifest.training.model_capture import ModelCapture
+from manifest.training.model_lookup import named_like
+from manifest.training.settings import When, as_when
 from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
 
@@ -73,20 +72,28 @@ class CheckpointRecorder:
     """
 
     def __init__(self, options: RecordOptions, golden: When = When.EVERY, *, strict: bool = False) -> None:
-        self.described: list[Path] = []
-        self.left_alone: list[tuple[Path, str]] = []
-        self.failed: list[tuple[Path, str]] = []
         self.origins = Origins()
         self._options = options if golden is When.EVERY else replace(options, golden=None)
         self._at_the_end = options if golden is When.LAST else None
-        self._git: GitFacts | None = None
+        self._models = ModelCapture(self._options, self.origins)
         self._strict = strict
+        self._account = Account()
+        self.begin(threading.get_ident())
+
+    def begin(self, thread: int) -> None:
+        """Have recorded nothing yet: at first, and in a process that was forked, which has none of the other threads.
+
+        Args:
+            thread: The one that trains, by its identifier.
+        """
+        self.described: list[Path] = []
+        self.left_alone: list[tuple[Path, str]] = []
+        self.failed: list[tuple[Path, str]] = []
+        self._thread = thread
         self._lock = threading.RLock()
         self._queue: queue.Queue[Job | None] = queue.Queue(_WAITING)
-        self._worker = threading.Thread(target=self._work, name="manifest-recorder", daemon=True)
+        self._worker: threading.Thread | None = None
         self._jobs: dict[Path, Job] = {}
-        self._architectures: WeakKeyDictionary[nn.Module, Captured] = WeakKeyDictionary()
-        self._thread = threading.get_ident()
         self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
 
@@ -96,17 +103,22 @@ class CheckpointRecorder:
         return self._options.signer
 
     def __enter__(self) -> CheckpointRecorder:
-        self._worker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.catch_up()
-        self._queue.put(None)
-        self._worker.join()
-        if self._at_the_end is not None:
-            self._ask_last(self._at_the_end)
+        self.finish()
         if self._strict and self._first_error is not None and kind is None:
             raise self._first_error
+
+    def finish(self) -> None:
+        """Wait for all manifests, and ask the last model where only that is to be asked."""
+        self.catch_up()
+        if self._worker is not None:
+            self._queue.put(None)
+            self._worker.join()
+            self._worker = None
+        if self._at_the_end is not None:
+            self._ask_last(self._at_the_end)
 
     def save(self, path: Path, saved: Any, write: Write, *, to_file: bool) -> None:
         """Write a checkpoint in place of an older one, all or nothing, and describe it.
@@ -154,11 +166,16 @@ class CheckpointRecorder:
     def _describe(self, path: Path, saved: Any) -> None:
         with self._failing(path):
             clear_sidecars(path)
-            job = self._look(path, saved)
-            if job is not None:
-                with self._lock:
-                    self._remember(job)
-                self._queue.put(job)
+            job = self._models.look(path, saved)
+            if isinstance(job, str):
+                self.leave_alone(path, job)
+                return
+            with self._lock:
+                self._remember(job)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="manifest-recorder", daemon=True)
+                self._worker.start()
+            self._queue.put(job)
 
     def manifest_at(self, path: Path) -> Manifest | None:
         """The manifest of a checkpoint that was described, once all are waited for."""
@@ -178,7 +195,7 @@ class CheckpointRecorder:
                 return result
             plain = partial(live_model, module, self._options, saved, model_name=None, family=None, arguments=None)
             describe_together(together, directory, module, plain, state)
-            self.described.append(directory)
+            self._note_described(directory)
         return result
 
     def wait(self) -> None:
@@ -206,7 +223,12 @@ class CheckpointRecorder:
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
+        self._account.left_alone(path, why)
         _log.debug("left %s alone: %s", path, why)
+
+    def _note_described(self, path: Path) -> None:
+        self.described.append(path)
+        self._account.described(path)
 
     def was_left_alone(self, path: Path) -> bool:
         """Whether a file got no manifest, for want of a model."""
@@ -255,50 +277,6 @@ class CheckpointRecorder:
                 error_file(path).unlink(missing_ok=True)
             return result
 
-    def _look(self, path: Path, saved: Any) -> Job | None:
-        identity = identity_of(path)
-        try:
-            stored = open_checkpoint(path)
-        except CheckpointError as error:
-            self.leave_alone(path, str(error))
-            return None
-        owners = owners_in(stored, saved)
-        if not owners:
-            count = len(stored.tensors)
-            stored.close()
-            self.leave_alone(path, f"no model in memory has just the {count} tensors that it holds")
-            return None
-        descriptions = [self._description(stored.select(view), owner) for view, owner in owners]
-        module = owners[0][1].module
-        self._git = self._git or git_facts()  # once: what runs was read when the training began
-        facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._options.dataset)
-        provenance = provenance_of(descriptions[0].family, creation_of(module), facts, self._git)
-        parents = [*provenance.parents, *(each for each in self.origins.of(module) if each not in provenance.parents)]
-        return Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
-
-    def _description(self, stored: Checkpoint, owner: Owner) -> Description:
-        creation = creation_of(owner.module)
-        adapter = family_of(owner.module)
-        with granted(creation.runs if creation else ()):  # the model is here already, made by that code
-            description = Description(
-                stored,
-                adapter,
-                self._captured(owner.module, adapter),
-                live=owner.module if owner.live else None,
-                options=self._options,
-            )
-            description.capture_outputs()
-        return description
-
-    def _captured(self, module: nn.Module, adapter: Family) -> Captured:
-        """The architecture of a module, captured once while it stays what it was."""
-        known = self._architectures.get(module)
-        if known is not None and first_difference(known.module, module) is None:
-            now = {"frozen": frozen(module), "mode": mode_of(module)}
-            return Captured(known.architecture.model_copy(update=now), known.module)
-        self._architectures[module] = captured = adapter.capture(module, creation_of(module))
-        return captured
-
     def _work(self) -> None:
         with suppress_recording():
             while (job := self._queue.get()) is not None:
@@ -345,7 +323,7 @@ class CheckpointRecorder:
             _log.debug("wrote the manifest of %s", place)
             error_file(place).unlink(missing_ok=True)
             if place not in self.described:
-                self.described.append(place)
+                self._note_described(place)
 
     def _ask_last(self, options: RecordOptions) -> None:
         """Ask the model of the last checkpoint, rebuilt from its file."""
@@ -379,6 +357,7 @@ class CheckpointRecorder:
             path = what.place if isinstance(what, Job) else what
             why = str(error) if isinstance(error, ManifestError) else f"{type(error).__name__}: {one_line(error)}"
             self.failed.append((path, why))
+            self._account.failed(path, why)
             self._first_error = self._first_error or error
             with contextlib.suppress(OSError):  # where nothing can be written, the warning below says it
                 if path.exists():

@@ -12,7 +12,7 @@ import torch
 
 from manifest.capture.options import Key, record_options
 from manifest.errors import NoManifestWarning
-from manifest.golden.floor import Thoroughness
+from manifest.golden.thoroughness import Thoroughness
 from manifest.schema.document import Manifest
 from manifest.storage.places import place_to_save, warn_of_special
 from manifest.storage.suppress_recording import suppress_recording

@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
-from manifest.capture.options import Key, RecordKeywords, When
+from manifest.capture.options import Key, RecordKeywords
 from manifest.families.transformers.building import library
 from manifest.families.wrappers import unwrap
 from manifest.training.recorder import CheckpointRecorder, new_recorder
+from manifest.training.settings import When
 
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"

@@ -17,7 +17,7 @@ import torch
 
 import manifest
 from manifest.storage.transaction import read_manifest
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 from manifest.workflows.auditing import audit
 from tests.promises.attempts import Attempt
 from tests.promises.policy_files import (

@@ -27,7 +27,7 @@ from manifest.schema.document import parse, serialize
 from manifest.signing import generate_keys, load_public_key, verify_bundle
 from manifest.storage.sidecars import Sidecars
 from manifest.temporaries import remove_leftovers, temporary_directory
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 from tests.promises.attempts import Attempt
 
 NAME = "ckpt.pt"

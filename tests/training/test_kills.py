@@ -23,7 +23,7 @@ from manifest.checkpoint.discovering import discover
 from manifest.digests import weights_digest
 from manifest.errors import NoManifestError, NoManifestWarning
 from manifest.storage.transaction import read_manifest
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 from manifest.workflows.repairing import repair
 from tests.warm import warm_run
 
@@ -34,7 +34,7 @@ SAVING = """
     from pathlib import Path
     import timm, torch
     import manifest
-    from manifest.training.interception import recording
+    from manifest.training.recording import recording
 
     place, kills = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
@@ -112,7 +112,7 @@ SERVING = """
     from pathlib import Path
     import timm, torch
     import manifest
-    from manifest.training.interception import recording
+    from manifest.training.recording import recording
 
     how, width = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
@@ -274,7 +274,7 @@ TOGETHER = """
     import os, sys, traceback
     import timm, torch
     import manifest
-    from manifest.training.interception import recording
+    from manifest.training.recording import recording
 
     place = sys.argv[1]
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads

@@ -21,7 +21,7 @@ from manifest.families import creation_of
 from manifest.schema.document import Provenance
 from manifest.storage.sidecars import Sidecars
 from manifest.storage.transaction import read_manifest
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 from tests.warm import warm_run
 
 

@@ -22,7 +22,7 @@ import manifest
 from manifest.errors import NoManifestWarning
 from manifest.schema.document import Manifest, serialize
 from manifest.storage.transaction import read_manifest
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

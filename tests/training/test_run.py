@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import torch
 import manifest
 from manifest.signing import generate_keys
 from manifest.storage.transaction import read_manifest
+from manifest.training.settings import RecordSettings
 from tests.conftest import Answer
 from tests.warm import warm_run
 
@@ -41,16 +41,16 @@ def run_in(place: Path, *arguments: object) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def run_warm_in(place: Path, *arguments: object) -> Ended:
-    """The same in a process that has the libraries imported already."""
-    done = warm_run(["-m", "manifest", "run", *arguments], place, _environment())
-    return Ended(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture
-def script(tmp_path: Path) -> Callable[..., Ended]:
-    """`manifest run ARGUMENTS`, in an empty directory."""
-    return partial(run_warm_in, tmp_path)
+def recorded(tmp_path: Path) -> Callable[..., Ended]:
+    """`python ARGUMENTS` in an empty directory, as `manifest run` starts it; with settings by keyword."""
+
+    def call(*arguments: object, golden: str = "none") -> Ended:
+        variables = RecordSettings(golden=golden).variables()
+        done = warm_run(arguments, tmp_path, {**_environment(), **variables})
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,9 @@ def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
 
 
 def test_a_plain_script_gets_signed_manifests(tmp_path: Path) -> None:
-    script = partial(run_in, tmp_path)
     generate_keys(tmp_path / "release")
-    key = tmp_path / "release.key"
-    ended = script("--key", key, "--verbose", "--", "python", SCRIPTS / "plain.py", "--epochs", 3, "--out", "out")
+    options = ["--key", "release.key", "--verbose"]
+    ended = run_in(tmp_path, *options, "--", "python", SCRIPTS / "plain.py", "--epochs", 3, "--out", "out")
     assert (ended.code, ended.out[:5]) == (0, "loss "), ended
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "last.pt",
@@ -85,35 +84,35 @@ def test_a_plain_script_gets_signed_manifests(tmp_path: Path) -> None:
     assert report.passed, report
 
 
-def test_the_script_is_as_it_is_without(script: Callable[..., Ended], tmp_path: Path) -> None:
-    recorded = script("--golden=none", "--", SCRIPTS / "plain.py", "--out", "out")
+def test_training_when_recorded_then_ends_with_the_same_weights(recorded: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = recorded(SCRIPTS / "plain.py", "--out", "out")
     alone = warm_run([SCRIPTS / "plain.py", "--out", "alone"], tmp_path, _environment())
     assert alone.returncode == 0, alone
-    assert recorded.out == alone.stdout
+    assert ended.out == alone.stdout
     weights = [torch.load(tmp_path / place / "last.pt")["model"] for place in ("out", "alone")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_module_runs_as_with_python_m(script: Callable[..., Ended], tmp_path: Path) -> None:
-    ended = script("--golden=none", "--", "python", "-m", "plain", "--epochs", 1)
+def test_module_when_run_by_name_then_its_saves_are_described(recorded: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = recorded("-m", "plain", "--epochs", 1)
     assert ended.code == 0, ended
     assert read_manifest(tmp_path / "out" / "last.pt").architecture.name == "own_networks:Perceptron"
 
 
-def test_a_script_that_fails_has_its_own_traceback_and_its_manifests(
-    script: Callable[..., Ended], tmp_path: Path
+def test_script_when_it_fails_then_has_its_traceback_and_its_manifests(
+    recorded: Callable[..., Ended], tmp_path: Path
 ) -> None:
-    ended = script("--golden=none", "--", SCRIPTS / "plain.py", "--fail")
+    ended = recorded(SCRIPTS / "plain.py", "--fail")
     assert ended.code == 1
     assert "RuntimeError: the training itself failed" in ended.err
     assert manifest.verify(tmp_path / "out" / "last.pt", fast=True).passed
 
 
 def test_timms_own_saver_is_followed_through_links_copies_and_removals(
-    script: Callable[..., Ended], tmp_path: Path
+    recorded: Callable[..., Ended], tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    ended = script("--", SCRIPTS / "timm_style.py", "out")
+    ended = recorded(SCRIPTS / "timm_style.py", "out", golden="every")
     assert ended.code == 0, ended
     checkpoints = sorted(path for path in (tmp_path / "out").iterdir() if path.suffix == ".tar")
     assert [path.name for path in checkpoints] == [
@@ -151,17 +150,12 @@ def test_a_model_in_shards_is_described_by_all_processes(under_torchrun: tuple[P
     assert read_manifest(place / "sharded").architecture.name == "vit_tiny_patch16_224"
 
 
-def test_torchrun_as_a_module_is_torchrun(script: Callable[..., Ended]) -> None:
-    ended = script("--", "python", "-m", "torch.distributed.run", "--help")
-    assert (ended.code, "--nproc" in ended.out) == (0, True), ended
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--", "python", "nowhere.py"], "There is no script nowhere.py"),
-        (["--", "python"], "runs a script or `-m MODULE`"),
-        (["--", "python", "-c", "pass"], "and -c was given"),
+        (["--", "no-such-command"], "There is no command no-such-command"),
+        (["--", "./folder"], "There is no command ./folder"),
+        (["--floor", "deep", "--", "true"], "floor is 'deep'"),
         (["--golden", "sometimes", "--", "nowhere.py"], "golden is 'sometimes'"),
         (["--key", "nowhere.key", "--", "nowhere.py"], "nowhere.key"),
     ],

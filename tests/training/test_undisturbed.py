@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

@@ -18,8 +18,8 @@ import pytest
 import manifest
 from manifest.signing import generate_keys
 
-CLASSES = ("Probe", "deterministic")
-"""Public classes that people make themselves; the others are what functions return."""
+CLASSES = ("Probe", "deterministic", "recording")
+"""What people call that is no function; the other classes are what functions return."""
 FUNCTIONS = [name for name in manifest.__all__ if getattr(getattr(manifest, name), "__name__", None) == name]
 FUNCTIONS = [name for name in FUNCTIONS if inspect.isfunction(getattr(manifest, name))]
 """Without those that are the older name of another."""

@@ -12,7 +12,7 @@ import torch
 import manifest
 from manifest.families.open_clip.adapter import OpenClip
 from manifest.families.timm.adapter import Timm
-from manifest.training.interception import recording
+from manifest.training.recording import recording
 
 
 @pytest.fixture
