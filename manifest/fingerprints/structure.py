@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifest.digests import text_digest
+from manifest.fingerprints.meta_results import run_on_meta
 from manifest.fingerprints.module_tree import Part
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Operators
@@ -149,7 +150,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.ran(name)
             if torch.Tag.nondeterministic_seeded in func.tags:
                 self.random.add(name)
-        return func(*args, **(kwargs or {}))
+        return run_on_meta(func, args, kwargs or {})
 
     def ran(self, name: str) -> None:
         """Called for each operator, for whoever wants to know more of it."""
