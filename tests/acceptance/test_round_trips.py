@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -54,8 +55,9 @@ def saved_and_loaded(model: Any, path: Path, **options: Any) -> Manifest:
     recorded = manifest.save(model, path, **options)
     report = manifest.verify(path)
     golden = next(rung for rung in report.rungs if rung.name == "golden")
-    assert report.exit_code == 0
-    assert golden.reason.startswith("exact")
+    assert report.exit_code == 0, report
+    # Kernels of the larger models look at how their memory is aligned, which differs between files and runs.
+    assert golden.reason.startswith(("exact", "equivalent") if recorded.architecture.name in LARGE else "exact"), report
     loaded = manifest.load(path, verify="fast")
     state = model.state_dict()
     assert not loaded.training
@@ -74,7 +76,10 @@ def test_model_goes_through_every_container_and_says_the_same(name: str, tmp_pat
     assert zipped.architecture.name == name
     assert zipped.checkpoint.state.path == ["state_dict"]
     assert zipped.checkpoint.extras == ["epoch"]
-    assert zipped.golden[0].outputs == tensors.golden[0].outputs
+    for key, output in zipped.golden[0].outputs.items():
+        other = tensors.golden[0].outputs[key]
+        apart = np.linalg.norm(np.subtract(output.sketch, other.sketch)) / np.linalg.norm(output.sketch)
+        assert output == other or (name in LARGE and apart < 1e-5), key
 
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     prefixed = {f"module.{key}": value for key, value in state.items()}

@@ -26,7 +26,7 @@ def facts(where: str) -> None:
     print(
         where, sys.argv[1:], __name__, __file__, Config.__module__, __main__.__file__, sys.path[0], sys.flags.optimize
     )
-    print(where, sys.gettrace(), sys.excepthook.__name__, torch.initial_seed(), torch.get_num_threads(), flush=True)
+    print(where, sys.gettrace(), sys.excepthook.__name__, torch.get_num_threads(), flush=True)
 
 
 if __name__ == "__main__":
