@@ -84,6 +84,26 @@ class NotGrantedError(ArchitectureError):
     """A model that is made by code which the caller did not allow to be imported."""
 
 
+class SourceChangedError(ArchitectureError):
+    """A model whose script is not what it was when the model was saved.
+
+    Attributes:
+        script: Its file name.
+        sentence: That, and what to do.
+        change: What changed, as a diff.
+    """
+
+    exit_code = 1
+
+    def __init__(self, script: str, change: str) -> None:
+        self.script, self.change = script, change
+        self.sentence = (
+            f"What the model needs of {script} has changed since it was saved; get it as it was, or pass "
+            f"allow=['changed:PATH/{script}'] (`--allow changed:PATH/{script}`) if that does not matter."
+        )
+        super().__init__(f"{self.sentence}\n{change}")
+
+
 class CreationMismatchError(ArchitectureError):
     """A model asked for with an architecture other than its weights were saved with."""
 

@@ -18,6 +18,7 @@ from manifest.distributed.sharding import is_sharded, unsharded
 from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family_of
 from manifest.families import family as family_named
+from manifest.families.callable.script import name_of
 from manifest.families.protocol import Captured, Creation, Family
 from manifest.families.wrappers import unwrap
 from manifest.grants import granted
@@ -122,12 +123,12 @@ def _of_own_class(module: nn.Module) -> Creation | None:
     None for what a library made, for a class that no other process can import, and for layers of torch itself.
     """
     kind = type(module)
-    if kind.__module__ == "__main__" or kind.__module__.startswith("torch.") or "<locals>" in kind.__qualname__:
+    if kind.__module__.startswith("torch.") or (name := name_of(kind)) is None:
         return None
     try:
         family_of(module)
     except ArchitectureError:
         if hasattr(module, "peft_config"):
             return None
-        return Creation(f"{kind.__module__}:{kind.__qualname__}", {}, family="callable")
+        return Creation(name, {}, family="callable")
     return None

@@ -16,8 +16,16 @@ from manifest.checks.misdescribed import misdescriptions
 from manifest.checks.origin import inner_contradictions, origin_findings
 from manifest.checks.records import contrast_here, record_findings, unreached_findings
 from manifest.checks.target import Check, VerificationTarget
-from manifest.errors import ArchitectureError, InputError, LibraryMissingError, NotGrantedError, one_line
+from manifest.errors import (
+    ArchitectureError,
+    InputError,
+    LibraryMissingError,
+    NotGrantedError,
+    SourceChangedError,
+    one_line,
+)
 from manifest.families import family
+from manifest.families.callable.adapter import source_change
 from manifest.families.protocol import Family
 from manifest.fingerprints import environment
 from manifest.fingerprints.module_tree import changes, grouped, structure_digest, unfold
@@ -40,6 +48,9 @@ _PROBE_OF_ONES_OWN = (
     "Nobody but you knows what a network of your own takes: save it with `example_inputs={'x': inputs}`, by the names "
     "of the arguments of its `forward`."
 )
+
+_DIFF_LINES = 40
+"""Of a script that has changed, in a report."""
 
 
 class Rebuilder:
@@ -91,6 +102,9 @@ class Rebuilder:
             return CheckResult(
                 "not built without leave", [finding("A005", str(error), where="architecture", remedy=remedy)]
             )
+        except SourceChangedError as error:
+            self.cannot_build = True
+            return CheckResult("its script has changed", [_source_changed(error.sentence, error.script, error.change)])
         except ArchitectureError as error:
             self.cannot_build = True
             return CheckResult("cannot be built", [finding("A005", str(error), where="architecture")])
@@ -106,8 +120,12 @@ class Rebuilder:
         extras = subject.manifest.checkpoint.extras
         doubts = [] if findings else origin_findings(recorded, subject.manifest.provenance, extras)
         doubts += inner_contradictions(subject.manifest, subject.manifest.provenance.categories)
+        if (change := source_change(recorded)) is not None:
+            message = "What the model needs of its script has changed since it was saved, and that was allowed."
+            doubts.append(_source_changed(message, str(recorded.name).partition(":")[0], change, Severity.WARNING))
         name = recorded.name or recorded.class_name
-        reason = f"{recorded.family} {name} rebuilt: {activation_words(recorded.activations)}"
+        words = activation_words(recorded.activations) or "as recorded"
+        reason = f"{recorded.family} {name} rebuilt: {words}"
         return CheckResult("not rebuilt as recorded" if findings else reason, findings + doubts)
 
     @neutral_process()
@@ -192,6 +210,10 @@ class Rebuilder:
             return CheckResult("not as a save records it", findings)
         unreached = unreached_findings(original.built, golden, answers.record())
         return CheckResult(agreement(comparisons) + widened, unreached)
+
+
+def _source_changed(message: str, script: str, change: str, severity: Severity | None = None) -> Finding:
+    return finding("A015", message, where=script, severity=severity, diff=change.splitlines()[:_DIFF_LINES])
 
 
 def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:

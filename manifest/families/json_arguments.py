@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,19 +28,23 @@ _FUNCTIONS = "torch.nn.functional"
 _HOMES_OF_FUNCTIONS = (_FUNCTIONS, "torch._C._nn")
 _DEEPEST = 30
 
+Own = Callable[[type], str | None]
+Find = Callable[[str], Any]
 
-def as_data(value: Any, name: str) -> Any:
+
+def as_data(value: Any, name: str, *, own: Own | None = None) -> Any:
     """A value as JSON, from which `from_data` makes it again.
 
     Args:
         value: An argument, or a dict of them; dataclasses become dicts of their fields.
         name: What to call it in a message.
+        own: Tells the name of a class of the user's own, whose objects then stay such objects; None for other classes.
 
     Raises:
         InputError: It is of a kind that cannot be written down.
     """
     try:
-        return _written(value, 0)
+        return _written(value, 0, own or _nobodys)
     except TypeError:
         raise InputError(
             f"Argument {name!r} is {value!r:.80}, which is no JSON value and cannot be recorded; "
@@ -47,25 +52,29 @@ def as_data(value: Any, name: str) -> Any:
         ) from None
 
 
-def from_data(data: Any) -> Any:
+def from_data(data: Any, find: Find | None = None) -> Any:
     """The value of a record.
+
+    Args:
+        data: What `as_data` wrote.
+        find: Finds a class of the user's own by its name, where there may be objects of such.
 
     Raises:
         ArchitectureError: It names something other than a layer of a model library.
     """
     if isinstance(data, list):
-        return [from_data(item) for item in data]
+        return [from_data(item, find) for item in data]
     if not isinstance(data, dict):
         return data
     tag = next((key for key in data if key.startswith("$")), None)
     if tag is None:
-        return {key: from_data(item) for key, item in data.items()}
+        return {key: from_data(item, find) for key, item in data.items()}
     held = data[tag]
     try:
         if tag == "$tuple":
-            return tuple(from_data(item) for item in held)
+            return tuple(from_data(item, find) for item in held)
         if tag == "$items":
-            return {from_data(key): from_data(item) for key, item in held}
+            return {from_data(key, find): from_data(item, find) for key, item in held}
         if tag == "$float":
             return float(held)
         if tag == "$dtype" and isinstance(dtype := getattr(torch, held), torch.dtype):
@@ -73,7 +82,16 @@ def from_data(data: Any) -> Any:
         if tag == "$class":
             return _named(held)
         if tag == "$partial":
-            return functools.partial(_named(held), **from_data(data.get("with", {})))
+            return functools.partial(_named(held), **from_data(data.get("with", {}), find))
+        if tag == "$namespace":
+            return Namespace(**from_data(held, find))
+        if tag == "$omegaconf":
+            return import_module("omegaconf").OmegaConf.create(from_data(held, find))
+        if tag == "$object" and find is not None:
+            kind = find(held)
+            made = kind.__new__(kind)
+            vars(made).update(from_data(data.get("with", {}), find))
+            return made
     except (TypeError, ValueError, AttributeError, ImportError):
         pass  # said below, for all of them
     raise ArchitectureError(
@@ -82,7 +100,11 @@ def from_data(data: Any) -> Any:
     )
 
 
-def _written(value: Any, depth: int) -> Any:
+def _nobodys(kind: type) -> None:
+    del kind
+
+
+def _written(value: Any, depth: int, own: Own) -> Any:
     if depth > _DEEPEST:
         raise TypeError
     if isinstance(value, float) and not math.isfinite(value):
@@ -93,19 +115,27 @@ def _written(value: Any, depth: int) -> Any:
         if isinstance(value, plain):
             return plain(value.value if isinstance(value, Enum) else value)
     if isinstance(value, list):
-        return [_written(item, depth + 1) for item in value]
+        return [_written(item, depth + 1, own) for item in value]
     if isinstance(value, tuple):
-        return {"$tuple": [_written(item, depth + 1) for item in value]}
+        return {"$tuple": [_written(item, depth + 1, own) for item in value]}
+    if type(value).__module__.partition(".")[0] == "omegaconf":
+        plain_config = import_module("omegaconf").OmegaConf.to_container(value, resolve=True)
+        return {"$omegaconf": _written(plain_config, depth + 1, own)}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: _written(item, depth + 1) for key, item in value.items()}
-        return {"$items": [[_written(key, depth + 1), _written(item, depth + 1)] for key, item in value.items()]}
+            return {key: _written(item, depth + 1, own) for key, item in value.items()}
+        items = [[_written(each, depth + 1, own) for each in item] for item in value.items()]
+        return {"$items": items}
+    if type(value) in (Namespace, SimpleNamespace):
+        return {"$namespace": _written(vars(value), depth + 1, own)}
+    if not isinstance(value, type) and (name := own(type(value))) is not None and hasattr(value, "__dict__"):
+        return {"$object": name, "with": _written(vars(value), depth + 1, own)}
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _written(getattr(value, field.name), depth + 1) for field in fields(value)}
+        return {field.name: _written(getattr(value, field.name), depth + 1, own) for field in fields(value)}
     if isinstance(value, torch.dtype):
         return {"$dtype": str(value).removeprefix("torch.")}
     if isinstance(value, functools.partial) and not value.args:
-        return {"$partial": _name_of(value.func), "with": _written(value.keywords, depth + 1)}
+        return {"$partial": _name_of(value.func), "with": _written(value.keywords, depth + 1, own)}
     return {"$class": _name_of(value)}
 
 

@@ -191,6 +191,8 @@ def _finding(item: Finding) -> Text:
     if item.where:
         text.append(f"  {printable(item.where, 200)}", style="dim")
     text.append(f"\n  {printable(item.message, 1000)}", style="default")
+    for line in item.evidence.get("diff", ()):
+        text.append(f"\n    {printable(str(line), 200)}", style="dim")
     if item.waived is not None:
         return text.append(f"\n  waived: {printable(item.waived, 1000)}", style="italic")
     return text.append(f"\n  → {printable(item.remedy, 1000)}", style="italic")

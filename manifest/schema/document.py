@@ -25,6 +25,8 @@ from manifest.validation import fields_at, first_fault, nearest_names, quoted
 
 SCHEMA = "manifest/v1"
 LARGEST = 64 << 20
+SOURCE_LENGTH = 100_000
+"""Characters of a script that are recorded."""
 """Bytes of the largest manifest that is read: a hundred thousand tensors fit in half of it."""
 
 Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
@@ -163,6 +165,13 @@ class ModuleRecord(_Part):
     settings: dict[str, str] = Field(default_factory=dict, description="Hyper-parameters as text.")
 
 
+class Source(_Part):
+    """The statements of a script or a notebook that a class or function in it needs."""
+
+    digest: Digest
+    text: str | None = Field(default=None, max_length=SOURCE_LENGTH, description="Null where it is longer than that.")
+
+
 class Architecture(_Part):
     """What must be known, besides weights, to rebuild the module."""
 
@@ -170,6 +179,9 @@ class Architecture(_Part):
     name: str | None = Field(default=None, description="Name in the family's registry, when the config has one.")
     class_name: str = Field(alias="class")
     builder: str
+    source: Source | None = Field(
+        default=None, exclude_if=_is_none, description="Of what is defined in a script: what it consisted of."
+    )
     arguments: dict[str, Any] = Field(default_factory=dict, description="As given at creation, defaults left out.")
     config: dict[str, Any] = Field(description="Resolved: what the model class was constructed with.")
     activations: dict[str, dict[str, int]] = Field(description="By tower: activation class and how many.")

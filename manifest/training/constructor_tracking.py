@@ -17,7 +17,9 @@ from torch import nn
 
 from manifest.errors import InputError
 from manifest.families import creation_of, remember
-from manifest.families.json_arguments import as_data
+from manifest.families.callable.adapter import own_class
+from manifest.families.callable.script import name_of
+from manifest.families.json_arguments import Own, as_data
 from manifest.families.protocol import Creation
 from manifest.training.patches import Function, Patches
 
@@ -104,10 +106,11 @@ def _of_own_class(original: Function) -> Function:
         kind = type(self)
         if kind.__module__.partition(".")[0] in _LIBRARIES or creation_of(self) is not None:
             return
+        if (name := name_of(kind)) is None:
+            return
         frame = _frame_of(kind.__init__, sys._getframe(1))
-        arguments = {} if frame is None else _arguments(frame)
+        arguments = {} if frame is None else _arguments(frame, name)
         if arguments is not None:
-            name = f"{kind.__module__}:{kind.__qualname__}"
             remember(self, Creation(name, arguments, family="callable"))
 
     return initialise
@@ -123,19 +126,19 @@ def _frame_of(initialiser: Any, frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def _arguments(frame: FrameType) -> dict[str, Any] | None:
+def _arguments(frame: FrameType, factory: str) -> dict[str, Any] | None:
     """What a function was called with by name, None where that cannot be written down."""
     info = inspect.getargvalues(frame)
     given = {name: info.locals.get(name) for name in info.args[1:]}
     if info.varargs and info.locals.get(info.varargs):
         return None
     given |= info.locals.get(info.keywords, {}) if info.keywords else {}
-    return given if _can_be_written(given) else None
+    return given if _can_be_written(given, partial(own_class, factory)) else None
 
 
-def _can_be_written(arguments: Mapping[str, Any]) -> bool:
+def _can_be_written(arguments: Mapping[str, Any], own: Own | None = None) -> bool:
     try:
-        as_data(dict(arguments), "arguments")
+        as_data(dict(arguments), "arguments", own=own)
     except InputError:
         return False
     return True

@@ -82,7 +82,7 @@ def test_operator_when_its_tensors_have_values_then_runs_each_time():
         (torch.ops.aten.split.Tensor, [torch.empty(4, device="meta"), 2]),
     ],
 )
-def test_operator_when_its_result_is_an_argument_or_depends_on_none_then_is_not_remembered(operator, args):
+def test_operator_when_not_a_pure_function_of_tensors_then_is_not_remembered(operator, args):
     run_on_meta(operator, args, {})
     assert not meta_results._known
 

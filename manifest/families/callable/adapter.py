@@ -11,17 +11,28 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from manifest.errors import ArchitectureError, InputError, NotGrantedError, UnknownModelError, one_line
+from manifest.digests import text_digest
+from manifest.errors import (
+    ArchitectureError,
+    InputError,
+    NotGrantedError,
+    SourceChangedError,
+    UnknownModelError,
+    one_line,
+)
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
+from manifest.families.callable.script import MAIN, Script, difference, find_in_main, is_script, name_of, read, running
 from manifest.families.json_arguments import as_data, from_data
 from manifest.families.protocol import Captured, Creation
-from manifest.grants import is_granted
+from manifest.grants import granted_script, is_granted, is_granted_changed
+from manifest.schema.document import SOURCE_LENGTH, Architecture, Source
 
 AS_BUILT = "as_built"
 """The precision of a model that is as its factory makes it, whatever that is."""
@@ -38,7 +49,7 @@ class Factory(Adapter):
         return False
 
     def resolve(self, creation: Creation) -> Draft:
-        arguments = as_data(dict(creation.arguments), "arguments")
+        arguments = as_data(dict(creation.arguments), "arguments", own=partial(own_class, creation.name))
         return Draft(creation.name, "", arguments, arguments, AS_BUILT)
 
     def construct(self, draft: Draft) -> nn.Module:
@@ -49,7 +60,7 @@ class Factory(Adapter):
             ArchitectureError: It makes no module.
         """
         name = str(draft.name)
-        built = _factory(name)(**from_data(draft.config))
+        built = _factory(name)(**from_data(draft.config, lambda kind: _defined(name, kind)))
         if not isinstance(built, nn.Module):
             raise ArchitectureError(
                 f"The factory {name!r} returns a {type(built).__name__}, expected a torch.nn.Module; correct it."
@@ -59,6 +70,11 @@ class Factory(Adapter):
     def create(self, creation: Creation) -> nn.Module:
         return self.construct(self.resolve(creation))
 
+    def build(self, architecture: Architecture) -> nn.Module:
+        if (change := source_change(architecture)) is not None and not is_granted_changed(_home(architecture)):
+            raise SourceChangedError(_home(architecture), change)
+        return super().build(architecture)
+
     def _drafts(self, module: nn.Module, creation: Creation | None) -> Iterator[Draft]:
         for draft in super()._drafts(module, creation):
             yield draft
@@ -66,48 +82,114 @@ class Factory(Adapter):
                 yield replace(draft, precision=precision_of(module))
 
     def _captured(self, draft: Draft, built: nn.Module, live: nn.Module | None, creation: Creation | None) -> Captured:
-        return super()._captured(replace(draft, class_name=type(built).__name__), built, live, creation)
+        captured = super()._captured(replace(draft, class_name=type(built).__name__), built, live, creation)
+        if (text := _source(str(draft.name))) is not None:
+            kept = text if len(text) <= SOURCE_LENGTH else None
+            source = Source(digest=text_digest(text.splitlines()), text=kept)
+            return Captured(captured.architecture.model_copy(update={"source": source}), captured.module)
+        return captured
 
 
 FAMILY = Factory()
 
 
 def module_of(name: str) -> str:
-    """The module of a factory's name, which is imported to call it.
+    """The module of a factory's name, which is imported to call it, or the file name of a script.
 
     Raises:
         InputError: It is no name of a factory, or of one that nobody else can import.
     """
     module, colon, attribute = name.partition(":")
-    if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+    dotted = all(part.isidentifier() for part in module.split("."))
+    if not colon or not attribute.isidentifier() or not (dotted or is_script(module)):
         raise InputError(f"{name!r} names no factory, expected 'package.module:function_or_Class'; correct it.")
-    if module == "__main__":
+    if module in MAIN:
         raise InputError(
-            f"The factory {name!r} is in the script that runs, which cannot be imported elsewhere; "
+            f"The factory {name!r} is in the script that runs, which cannot be read elsewhere; "
             "move it into a module of its own."
         )
     return module
 
 
+def own_class(factory: str, kind: type) -> str | None:
+    """The name of a class that is defined where a factory is, so that whoever grants one grants the other."""
+    module, _, name = (name_of(kind) or "").partition(":")
+    return name if module == factory.partition(":")[0] and name.isidentifier() else None
+
+
+def source_change(architecture: Architecture) -> str | None:
+    """What changed in a script since a model that it defines was saved, as a diff; None where nothing did.
+
+    Raises:
+        ManifestError: The script is not at hand, or was not granted.
+    """
+    if architecture.source is None or architecture.name is None:
+        return None
+    text = _source(architecture.name) or ""
+    if text_digest(text.splitlines()) == architecture.source.digest:
+        return None
+    recorded = architecture.source.text
+    return "what it was is not on record" if recorded is None else difference(recorded, text, _home(architecture))
+
+
+def _home(architecture: Architecture) -> str:
+    return str(architecture.name).partition(":")[0]
+
+
+def _source(name: str) -> str | None:
+    """The statements that a factory in a script needs; None of one in a module."""
+    module, attribute = module_of(name), name.rpartition(":")[2]
+    return _script(module, name).needed(attribute) if is_script(module) else None
+
+
+def _script(module: str, name: str) -> Script:
+    """A script by its file name: the one that runs, or the one that was granted."""
+    granted = granted_script(module)
+    if granted is None:
+        raise NotGrantedError(
+            f"The factory {name!r} is in the script {module!r}, and importing it runs code of it; if you trust it, "
+            f"pass allow=['PATH/{module}'] (`--allow PATH/{module}`), with the path where it lies."
+        )
+    now = running()
+    if now is not None and now.path.name == module and granted == Path(module):
+        return now
+    return read(granted)
+
+
 def _factory(name: str) -> Callable[..., Any]:
     module, attribute = module_of(name), name.rpartition(":")[2]
-    _require_granted(module, f"The factory {name!r} is in")
-    try:
-        with _working_directory_on_path():
-            found: Any = getattr(import_module(module), attribute)
-    except Exception as error:  # the user's own module may fail in any way while it is imported
-        raise UnknownModelError(
-            f"The factory {name!r} cannot be imported ({type(error).__name__}: {one_line(error)}); "
-            "put its package on the path, or correct the name."
-        ) from error
+    found: Any = _defined(name, attribute) if is_script(module) else _imported(module, attribute, name)
     home = getattr(found, "__module__", None)
     if not callable(found) or not isinstance(home, str):
         raise ArchitectureError(
             f"{name!r} is a {type(found).__name__}, expected a function or class; correct the name."
         )
-    _require_granted(home, f"The factory {name!r} is defined in")
+    if not is_script(module) and home not in MAIN:
+        _require_granted(home, f"The factory {name!r} is defined in")
     factory: Callable[..., Any] = found
     return factory
+
+
+def _defined(name: str, attribute: str) -> Any:
+    """A class or function that is defined where a factory is, be it a script or a module."""
+    module = module_of(name)
+    if not is_script(module):
+        return _imported(module, attribute, name)
+    return _script(module, name).find(attribute, beside=name.rpartition(":")[2])
+
+
+def _imported(module: str, attribute: str, name: str) -> Any:
+    _require_granted(module, f"The factory {name!r} is in")
+    if (found := find_in_main(module, attribute)) is not None:
+        return found
+    try:
+        with _working_directory_on_path():
+            return getattr(import_module(module), attribute)
+    except Exception as error:  # the user's own module may fail in any way while it is imported
+        raise UnknownModelError(
+            f"The factory {name!r} cannot be imported ({type(error).__name__}: {one_line(error)}); "
+            "put its package on the path, or correct the name."
+        ) from error
 
 
 @contextmanager
