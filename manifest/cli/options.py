@@ -91,7 +91,7 @@ Probes = Annotated[
 Floor = Annotated[str, typer.Option("--floor", help="Time for the numerics floor: quick, full or none.")]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", help="Module of your own that may be imported, with all inside it.", metavar="MODULE"),
+    typer.Option("--allow", help="Module or script of your own that may be run to rebuild it.", metavar="MODULE"),
 ]
 
 Argument = Annotated[

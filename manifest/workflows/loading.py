@@ -54,7 +54,8 @@ def load(
             that answer differs; `fast` checks trust, integrity, format and completeness; `none` checks
             nothing and still rebuilds exactly.
         device: Where the model goes once it is verified.
-        allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it.
+        allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it, and
+            scripts, `["src/train.py"]`, of which only what the model needs is run.
         state: Which model of several, by the keys that lead to its weights joined with dots: `state_dict_ema`.
 
     Returns:

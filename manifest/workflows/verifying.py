@@ -42,7 +42,8 @@ def verify(
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`. Of several, any of whom may
             have signed, a file of all, or a sequence.
         fast: Stop before the rungs that need torch.
-        allow: Modules of your own that may be imported to rebuild the model, `["mypkg"]` for `mypkg` and all inside it.
+        allow: Modules of your own that may be imported to rebuild the model, `["mypkg"]` for `mypkg` and all inside it,
+            and scripts, `["src/train.py"]`, of which only what the model needs is run.
         probes: Probes of your own that it was saved with: `manifest.Probe(…)`, or directories.
         policy: What a release demands beyond the manifest's promise: a YAML file.
 

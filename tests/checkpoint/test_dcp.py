@@ -21,7 +21,7 @@ from manifest.checkpoint.tensors import ChunkedTensor
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 PROGRAM = Path(__file__).with_name("saving_distributed.py")
-PROCESSES = (2, 4)
+PROCESSES = (2, pytest.param(4, marks=pytest.mark.whole))
 
 
 def digests(checkpoint: Checkpoint) -> dict[str, str]:

@@ -261,6 +261,7 @@ def test_channels_when_swapped_and_no_preprocessing_is_on_record_then_says_so(tm
         assert found.remedy.endswith(TRIED)
 
 
+@pytest.mark.whole
 def test_difference_when_unexplained_then_advises_only_transforms_on_record(tmp_path: Path) -> None:
     model = torchvision.models.squeezenet1_1().eval()
     manifest.save(model, tmp_path / "net.pt", floor="none")

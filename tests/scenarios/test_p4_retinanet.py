@@ -186,6 +186,7 @@ def test_golden_outputs_have_what_the_heads_say_and_what_was_found(second: Path)
     assert "objects" in golden.floor
 
 
+@pytest.mark.whole
 def test_verify_in_a_fresh_process_with_another_hash_seed_gives_the_same(second: Path) -> None:
     other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     done = subprocess.run(

@@ -79,9 +79,9 @@ def _torchvision(name: str) -> nn.Module:
 
 
 SOURCES = {
-    "open_clip": Source(_offline_open_clip, _open_clip, every=40),
-    "timm": Source(timm.list_models, _timm, every=200),
-    "torchvision": Source(torchvision.models.list_models, _torchvision, every=24, arguments=_untrained),
+    "open_clip": Source(_offline_open_clip, _open_clip, every=70),
+    "timm": Source(timm.list_models, _timm, every=450),
+    "torchvision": Source(torchvision.models.list_models, _torchvision, every=60, arguments=_untrained),
 }
 
 

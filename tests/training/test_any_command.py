@@ -174,6 +174,7 @@ def test_process_when_it_ends_at_once_then_its_saves_are_described_before(way, c
     assert warm(tmp_path, way) == (code, {f"before-{way}"})
 
 
+@pytest.mark.whole
 def test_processes_when_started_anew_then_one_line_tells_of_all(tmp_path):
     words = ["bash", "-c", f"python {SCRIPTS}/everywhere.py process-by-spawn subprocess"]
     done = subprocess.run([*RUN, *words], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment())

@@ -27,6 +27,9 @@ from manifest.signing import generate_keys
 from manifest.storage.transaction import read_manifest
 from manifest.workflows.saving_distributed import _dealt, _state
 
+WORLDS = [2, pytest.param(4, marks=pytest.mark.whole)]
+"""How many processes save together."""
+
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 HERE = Path(__file__).parent
@@ -102,7 +105,7 @@ def findings(report: Report) -> list[str]:
     return [f"{item.rule} {item.message}" for rung in report.rungs for item in rung.findings]
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", WORLDS)
 def test_sharded_model_when_saved_then_has_the_digest_of_the_whole_one(play: Play, world: int) -> None:
     folder = play("clip", world).whole().folder
     first, second, whole = play("clip", world).answers[0]
@@ -205,7 +208,7 @@ def test_script_of_its_own_when_it_saved_wrapped_parts_in_bfloat16_then_is_descr
 
 
 @pytest.mark.usefixtures("own_factory")
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", WORLDS)
 def test_tied_weights_when_sharded_unevenly_then_are_tied_again(play: Play, world: int) -> None:
     played = play("tied", world).whole()
     assert set(played.answers) == {digest_of(played.folder / "alone.pt")}

@@ -160,7 +160,7 @@ WHOLE = {"old, whole", "new, whole"}
 @pytest.mark.parametrize(
     "width", [pytest.param(64, id="small"), pytest.param(768, id="large", marks=pytest.mark.whole)]
 )
-@pytest.mark.parametrize("how", ["save", "recorded"])
+@pytest.mark.parametrize("how", [pytest.param("save", marks=pytest.mark.whole), "recorded"])
 def test_killed_save_leaves_a_whole_checkpoint_and_nothing_that_a_repair_keeps(
     tmp_path: Path, request: pytest.FixtureRequest, how: str, width: int
 ) -> None:

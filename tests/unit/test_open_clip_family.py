@@ -25,11 +25,11 @@ NAMES = [
     "EVA02-B-16",
     "ViT-B-16-SigLIP",
     "ViT-B-16-SigLIP2",
-    "MobileCLIP-S1",
+    pytest.param("MobileCLIP-S1", marks=pytest.mark.whole),
     "coca_ViT-B-32",
     "ViTamin-S",
     "PE-Core-T-16-384",
-    "swin_base_patch4_window7_224",
+    pytest.param("swin_base_patch4_window7_224", marks=pytest.mark.whole),
 ]
 
 

@@ -73,7 +73,7 @@ CASES = {
 
 
 # Objects in one stage are found in `tests/scenarios/test_p4_retinanet.py` too; features are one more list of tensors.
-WHOLE = {"detection", "features", "flow"}
+WHOLE = {"detection", "features", "flow", "segmentation"}
 
 
 @pytest.mark.parametrize(
