@@ -84,6 +84,10 @@ class NotGrantedError(ArchitectureError):
     """A model that is made by code which the caller did not allow to be imported."""
 
 
+class NotRebuildableError(ArchitectureError):
+    """A model whose record does not say how to build it."""
+
+
 class SourceChangedError(ArchitectureError):
     """A model whose script is not what it was when the model was saved.
 

@@ -21,6 +21,7 @@ from manifest.errors import (
     InputError,
     LibraryMissingError,
     NotGrantedError,
+    NotRebuildableError,
     SourceChangedError,
     one_line,
 )
@@ -102,6 +103,9 @@ class Rebuilder:
             return CheckResult(
                 "not built without leave", [finding("A005", str(error), where="architecture", remedy=remedy)]
             )
+        except NotRebuildableError as error:
+            self.cannot_build = True
+            return CheckResult("not on record how to build it", [finding("A016", str(error), where="architecture")])
         except SourceChangedError as error:
             self.cannot_build = True
             return CheckResult("its script has changed", [_source_changed(error.sentence, error.script, error.change)])
@@ -110,7 +114,7 @@ class Rebuilder:
             return CheckResult("cannot be built", [finding("A005", str(error), where="architecture")])
         findings = _activation_findings(recorded, _family(subject), module)
         if not findings:
-            findings += _structure_findings(recorded, module, _moved(subject))
+            findings += structure_findings(recorded, module, _moved(subject))
         if isinstance(subject.stored, Checkpoint):
             findings += _fit_findings(subject, module)
         if not findings:
@@ -133,7 +137,7 @@ class Rebuilder:
         """Does the rebuilt model say the same thing?"""
         records = subject.manifest.golden
         if not records:
-            own = subject.manifest.architecture.family == "callable"
+            own = subject.manifest.architecture.family in ("callable", "opaque")
             remedy = _PROBE_OF_ONES_OWN if own else None
             absent = finding("G003", "The manifest records no golden outputs.", remedy=remedy)
             return CheckResult("none recorded", [absent], skipped=True)
@@ -243,7 +247,8 @@ def _activation_findings(recorded: Architecture, adapter: Family, module: nn.Mod
     return [finding("A001", message, where="architecture.config", remedy=remedy)]
 
 
-def _structure_findings(recorded: Architecture, module: nn.Module, moved: Sequence[str]) -> list[Finding]:
+def structure_findings(recorded: Architecture, module: nn.Module, moved: Sequence[str] = ()) -> list[Finding]:
+    """What differs between the modules of a recorded architecture and those of a module."""
     found = structure(module)
     if structure_digest(found) == recorded.structure:
         return []
@@ -253,7 +258,7 @@ def _structure_findings(recorded: Architecture, module: nn.Module, moved: Sequen
     if moved and different and all(change.is_of_vocabulary for change in different):
         message = f"The classes of {name} have other hyper-parameters in these libraries{where}."
         return [finding("E003", message, where="architecture.structure", libraries=list(moved))]
-    message = f"The rebuilt {name} has another structure than was recorded{where}."
+    message = f"The {name} here has another structure than was recorded{where}."
     return [finding("A002", message, where=different[0].path if different else "architecture.structure")]
 
 

@@ -23,9 +23,11 @@ _BUILT_IN = {
     "torchvision": "torchvision",
     "transformers": "transformers",
     "callable": "torch",
+    "opaque": "torch",
 }
 """Families in this package, and the library without which no module can be of them."""
 _CREATION = "_manifest_creation"
+_WHY_NOT = "_manifest_why_not"
 _MADE: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 """By identity: a module of one's own need not be hashable."""
 
@@ -72,9 +74,10 @@ def family_of(module: nn.Module) -> Family:
             f"This {type(module).__name__} has adapters around a model, which no architecture of a library has; "
             "save what `model.merge_and_unload()` gives, or the adapters by their own `save_pretrained`."
         )
+    known = ", ".join(name for name in _names() if name != "opaque")
     raise ArchitectureError(
         f"A {type(module).__module__}.{type(module).__name__} is of no known family, "
-        f"expected a model of {', '.join(_names())}; save the model itself, not a wrapper of your own."
+        f"expected a model of {known}; save the model itself, not a wrapper of your own."
     )
 
 
@@ -86,6 +89,17 @@ def remember(module: nn.Module, creation: Creation) -> None:
     """Note on a module how it was made; the note is no parameter, buffer or part of the state dict."""
     object.__setattr__(module, _CREATION, creation)
     _MADE[id(module)] = module
+
+
+def remember_why_not(module: nn.Module, why: str) -> None:
+    """Note on a module why it is not known how it was made, as the rest of a sentence."""
+    object.__setattr__(module, _WHY_NOT, why)
+
+
+def why_not_known(module: nn.Module) -> str | None:
+    """Why it is not known how a module was made, if `remember_why_not` was told."""
+    why = vars(module).get(_WHY_NOT)
+    return why if isinstance(why, str) else None
 
 
 def tracked() -> list[nn.Module]:

@@ -16,10 +16,10 @@ from typing import Any
 from torch import nn
 
 from manifest.errors import InputError
-from manifest.families import creation_of, remember
+from manifest.families import creation_of, remember, remember_why_not
 from manifest.families.callable.adapter import own_class
 from manifest.families.callable.script import name_of
-from manifest.families.json_arguments import Own, as_data
+from manifest.families.json_arguments import as_data
 from manifest.families.protocol import Creation
 from manifest.training.patches import Function, Patches
 
@@ -107,10 +107,14 @@ def _of_own_class(original: Function) -> Function:
         if kind.__module__.partition(".")[0] in _LIBRARIES or creation_of(self) is not None:
             return
         if (name := name_of(kind)) is None:
+            remember_why_not(self, "its class is not at the top of a module or a script.")
             return
         frame = _frame_of(kind.__init__, sys._getframe(1))
-        arguments = {} if frame is None else _arguments(frame, name)
-        if arguments is not None:
+        try:
+            arguments = {} if frame is None else _arguments(frame, name)
+        except InputError as error:
+            remember_why_not(self, str(error))
+        else:
             remember(self, Creation(name, arguments, family="callable"))
 
     return initialise
@@ -126,19 +130,25 @@ def _frame_of(initialiser: Any, frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def _arguments(frame: FrameType, factory: str) -> dict[str, Any] | None:
-    """What a function was called with by name, None where that cannot be written down."""
+def _arguments(frame: FrameType, factory: str) -> dict[str, Any]:
+    """What a function was called with by name.
+
+    Raises:
+        InputError: That cannot be written down.
+    """
     info = inspect.getargvalues(frame)
     given = {name: info.locals.get(name) for name in info.args[1:]}
     if info.varargs and info.locals.get(info.varargs):
-        return None
+        raise InputError(f"it was given *{info.varargs}, and only named arguments are written down.")
     given |= info.locals.get(info.keywords, {}) if info.keywords else {}
-    return given if _can_be_written(given, partial(own_class, factory)) else None
+    for key, value in given.items():
+        as_data(value, key, own=partial(own_class, factory))
+    return given
 
 
-def _can_be_written(arguments: Mapping[str, Any], own: Own | None = None) -> bool:
+def _can_be_written(arguments: Mapping[str, Any]) -> bool:
     try:
-        as_data(dict(arguments), "arguments", own=own)
+        as_data(dict(arguments), "arguments")
     except InputError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from manifest.capture.description import Description
 from manifest.capture.options import RecordOptions
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.checkpoint import Checkpoint, open_checkpoint
-from manifest.errors import CheckpointError
-from manifest.families import creation_of, family_of
+from manifest.errors import ArchitectureError, CheckpointError
+from manifest.families import creation_of, family_of, why_not_known
 from manifest.families.adapter import frozen, mode_of
 from manifest.families.equivalence import first_difference
+from manifest.families.opaque.adapter import FAMILY as OPAQUE
 from manifest.families.protocol import Captured, Family
 from manifest.grants import granted
 from manifest.training.files import identity_of
@@ -37,7 +39,7 @@ class ModelCapture:
         self._options = options
         self._origins = origins
         self._git: GitFacts | None = None
-        self._architectures: WeakKeyDictionary[nn.Module, Captured] = WeakKeyDictionary()
+        self._architectures: WeakKeyDictionary[nn.Module, tuple[Family, Captured]] = WeakKeyDictionary()
 
     def look(self, path: Path, saved: Any) -> Job | str:
         """What is to be written down of a checkpoint, or why it is to be left alone.
@@ -66,23 +68,30 @@ class ModelCapture:
 
     def _description(self, stored: Checkpoint, owner: Owner) -> Description:
         creation = creation_of(owner.module)
-        adapter = family_of(owner.module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
+            adapter, captured = self._captured(owner.module)
             description = Description(
                 stored,
                 adapter,
-                self._captured(owner.module, adapter),
+                captured,
                 live=owner.module if owner.live else None,
                 options=self._options,
             )
             description.capture_outputs()
         return description
 
-    def _captured(self, module: nn.Module, adapter: Family) -> Captured:
-        """The architecture of a module, captured once while it stays what it was."""
+    def _captured(self, module: nn.Module) -> tuple[Family, Captured]:
+        """The family and the architecture of a module, captured once while it stays what it was."""
         known = self._architectures.get(module)
-        if known is not None and first_difference(known.module, module) is None:
+        if known is not None and first_difference(known[1].module, module) is None:
             now = {"frozen": frozen(module), "mode": mode_of(module)}
-            return Captured(known.architecture.model_copy(update=now), known.module)
-        self._architectures[module] = captured = adapter.capture(module, creation_of(module))
-        return captured
+            return known[0], Captured(known[1].architecture.model_copy(update=now), known[1].module)
+        try:
+            adapter = family_of(module)
+            captured = adapter.capture(module, creation_of(module))
+        except ArchitectureError as error:
+            why = why_not_known(module) or str(error)
+            adapter, captured = OPAQUE, OPAQUE.capture_as_shown(module, why)
+            warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=6)
+        self._architectures[module] = adapter, captured
+        return adapter, captured

@@ -36,12 +36,14 @@ from manifest.checks.explanation import (
 from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult
 from manifest.checks.live_weights import LiveWeights, live_findings, live_weights
+from manifest.checks.rebuild import structure_findings
 from manifest.checks.records import contrast_here
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.errors import ArchitectureError, InputError
 from manifest.escaping import printable
 from manifest.families import family_of
 from manifest.families.equivalence import first_difference
+from manifest.families.opaque.adapter import FAMILY as OPAQUE
 from manifest.families.protocol import Variant
 from manifest.families.wrappers import unwrap
 from manifest.golden.compare import COARSE, Comparison, Grade, agree, agreement, tolerance, worst_of
@@ -127,6 +129,8 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
     The model is asked first, since a caller's mistake in that is an error and no report.
     """
     module, weights = unwrap(model), live_weights(model, subject.manifest)
+    if subject.manifest.architecture.family == OPAQUE.name:
+        return _of_opaque(subject, module, weights, material)
     if (another := another_model(module, weights, subject.manifest)) is not None:
         return [("golden", lambda each: _of_another(each, module, another, material))]
     try:
@@ -147,6 +151,37 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
         return CheckResult(weights.reason(), findings, skipped=not weights.compared)
 
     return [("weights", same_weights), ("golden", golden)]
+
+
+def _of_opaque(
+    subject: VerificationTarget, module: nn.Module, weights: LiveWeights, material: Probe
+) -> list[tuple[str, Check]]:
+    """The rungs of a model that its record does not say how to build, and that the caller has built."""
+    answers = answer_of(module, subject.manifest, material) if subject.manifest.golden else None
+
+    def same_modules(each: VerificationTarget) -> CheckResult:
+        findings = structure_findings(each.manifest.architecture, module)
+        return CheckResult("other modules" if findings else "the recorded modules and hyper-parameters", findings)
+
+    def same_weights(each: VerificationTarget) -> CheckResult:
+        stored = each.stored if isinstance(each.stored, Checkpoint) else None
+        findings = live_findings(weights, module, each.manifest, stored)
+        if answers is None:  # then nothing else tells whether that matters
+            findings = [found.model_copy(update={"severity": Severity.ERROR}) for found in findings]
+        return CheckResult(weights.reason(), findings, skipped=not weights.compared)
+
+    def golden(each: VerificationTarget) -> CheckResult:
+        if answers is None:
+            return CheckResult("none recorded", [finding("G003", "The manifest records no outputs.")], skipped=True)
+        record = golden_of(each.manifest, answers.precision)
+        comparisons = compare_outputs(record, answers.outputs, answers.reading, device=answers.device)
+        if agree(comparisons):
+            return CheckResult(agreement(comparisons))
+        worst = worst_of(comparisons)
+        message = f"The model gives other {worst.output} than its checkpoint: {distance_words(record, worst)}."
+        return CheckResult("different", [finding("G001", message, where="golden", **measures(record, worst))])
+
+    return [("architecture", same_modules), ("weights", same_weights), ("golden", golden)]
 
 
 def _of_another(subject: VerificationTarget, module: nn.Module, another: Finding, material: Probe) -> CheckResult:
