@@ -17,7 +17,7 @@ from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
 from manifest.schema.document import Manifest, Model, parse
 from manifest.schema.report import ComponentVerdict, Kind, Report
-from manifest.storage.sidecars import Sidecars, require_checkpoint
+from manifest.storage.sidecars import Sidecars, described_checkpoint
 from manifest.storage.transaction import SidecarContents, read_sidecars
 
 
@@ -97,7 +97,7 @@ def select_recorded(stored: Checkpoint, manifest: Manifest) -> Checkpoint:
 def open_target(path: str | os.PathLike[str] | Checkpoint) -> VerificationTarget:
     """A checkpoint, by its path or open already, with its sidecars read."""
     stored = path if isinstance(path, Checkpoint) else None
-    checkpoint = path.path if isinstance(path, Checkpoint) else require_checkpoint(path)
+    checkpoint = path.path if isinstance(path, Checkpoint) else described_checkpoint(path)
     contents = read_sidecars(checkpoint)
     return VerificationTarget(
         checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored

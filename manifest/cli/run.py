@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,7 +66,7 @@ def _tell(told: Told, *, verbose: bool) -> None:
     """On stderr, in a line or two, what became of what was saved."""
     from manifest.escaping import printable
 
-    names = ", ".join(path.name for path in told.described[-3:]) or "nothing"
+    names = ", ".join(_shown(path) for path in told.described[-3:]) or "nothing"
     more = f" and {len(told.described) - 3} before" if len(told.described) > 3 else ""
     lines = [f"described {names}{more}"]
     if not told.processes:
@@ -73,10 +74,16 @@ def _tell(told: Told, *, verbose: bool) -> None:
             "nothing was recorded: no process on this machine imported torch in a Python that has this package; "
             "install checkpoint-manifest where the command's Python looks for torch"
         ]
-    lines += [f"{path.name} got no manifest: {why}" for path, why in told.failed]
+    lines += [f"{_shown(path)} got no manifest: {why}" for path, why in told.failed]
     if verbose:
-        lines += [f"left {path.name} alone: {why}" for path, why in told.left_alone]
+        lines += [f"left {_shown(path)} alone: {why}" for path, why in told.left_alone]
     elif told.left_alone:
         lines[0] += f"; left {len(told.left_alone)} alone (--verbose says why)"
     for line in lines:
         print(f"manifest: {printable(line, 2000)}", file=sys.stderr)
+
+
+def _shown(path: Path) -> str:
+    """A path as it is seen from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -21,9 +21,9 @@ def run(
 ) -> None:
     """Print what is on record about a checkpoint, or what is in it when there is no record; of its bytes only the size
     is checked."""
-    from manifest.storage.sidecars import Sidecars, has_manifest, require_checkpoint
+    from manifest.storage.sidecars import Sidecars, described_checkpoint, has_manifest
 
-    path = require_checkpoint(checkpoint)
+    path = described_checkpoint(checkpoint)
     described = has_manifest(path)
     if described and not tensors and state is None:
         _show_manifest(path, format, output, color=not no_color)

@@ -64,12 +64,18 @@ def run(
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 
 
+def _described(folder: Path) -> Path:
+    from manifest.storage.sidecars import described_checkpoint
+
+    return described_checkpoint(folder)
+
+
 def _opened(path: Path) -> OpenCheckpoint | Path:
     """The checkpoint, being hashed while the rest of the program is imported; `verify` says why it cannot be opened."""
     from manifest.checkpoint import open_checkpoint
 
     try:
-        opened = open_checkpoint(path)
+        opened = open_checkpoint(_described(path) if path.is_dir() else path)
     except ManifestError:
         return path
     opened.hash_ahead()

@@ -14,11 +14,15 @@ import os
 import stat
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from manifest.errors import InputError
+from manifest.escaping import printable
 from manifest.schema.document import File, Manifest
 from manifest.storage.places import kind_of_mode
+
+_MOST_IN_A_FOLDER = 1000
 
 
 @dataclass(frozen=True)
@@ -118,3 +122,26 @@ def _described(checkpoint: Path) -> Path:
 def _has_own(checkpoint: Path) -> bool:
     sidecars = Sidecars(checkpoint)
     return sidecars.manifest.is_file() or sidecars.pending_manifest.is_file()
+
+
+def described_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that a path names: a file, a directory of shards, or the one described file in a folder.
+
+    Trainers write a folder with the weights in a file of their own, such as `checkpoint-16/model.safetensors`.
+
+    Raises:
+        InputError: There is none, or the folder holds several.
+    """
+    checkpoint = require_checkpoint(path)
+    if not checkpoint.is_dir() or has_manifest(checkpoint):
+        return checkpoint
+    ending = Sidecars(checkpoint / "x").manifest.name.removeprefix("x")
+    sidecars = islice(checkpoint.glob(f"*{ending}"), _MOST_IN_A_FOLDER)
+    found = sorted(path for each in sidecars if (path := each.with_name(each.name.removesuffix(ending))).is_file())
+    if len(found) > 1:
+        names = ", ".join(printable(each.name, 100) for each in found[:3])
+        raise InputError(
+            f"{checkpoint} holds {len(found)} checkpoints with manifests ({names}{', …' * (len(found) > 3)}), "
+            "expected one; name the file that you mean."
+        )
+    return found[0] if found else checkpoint

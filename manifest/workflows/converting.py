@@ -14,7 +14,7 @@ from manifest.schema.document import CheckpointRecord, File, Manifest
 from manifest.signing import PrivateKey, private_key
 from manifest.storage.files import synchronise
 from manifest.storage.places import kind_of, place_to_save
-from manifest.storage.sidecars import has_manifest, require_checkpoint
+from manifest.storage.sidecars import described_checkpoint, has_manifest
 from manifest.storage.transaction import read_manifest, replace_file, staging
 from manifest.workflows.signing import publish_signed
 
@@ -56,7 +56,7 @@ def convert(
         >>> manifest.verify("converted.safetensors", fast=True).passed
         True
     """
-    source, target = require_checkpoint(path), place_to_save(Path(output))
+    source, target = described_checkpoint(path), place_to_save(Path(output))
     if target is None:
         raise InputError(f"{output} is {kind_of(Path(output))}, expected the name of a file to write; name one.")
     if target.exists() and not force:

@@ -20,7 +20,7 @@ from manifest.schema.report import Outcome, Report, Severity, VerificationError
 from manifest.schema.vocabulary import Status, role_words
 from manifest.signing import Trusted
 from manifest.storage.described import other_size
-from manifest.storage.sidecars import require_checkpoint
+from manifest.storage.sidecars import described_checkpoint
 from manifest.storage.transaction import read_manifest
 from manifest.workflows.verifying import static_rungs
 
@@ -122,7 +122,7 @@ def load_transforms(path: str | os.PathLike[str]) -> Transforms:
         >>> tokenizer(["a photo of a cat", "a photo of a dog"]).shape
         torch.Size([2, 8])
     """
-    architecture = read_manifest(require_checkpoint(path)).architecture
+    architecture = read_manifest(described_checkpoint(path)).architecture
     preprocess, tokenizer = family(architecture.family).transforms(architecture)
     if tokenizer is None and architecture.tokenizer is not None:
         name = architecture.tokenizer.name or architecture.tokenizer.class_name

@@ -11,7 +11,7 @@ from manifest.digests import file_digests
 from manifest.errors import StorageError
 from manifest.schema.document import Manifest, serialize
 from manifest.signing import PrivateKey, private_key, sign_resources
-from manifest.storage.sidecars import Sidecars, recorded_files, require_checkpoint
+from manifest.storage.sidecars import Sidecars, described_checkpoint, recorded_files
 from manifest.storage.transaction import publish, publish_directory, read_manifest, sidecars_only
 
 
@@ -32,7 +32,7 @@ def sign(
         >>> manifest.verify("ckpt.pt", key="release.pub", fast=True).passed
         True
     """
-    checkpoint = require_checkpoint(path)
+    checkpoint = described_checkpoint(path)
     signer = private_key(key, passphrase)
     sidecars = Sidecars(checkpoint)
     manifest = read_manifest(checkpoint)

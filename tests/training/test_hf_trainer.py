@@ -210,3 +210,20 @@ def test_recording_when_the_trainer_has_no_callback_then_saves_are_described(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]
     assert passes(tmp_path / "checkpoint-6" / "model.safetensors")
     assert not recorder.failed
+
+
+def test_folder_when_one_file_in_it_is_described_then_stands_for_that_file(tmp_path, run):
+    model = ViTForImageClassification(
+        ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16)
+    )
+    folder = tmp_path / "final"
+    with manifest.recording(golden="none"):
+        model.save_pretrained(folder)
+    assert manifest.verify(folder, fast=True).path == str(folder / "model.safetensors")
+    assert run("verify", "--fast", folder).code == 0
+    assert "ViTForImageClassification" in run("show", folder).out
+    assert type(manifest.load(folder, verify="fast")) is ViTForImageClassification
+    with manifest.recording(golden="none"):
+        torch.save(model.state_dict(), folder / "other.pt")
+    for command in ("verify", "show"):
+        assert "holds 2 checkpoints with manifests (model.safetensors, other.pt)" in run(command, folder).complaint
