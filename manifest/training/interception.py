@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeGuard
@@ -20,6 +21,7 @@ from manifest.families.wrappers import unwrap
 from manifest.storage.places import is_special, place_to_save, warn_of_special
 from manifest.storage.suppress_recording import recording_suppressed, suppress_recording
 from manifest.training.files import SIDECARS
+from manifest.training.in_memory import MemorySaves
 from manifest.training.patches import Function, Patches, Wrapping
 from manifest.training.recorder import CheckpointRecorder
 
@@ -40,6 +42,8 @@ class Savers:
     def __init__(self, recorder: CheckpointRecorder) -> None:
         self._recorder = recorder
         self._open: list[tuple[ReferenceType[Any], Path]] = []
+        self._memory = MemorySaves()
+        self._watches_open = False
 
     def __enter__(self) -> Savers:
         self._all.append(self)
@@ -53,11 +57,14 @@ class Savers:
         """Record anew in a process that was just forked; the one before goes on with what it has."""
         for savers in cls._all:
             savers._open.clear()
+            savers._memory = MemorySaves()
             savers._recorder.begin(threading.get_ident())
 
     def install(self, patches: Patches) -> None:
+        self._patches = patches
         patches.wrap("torch.serialization", {"save": self._torch_save, "load": self._load})
         patches.wrap("safetensors.torch", {"save_file": self._save_file, "load_file": self._load})
+        patches.wrap("safetensors.torch", {"save": self._save_into_bytes})
         patches.wrap_method(nn.Module, "load_state_dict", self._load_state_dict)
         patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}
@@ -76,13 +83,24 @@ class Savers:
             patches.when_imported(module, functools.partial(_wrap_method, patches, owner, name, wrapping))
 
     def look_at_open_files(self) -> None:
-        """Describe what was saved into files that the script itself opened, and that it has closed since."""
+        """Describe what the script itself has written: into files that it has closed since, or from memory."""
         for kept, path in list(self._open):
             file = kept()
             if file is None or file.closed:
                 self._open.remove((kept, path))
                 with suppress_recording():
                     self._recorder.describe(path, None)
+        if self._memory.waiting:
+            with suppress_recording():
+                for path in self._memory.written():
+                    self._recorder.describe(path, None)
+
+    def end(self) -> None:
+        """Describe what is left, and say what was saved into memory and is in no file that was seen."""
+        self.look_at_open_files()
+        if self._memory.waiting:
+            why = "it was saved into memory, and no file here holds it; where it went, `manifest create` describes it"
+            self._recorder.leave_alone(Path("a checkpoint"), why)
 
     def _torch_save(self, original: Function) -> Function:
         def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -91,7 +109,10 @@ class Savers:
             self.look_at_open_files()
             if (place := _place(f)) is None:
                 self._note_open_file(f)
+                begin = f.tell() if isinstance(f, io.BytesIO) else 0
                 result = original(obj, f, *args, **kwargs)
+                if isinstance(f, io.BytesIO) and isinstance(obj, Mapping | nn.Module):
+                    self._saved_into_memory(f.getvalue()[begin : f.tell()])
                 self._note_special(f)
                 return result
             with suppress_recording():
@@ -114,6 +135,26 @@ class Savers:
                 )
 
         return save_file
+
+    def _save_into_bytes(self, original: Function) -> Function:
+        def save(tensors: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            content = original(tensors, *args, **kwargs)
+            if self._is_on():
+                self._saved_into_memory(content)
+            return content
+
+        return save
+
+    def _saved_into_memory(self, content: bytes) -> None:
+        """Look for the content in what is opened for writing from now on; nobody's `open` is replaced before."""
+        self._memory.saved(content)
+        if not self._watches_open:
+            self._watches_open = True
+            self._patches.wrap("builtins", {"open": lambda original: _Open(original, self._opened)})
+
+    def _opened(self, file: Any, mode: str) -> None:
+        if self._memory.waiting and _is_name(file) and not mode.startswith("r") and self._is_on():
+            self._memory.opened(_absolute(file))
 
     def _distributed_save(self, original: Function) -> Function:
         def save(state_dict: Any, *args: Any, **kwargs: Any) -> Any:
@@ -198,8 +239,9 @@ class Savers:
     def _save_checkpoint(self, original: Function) -> Function:
         """Of Lightning, which serialises into memory, and then writes and renames a file."""
 
-        def save_checkpoint(io: Any, checkpoint: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(io, checkpoint, path, *args, **kwargs)
+        def save_checkpoint(plugin: Any, checkpoint: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+            with self._memory.ignored():
+                result = original(plugin, checkpoint, path, *args, **kwargs)
             place = _absolute(path)
             if self._is_on() and place.is_file():
                 with suppress_recording():
@@ -228,7 +270,9 @@ class Savers:
             if not self._is_on() or kwargs or not (_is_name(src) and _is_name(dst)):
                 return original(src, dst, **kwargs)
             with suppress_recording():
-                return self._recorder.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
+                result = self._recorder.renamed(_absolute(src), _absolute(dst), lambda: original(src, dst))
+            self._memory.renamed(_absolute(src), _absolute(dst))
+            return result
 
         return rename
 
@@ -258,7 +302,7 @@ class Savers:
         def end(*args: Any) -> Any:
             try:
                 if self._is_on():
-                    self.look_at_open_files()
+                    self.end()
                     self._recorder.finish()
             finally:
                 original(*args)
@@ -280,6 +324,18 @@ class Savers:
         if isinstance(name, str) and hasattr(file, "closed") and Path(name).is_file():
             # Not the file itself, which may be closed by nobody's holding it any more.
             self._open.append((ref(file), _absolute(name)))
+
+
+class _Open:
+    """`open`, which tells what it opens; no function of Python's, which a class that has it would take for a method."""
+
+    def __init__(self, original: Function, tell: Callable[[Any, str], None]) -> None:
+        self._original = original
+        self._tell = tell
+
+    def __call__(self, file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        self._tell(file, mode)
+        return self._original(file, mode, *args, **kwargs)
 
 
 if hasattr(os, "register_at_fork"):

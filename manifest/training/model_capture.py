@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,7 @@ class ModelCapture:
         except ArchitectureError as error:
             why = why_not_known(module) or str(error)
             adapter, captured = OPAQUE, OPAQUE.capture_as_shown(module, why)
-            warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=6)
+            with contextlib.suppress(UserWarning):  # where warnings are made errors
+                warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=6)
         self._architectures[module] = adapter, captured
         return adapter, captured

@@ -137,8 +137,9 @@ def tensors_in(saved: Any, path: tuple[str, ...], prefix: str, names: Mapping[st
 def _modules(prefix: str) -> Iterator[nn.Module]:
     """Modules that may be meant, the likely ones first, some of them twice."""
     yield from (unwrap(module) for module in tracked())
-    # The type itself: asking a lazy proxy for its class may run whatever it stands for.
-    alive = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
+    # The type itself: asking a lazy proxy for its class may run whatever it stands for. One that is being made, or of
+    # which a copy failed, has no modules yet.
+    alive = [each for each in gc.get_objects() if issubclass(type(each), nn.Module) and "_modules" in vars(each)]
     for module in alive:
         yield unwrap(module)
         inner = _at(module, prefix.rstrip("."))

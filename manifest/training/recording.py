@@ -66,7 +66,7 @@ class Recording:
             savers.install(patches)
             remember_makers(patches)
             yield recorder
-            savers.look_at_open_files()
+            savers.end()
 
     def start(
         self,
