@@ -74,8 +74,8 @@ def test_a_plain_script_gets_signed_manifests(tmp_path: Path) -> None:
         "last.pt.manifest.sig",
         "metrics.pt",
     ]
-    assert "described last.pt" in ended.err
-    assert "left metrics.pt alone" in ended.err
+    assert "described out/last.pt" in ended.err
+    assert "left out/metrics.pt alone" in ended.err
     sys.path.append(str(SCRIPTS))
     try:
         report = manifest.verify(tmp_path / "out" / "last.pt", key=tmp_path / "release.pub", allow=["own_networks"])
