@@ -76,7 +76,7 @@ def _opened(path: Path) -> OpenCheckpoint | Path:
 
     try:
         opened = open_checkpoint(_described(path) if path.is_dir() else path)
-    except ManifestError:
+    except (ManifestError, OSError):  # also a name that is too long to be looked at
         return path
     opened.hash_ahead()
     return opened
