@@ -102,6 +102,7 @@ def test_signal_when_sent_to_run_then_the_command_gets_it(tmp_path):
         assert process.wait() == signal.SIGTERM + 20
 
 
+@pytest.mark.skipif(not Path("/dev/ptmx").exists(), reason="there are no terminals here")
 def test_keys_of_a_terminal_when_pressed_then_the_command_is_interrupted_once(tmp_path):
     program = (
         "import time\n"
