@@ -63,8 +63,8 @@ class Savers:
     def install(self, patches: Patches) -> None:
         self._patches = patches
         patches.wrap("torch.serialization", {"save": self._torch_save, "load": self._load})
-        patches.wrap("safetensors.torch", {"save_file": self._save_file, "load_file": self._load})
-        patches.wrap("safetensors.torch", {"save": self._save_into_bytes})
+        safetensors = {"save_file": self._save_file, "save": self._save_into_bytes, "load_file": self._load}
+        patches.wrap("safetensors.torch", safetensors)
         patches.wrap_method(nn.Module, "load_state_dict", self._load_state_dict)
         patches.wrap("torch.distributed.checkpoint.state_dict_saver", {"save": self._distributed_save})
         moving = {"replace": self._rename, "rename": self._rename}

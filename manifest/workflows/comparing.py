@@ -145,12 +145,14 @@ def _of_model(subject: VerificationTarget, model: nn.Module, material: Probe, ac
             return CheckResult("NaN or infinity" if found.rule == "G004" else "cannot be told", [found])
         return _hold(each, found, across, module, weights)
 
-    def same_weights(each: VerificationTarget) -> CheckResult:
-        stored = each.stored if isinstance(each.stored, Checkpoint) else None
-        findings = live_findings(weights, module, each.manifest, stored)
-        return CheckResult(weights.reason(), findings, skipped=not weights.compared)
+    return [("weights", partial(_same_weights, module, weights)), ("golden", golden)]
 
-    return [("weights", same_weights), ("golden", golden)]
+
+def _same_weights(module: nn.Module, weights: LiveWeights, subject: VerificationTarget) -> CheckResult:
+    """Whether the weights of a live model are those on record."""
+    stored = subject.stored if isinstance(subject.stored, Checkpoint) else None
+    findings = live_findings(weights, module, subject.manifest, stored)
+    return CheckResult(weights.reason(), findings, skipped=not weights.compared)
 
 
 def _of_opaque(
@@ -164,11 +166,12 @@ def _of_opaque(
         return CheckResult("other modules" if findings else "the recorded modules and hyper-parameters", findings)
 
     def same_weights(each: VerificationTarget) -> CheckResult:
-        stored = each.stored if isinstance(each.stored, Checkpoint) else None
-        findings = live_findings(weights, module, each.manifest, stored)
-        if answers is None:  # then nothing else tells whether that matters
-            findings = [found.model_copy(update={"severity": Severity.ERROR}) for found in findings]
-        return CheckResult(weights.reason(), findings, skipped=not weights.compared)
+        result = _same_weights(module, weights, each)
+        if answers is not None:
+            return result
+        # Nothing else tells whether that matters.
+        errors = [found.model_copy(update={"severity": Severity.ERROR}) for found in result.findings]
+        return replace(result, findings=errors)
 
     def golden(each: VerificationTarget) -> CheckResult:
         if answers is None:

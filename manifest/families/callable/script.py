@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib
 import json
 import linecache
 import os
@@ -179,7 +178,6 @@ def _run(script: Script, attribute: str) -> ModuleType:
         ) from error
     finally:
         sys.path.remove(str(script.path.absolute().parent))
-        importlib.invalidate_caches()
     return module
 
 
@@ -203,13 +201,14 @@ def _statements(script: Script, attribute: str) -> list[ast.stmt]:
             binding[name] = [each] if overwrites else [*binding.get(name, []), each]
     if attribute not in binding:
         raise UnknownModelError(f"The script {script.path.name} has no {attribute!r}; correct the name.")
+    lines = script.text.splitlines(keepends=True)
     found = {id(each): each for each in body if _is_always_needed(each)}
     waiting = [attribute]
     seen = set(waiting)
     while waiting:
         for each in binding.get(waiting.pop(), []):
             found[id(each)] = each
-            new = _referred(script, each) - seen
+            new = _referred(lines, each) - seen
             seen |= new
             waiting += new
     return [each for each in body if id(each) in found]
@@ -242,11 +241,10 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
             yield each.name
 
 
-def _referred(script: Script, statement: ast.stmt) -> set[str]:
+def _referred(lines: Sequence[str], statement: ast.stmt) -> set[str]:
     """The names of the module that a statement refers to, at once or when what it defines is called."""
-    text = _segment(script.text.splitlines(keepends=True), statement)
     names = set()
-    tables = [symtable.symtable(text, str(script.path), "exec")]
+    tables = [symtable.symtable(_segment(lines, statement), "<script>", "exec")]
     while tables:
         table = tables.pop()
         tables += table.get_children()
