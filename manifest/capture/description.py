@@ -6,7 +6,6 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 
 from __future__ import annotations
 
-import functools
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from manifest.capture.golden_outputs import golden_outputs
 from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.stored_weights import files, require_listed, tensor_records, weights_record
 from manifest.checkpoint import Checkpoint
@@ -24,15 +24,11 @@ from manifest.checks.components import assess, component_findings
 from manifest.checks.origin import inner_contradictions, origin_findings
 from manifest.errors import ArchitectureError, IncompleteModelError, InputError
 from manifest.escaping import printable, writable
+from manifest.families import family as family_named
 from manifest.families.protocol import Captured, Family
 from manifest.fingerprints import environment
 from manifest.fingerprints.structure import ties
-from manifest.golden.compare import Grade, compare, worst_of
-from manifest.golden.floor import Built, Elsewhere
-from manifest.golden.precision import in_float32, in_precision
-from manifest.golden.record import record
-from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
-from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.golden.precision import build
 from manifest.identification.adapters import adapters_in
 from manifest.identification.customisation import customisation, foreign
 from manifest.identification.key_mapping import names_of_architecture
@@ -90,14 +86,21 @@ class Description:
         self.captured = captured
         self.live = live
         self.options = options
+        self._later: Callable[[], list[Golden]] | None = None
 
-    def capture_outputs(self) -> None:
-        """Find out all that takes torch, and let go of the live model.
+    def capture_outputs(self, later: Callable[[], list[Golden]] | None = None) -> None:
+        """Find out all that takes the live model, and let go of it.
+
+        Args:
+            later: Gives the golden outputs when they are needed, so that they are not found out now.
 
         Raises:
             ArchitectureError: The weights do not fit, or the rebuilt model does not say what the live one says.
         """
-        self._roles, self.golden  # noqa: B018
+        self._roles  # noqa: B018
+        self._later = later
+        if later is None:
+            self.golden  # noqa: B018
         self.live = None
 
     def record(self, file_name: str) -> Model:
@@ -120,15 +123,18 @@ class Description:
         )
 
     @cached_property
-    @neutral_process()
     def golden(self) -> list[Golden]:
         """What the model says, none where that is not asked."""
         if self.options.golden is None:
             return []
+        return self._outputs(self.options.golden) if self._later is None else self._later()
+
+    @neutral_process()
+    def _outputs(self, options: GoldenOptions) -> list[Golden]:
         declared = frozenset(name for name, role in self._roles.items() if role in self.options.partial)
         module = twin(self.captured.module)
         assign(module, self.checkpoint, absent=declared)
-        return _golden(self.checkpoint, self.family, self.captured.architecture, module, self.live, self.options.golden)
+        return golden_outputs(self.checkpoint, self.family, self.captured.architecture, module, self.live, options)
 
     @cached_property
     @neutral_process()
@@ -158,6 +164,21 @@ class Description:
     @cached_property
     def _tensors(self) -> list[TensorRecord]:
         return tensor_records(self.checkpoint)
+
+
+def description_of_file(stored: Checkpoint, architecture: Architecture, options: RecordOptions) -> Description:
+    """The description of weights whose architecture is known, and whose model is not in memory.
+
+    Args:
+        stored: The file, with the weights chosen that are meant.
+        architecture: What they are the weights of.
+        options: What is recorded of it.
+
+    Raises:
+        ArchitectureError: The architecture cannot be built here.
+    """
+    adapter = family_named(architecture.family)
+    return Description(stored, adapter, Captured(architecture, build(adapter, architecture)), options=options)
 
 
 def manifest_of(
@@ -270,97 +291,3 @@ def _require_whole(components: Sequence[Component], file_name: str) -> None:
             f"{' '.join(item.message for item in problems)} Nothing was written; if it is meant so, "
             f"declare it with partial={roles!r} (`--partial {','.join(map(str, roles))}`)."
         )
-
-
-def _golden(
-    checkpoint: Checkpoint,
-    family: Family,
-    architecture: Architecture,
-    module: nn.Module,
-    live: nn.Module | None,
-    options: GoldenOptions,
-) -> list[Golden]:
-    native_mode = architecture.precision in family.float32
-    if not native_mode:
-        module = in_float32(family, architecture, checkpoint)
-    built = Built(family, architecture, module)
-    witness = live if live is not None and native_mode and _on_cpu(live) else None
-    found: list[Golden] = []
-    for probe in (None, *options.probes):
-        inputs = family.inputs(architecture, None, probe)
-        by_shapes = probe is None and inputs is None and options.example is not None
-        if by_shapes:
-            inputs = family.inputs(architecture, options.example)
-        if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
-            raise InputError(
-                f"The probe {probe.name!r} has nothing that a {architecture.class_name} takes; give it "
-                "`tensors={argument: values}`, or leave it out."
-            )
-        if inputs is None:
-            continue
-        rebuilt = built.ask(inputs)
-        answers = rebuilt if witness is None else run_probe(family, architecture, witness, inputs)
-        if not finite(answers.outputs):
-            raise ArchitectureError(
-                "The model answers its probe with NaN or infinity, so it has no golden outputs; "
-                "find the diverged weights, or save it with `golden=False`."
-            )
-        golden = record(
-            built,
-            answers,
-            rebuilt,
-            _wrong_ones(family, architecture, checkpoint),
-            thoroughness=options.floor,
-            elsewhere=_elsewhere(checkpoint, architecture, answers.threads)
-            if probe is None and not by_shapes
-            else None,
-            reach=not found,
-        )
-        _require_same(golden, rebuilt)
-        found.append(golden)
-        for precision in options.precisions:
-            lower = in_precision(built, precision)
-            said = lower.ask(inputs)
-            found.append(record(lower, said, said, {}, precision=precision, thoroughness=options.floor))
-    return found
-
-
-def _wrong_ones(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> dict[str, Callable[[], Built]]:
-    """Models of other architectures over the same weights, by what is wrong with them."""
-    return {
-        f"{variant.name} {variant.there}": functools.partial(_wrong, family, variant.architecture, checkpoint)
-        for variant in family.variants(architecture)
-        if variant.architecture is not None
-    }
-
-
-def _elsewhere(checkpoint: Checkpoint, architecture: Architecture, threads: int) -> Elsewhere:
-    """The model in fresh processes that compute with other instructions."""
-
-    def ask_elsewhere() -> dict[str, Outputs]:
-        return {
-            name: outputs_of_checkpoint(checkpoint.path, checkpoint.view, architecture, threads, variables)
-            for name, variables in INSTRUCTION_SETS.items()
-        }
-
-    return ask_elsewhere
-
-
-def _wrong(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> Built:
-    return Built(family, architecture, in_float32(family, architecture, checkpoint))
-
-
-def _require_same(golden: Golden, rebuilt: ProbeOutputs) -> None:
-    """The model rebuilt from file and architecture must say what the live one said, or the manifest would be a lie."""
-    worst = worst_of(compare(golden, rebuilt.record(), rebuilt.readings))
-    if worst.grade is Grade.DIFFERENT:
-        raise ArchitectureError(
-            f"The rebuilt model gives other {worst.output} than the model that was saved "
-            f"(relative distance {worst.distance:.1e}, arithmetic explains {worst.tolerance:.1e}): "
-            "its code was changed in a way that its modules do not show; save it with `golden=False`, "
-            "or make it with `manifest.create_model`."
-        )
-
-
-def _on_cpu(module: nn.Module) -> bool:
-    return all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from manifest.capture.description import Description
-from manifest.capture.options import RecordOptions
+from manifest.capture.golden_outputs import is_on_cpu, require_same
+from manifest.capture.golden_process import AVAILABLE, GoldenProcess, NoOutputsError, Question, readable_path
+from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.errors import ArchitectureError, CheckpointError
 from manifest.families import creation_of, family_of, why_not_known
 from manifest.families.adapter import frozen, mode_of
+from manifest.families.callable.script import find_in_main, is_script, running
 from manifest.families.equivalence import first_difference
 from manifest.families.opaque.adapter import FAMILY as OPAQUE
 from manifest.families.protocol import Captured, Family
-from manifest.grants import granted
+from manifest.golden.run import ProbeOutputs, run_probe
+from manifest.grants import granted, granted_now
+from manifest.probes.inputs import Inputs
+from manifest.schema.document import Golden
 from manifest.training.files import identity_of
 from manifest.training.job import Job
 from manifest.training.load_tracking import Origins
 from manifest.training.model_lookup import Owner, owners_in
+
+_LARGE = 64 << 20
+"""Bytes of a file from which golden outputs are asked in a process of their own; below, starting it takes longer."""
 
 
 class ModelCapture:
@@ -40,7 +53,17 @@ class ModelCapture:
         self._options = options
         self._origins = origins
         self._git: GitFacts | None = None
-        self._architectures: WeakKeyDictionary[nn.Module, tuple[Family, Captured]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+        self._elsewhere = AVAILABLE and options.golden is not None and _can_be_sent(options.golden)
+        self.begin()
+
+    def begin(self) -> None:
+        """Let go of the other process, which is that of the process that this one was forked off."""
+        self._process = GoldenProcess()
+
+    def end(self) -> None:
+        """Ask no more golden outputs."""
+        self._process.end()
 
     def look(self, path: Path, saved: Any) -> Job | str:
         """What is to be written down of a checkpoint, or why it is to be left alone.
@@ -68,25 +91,26 @@ class ModelCapture:
         return Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
 
     def _description(self, stored: Checkpoint, owner: Owner) -> Description:
-        creation = creation_of(owner.module)
+        module = owner.module
+        live = module if owner.live else None
+        creation = creation_of(module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
-            adapter, captured = self._captured(owner.module)
-            description = Description(
-                stored,
-                adapter,
-                captured,
-                live=owner.module if owner.live else None,
-                options=self._options,
-            )
-            description.capture_outputs()
+            known, is_new = self._look_at(module)
+            description = Description(stored, known.family, known.captured, live=live, options=self._options)
+            if self._elsewhere and known.can_be_asked_elsewhere and stored.files.size >= _LARGE:
+                said = _first_outputs(known, live) if is_new else None
+                description.capture_outputs(later=partial(self._ask, self._question(description), said))
+            else:
+                description.capture_outputs()
         return description
 
-    def _captured(self, module: nn.Module) -> tuple[Family, Captured]:
-        """The family and the architecture of a module, captured once while it stays what it was."""
-        known = self._architectures.get(module)
-        if known is not None and first_difference(known[1].module, module) is None:
+    def _look_at(self, module: nn.Module) -> tuple[_Known, bool]:
+        """What is known of a module, captured once while it stays what it was, and whether that was now."""
+        known = self._known.get(module)
+        if known is not None and first_difference(known.captured.module, module) is None:
             now = {"frozen": frozen(module), "mode": mode_of(module)}
-            return known[0], Captured(known[1].architecture.model_copy(update=now), known[1].module)
+            captured = Captured(known.captured.architecture.model_copy(update=now), known.captured.module)
+            return replace(known, captured=captured), False
         try:
             adapter = family_of(module)
             captured = adapter.capture(module, creation_of(module))
@@ -94,6 +118,75 @@ class ModelCapture:
             why = why_not_known(module) or str(error)
             adapter, captured = OPAQUE, OPAQUE.capture_as_shown(module, why)
             with contextlib.suppress(UserWarning):  # where warnings are made errors
-                warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=6)
-        self._architectures[module] = adapter, captured
-        return adapter, captured
+                warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=7)
+        self._known[module] = known = _Known(adapter, captured)
+        return known, True
+
+    def _question(self, description: Description) -> Question:
+        script = running()
+        return Question(
+            path=readable_path(description.stored),
+            view=description.checkpoint.view,
+            architecture=description.captured.architecture,
+            options=replace(self._options, signer=None),
+            runs=[*granted_now(), *([str(script.path.absolute())] if script else [])],
+            threads=torch.get_num_threads(),
+        )
+
+    def _ask(self, question: Question, said: ProbeOutputs | None) -> list[Golden]:
+        """The golden outputs out of the other process, which are what the model in memory said, where it was asked."""
+        try:
+            golden = self._process.ask(question)
+        except NoOutputsError as error:
+            with contextlib.suppress(UserWarning):
+                warnings.warn(f"A checkpoint is recorded without golden outputs: {error}", stacklevel=2)
+            return []
+        if said is not None:
+            require_same(golden[0], said, brief=bool(golden[0].brief))
+        return golden
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The family and the architecture of a module."""
+
+    family: Family
+    captured: Captured
+
+    @cached_property
+    def inputs(self) -> Inputs | None:
+        """What its family's probe asks it."""
+        return self.family.inputs(self.captured.architecture)
+
+    @property
+    def can_be_asked_elsewhere(self) -> bool:
+        """Whether another process can build it, and has something to ask it."""
+        if self.family is OPAQUE or self.inputs is None:
+            return False
+        if self.family.name != "callable":
+            return True
+        module, _, attribute = str(self.captured.architecture.name).partition(":")
+        if is_script(module):
+            script = running()
+            return script is not None and script.path.is_file()
+        return find_in_main(module, attribute) is None  # to import what runs here would be to train once more
+
+
+def _first_outputs(known: _Known, live: nn.Module | None) -> ProbeOutputs | None:
+    """What a model in memory says, where golden outputs are taken of such a model: to the first samples, if that is
+    enough to compare."""
+    native_mode = known.captured.architecture.precision in known.family.float32
+    if live is None or known.inputs is None or not native_mode or not is_on_cpu(live):
+        return None
+    ask = partial(run_probe, known.family, known.captured.architecture, live)
+    first = ask(known.inputs.first())
+    return first if first.outputs.keys() & known.family.rows.keys() else ask(known.inputs)
+
+
+def _can_be_sent(options: GoldenOptions) -> bool:
+    """Whether another process can be told what is asked: a probe may have functions of the user's own."""
+    try:
+        pickle.dumps(options)
+    except Exception:  # whatever an object of the user's own raises
+        return False
+    return True

@@ -21,15 +21,13 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from manifest.capture.description import Description, manifest_of
+from manifest.capture.description import description_of_file, manifest_of
 from manifest.capture.live_model import live_model
 from manifest.capture.options import Key, RecordKeywords, RecordOptions, record_options
 from manifest.checkpoint import open_checkpoint
 from manifest.checks.target import select_recorded
 from manifest.distributed.process_group import ProcessGroup, rank_here
 from manifest.errors import CreationMismatchError, ManifestError, NoManifestWarning, one_line
-from manifest.families import family
-from manifest.families.protocol import Captured
 from manifest.grants import granted
 from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey
@@ -96,6 +94,7 @@ class CheckpointRecorder:
         self._jobs: dict[Path, Job] = {}
         self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
+        self._models.begin()
 
     @property
     def signer(self) -> PrivateKey | None:
@@ -117,6 +116,7 @@ class CheckpointRecorder:
             self._queue.put(None)
             self._worker.join()
             self._worker = None
+        self._models.end()
         if self._at_the_end is not None:
             self._ask_last(self._at_the_end)
 
@@ -332,12 +332,10 @@ class CheckpointRecorder:
             return
         with self._failing(job.place), open_checkpoint(job.place) as stored:
             manifest = job.manifest
-            adapter = family(manifest.architecture.family)
-            runs = [str(manifest.architecture.name).partition(":")[0]] if adapter.name == "callable" else []
+            architecture = manifest.architecture
+            runs = [str(architecture.name).partition(":")[0]] if architecture.family == "callable" else []
             with granted(runs):
-                recorded = select_recorded(stored, manifest)
-                captured = Captured(manifest.architecture, adapter.build(manifest.architecture))
-                description = Description(recorded, adapter, captured, options=options)
+                description = description_of_file(select_recorded(stored, manifest), architecture, options)
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)
 

@@ -26,7 +26,7 @@ CAPTIONER = {
         "attn_pooler_heads": 2, "output_tokens": True,
     },
     "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
-    "multimodal_cfg": {**TEXT, "attn_pooler_heads": 2},
+    "multimodal_cfg": {**TEXT, "layers": 3, "attn_pooler_heads": 2},
     "custom_text": True,
 }  # fmt: skip
 

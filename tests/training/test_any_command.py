@@ -117,6 +117,7 @@ def test_keys_of_a_terminal_when_pressed_then_the_command_is_interrupted_once(tm
 
     child, terminal = pty.fork()
     if not child:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what was started in the background ignores it
         os.chdir(tmp_path)
         os.execve(RUN[0], [*RUN, sys.executable, "-c", program], environment())
     said = b""
