@@ -17,6 +17,7 @@ from manifest.golden.precision import in_float32, in_precision
 from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
+from manifest.probes.inputs import Inputs
 from manifest.schema.document import Architecture, Golden
 
 
@@ -49,10 +50,11 @@ def golden_outputs(
     witness = live if live is not None and native_mode and is_on_cpu(live) else None
     found: list[Golden] = []
     for probe in (None, *options.probes):
-        inputs = family.inputs(architecture, None, probe)
-        by_shapes = probe is None and inputs is None and options.example is not None
-        if by_shapes:
-            inputs = family.inputs(architecture, options.example)
+        inputs, by_shapes = (
+            standard_inputs(family, architecture, options)
+            if probe is None
+            else (family.inputs(architecture, None, probe), False)
+        )
         if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
             raise InputError(
                 f"The probe {probe.name!r} has nothing that a {architecture.class_name} takes; give it "
@@ -85,6 +87,17 @@ def golden_outputs(
             said = lower.ask(inputs)
             found.append(record(lower, said, said, {}, precision=precision, thoroughness=options.floor))
     return found
+
+
+def standard_inputs(family: Family, architecture: Architecture, options: GoldenOptions) -> tuple[Inputs | None, bool]:
+    """What a model is asked besides the user's own probes, and whether that is by shapes for want of a probe.
+
+    None where neither its family nor the caller says what it takes.
+    """
+    inputs = family.inputs(architecture)
+    if inputs is not None or options.example is None:
+        return inputs, False
+    return family.inputs(architecture, options.example), True
 
 
 def _wrong_ones(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> dict[str, Callable[[], Built]]:

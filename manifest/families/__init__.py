@@ -81,8 +81,9 @@ def family_of(module: nn.Module) -> Family:
     )
 
 
-def _names() -> list[str]:
-    return [*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families"))]
+@cache
+def _names() -> tuple[str, ...]:
+    return (*_BUILT_IN, *(entry.name for entry in entry_points(group="manifest.families")))
 
 
 def remember(module: nn.Module, creation: Creation) -> None:

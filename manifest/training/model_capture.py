@@ -7,7 +7,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from manifest.capture.description import Description
-from manifest.capture.golden_outputs import is_on_cpu, require_same
+from manifest.capture.golden_outputs import is_on_cpu, require_same, standard_inputs
 from manifest.capture.golden_process import AVAILABLE, GoldenProcess, NoOutputsError, Question, readable_path
 from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
@@ -119,7 +119,10 @@ class ModelCapture:
             adapter, captured = OPAQUE, OPAQUE.capture_as_shown(module, why)
             with contextlib.suppress(UserWarning):  # where warnings are made errors
                 warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=7)
-        self._known[module] = known = _Known(adapter, captured)
+        inputs = None
+        if self._elsewhere and self._options.golden is not None and adapter is not OPAQUE:
+            inputs, _ = standard_inputs(adapter, captured.architecture, self._options.golden)
+        self._known[module] = known = _Known(adapter, captured, inputs)
         return known, True
 
     def _question(self, description: Description) -> Question:
@@ -148,20 +151,22 @@ class ModelCapture:
 
 @dataclass(frozen=True)
 class _Known:
-    """The family and the architecture of a module."""
+    """What is known of a module.
+
+    Attributes:
+        family: Its family.
+        captured: Its architecture.
+        inputs: What another process may ask it; None for nothing.
+    """
 
     family: Family
     captured: Captured
-
-    @cached_property
-    def inputs(self) -> Inputs | None:
-        """What its family's probe asks it."""
-        return self.family.inputs(self.captured.architecture)
+    inputs: Inputs | None
 
     @property
     def can_be_asked_elsewhere(self) -> bool:
         """Whether another process can build it, and has something to ask it."""
-        if self.family is OPAQUE or self.inputs is None:
+        if self.inputs is None:
             return False
         if self.family.name != "callable":
             return True

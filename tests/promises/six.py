@@ -37,8 +37,16 @@ def of_timm(_: Any, folder: Path) -> Path:
 def detector(_: Any, folder: Path) -> Path:
     torch.manual_seed(3)
     path = folder / "ckpt.pth"
-    model = detection.ssdlite320_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=3, score_thresh=0.33, detections_per_img=3
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=3,
+        min_size=32,
+        max_size=32,
+        rpn_pre_nms_top_n_test=20,
+        rpn_post_nms_top_n_test=20,
+        box_score_thresh=0.33,
+        box_detections_per_img=3,
     )
     manifest.save(model, path)
     return path

@@ -179,6 +179,8 @@ OWN = """
             return self.body(x)
 
     model_capture._LARGE = 0
+    ask = model_capture.GoldenProcess.ask
+    model_capture.GoldenProcess.ask = lambda *question: open("asked", "a").write("x") and ask(*question)
     manifest.recording.start(example_inputs={"x": torch.zeros(2, 8)}, strict=True)
     model = Net(16)
     model(torch.randn(2, 8)).sum().backward()
@@ -201,6 +203,7 @@ def test_network_of_a_script_is_asked_without_running_the_script(tmp_path: Path)
     assert done.returncode == 0, done
     assert not done.stderr
     assert (tmp_path / "ran").read_text() == "x"
+    assert (tmp_path / "asked").read_text() == "xxx"
     for name in ("net.pt", "parent.pt", "child.pt"):
         assert manifest.verify(tmp_path / name, allow=[str(script)]).passed
         assert read_manifest(tmp_path / name).golden
