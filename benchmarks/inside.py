@@ -23,6 +23,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+_PAUSE = 3  # seconds; a system that gives unused memory back has done so
+
 
 def hash_file(checkpoint: str) -> float:
     """Seconds of the integrity check by itself: to open, map and hash."""
@@ -115,34 +117,50 @@ def save(name: str, suffix: str, runs: str, directory: str) -> str:
 
 
 def record(name: str, when: str, runs: str, directory: str) -> str:
-    """Seconds of `torch.save`, alone and recorded, and until the recorded one has its manifest, in turn, as JSON."""
+    """Seconds of `torch.save`, alone, with fsync, and recorded, and until the last has its manifest; in turn, as JSON.
+
+    All are made while the recording is on, each when nothing of another is still going on: a system that gives unused
+    memory back would slow down whoever writes after a pause.
+    """
     import torch
 
     import manifest
+    from manifest.storage.suppress_recording import suppress_recording
     from manifest.training.recording import recording
 
     model = manifest.create_model(name)
     path = Path(directory)
     saved = {"state_dict": model.state_dict(), "epoch": 1}
-    seconds: dict[str, list[float]] = {"torch": [], "call": [], "until the manifest": []}
-    for turn in range(int(runs) + 1):
-        for recorded in (False, True):
-            for left in path.iterdir():
-                left.unlink()
-            os.sync()
-            if not recorded:
-                torch.save(saved, path / "first.pt")
+
+    def plain() -> None:
+        with suppress_recording():
+            torch.save(saved, path / "plain.pt")
+
+    def durable() -> None:
+        with suppress_recording(), (path / "plain.pt").open("wb") as file:
+            torch.save(saved, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    seconds: dict[str, list[float]] = {"torch": [], "durable": [], "call": [], "until the manifest": []}
+    with recording(golden=when) as recorder:
+        torch.save(saved, path / "first.pt")  # of several, as a training makes them
+        recorder.wait()
+        for turn in range(int(runs) + 1):
+            took = {}
+            for key, call in (
+                ("torch", plain),
+                ("durable", durable),
+                ("call", lambda: torch.save(saved, path / "a.pt")),
+            ):
+                for left in path.iterdir():
+                    left.unlink()
                 os.sync()
-                took = {"torch": _timed(lambda: torch.save(saved, path / "plain.pt"))}
-            else:
-                with recording(golden=when) as recorder:
-                    torch.save(saved, path / "first.pt")  # of several, as a training makes them
-                    recorder.wait()
-                    os.sync()
-                    started = time.perf_counter()
-                    call = _timed(lambda: torch.save(saved, path / "ours.pt"))
-                    recorder.wait()
-                    took = {"call": call, "until the manifest": time.perf_counter() - started}
+                time.sleep(_PAUSE)
+                took[key] = _timed(call)
+            started = time.perf_counter()
+            recorder.wait()
+            took["until the manifest"] = took["call"] + time.perf_counter() - started
             for key, value in took.items():
                 if turn:
                     seconds[key].append(value)
