@@ -1,8 +1,9 @@
 """Writing manifests for checkpoints while a training goes on: at once what takes the model, later what takes the bytes.
 
 A save is written to a temporary name and renamed into place before the script goes on. Then, in the thread that saves,
-the architecture is captured and the golden outputs are asked; digests, the verdict on each component and the signature
-follow in a thread of their own, while the bytes are still in memory. Until then the checkpoint has no manifest.
+the architecture is captured, and a small model is asked its golden outputs. A large one is asked in a process of its
+own; digests, the verdict on each component and the signature follow in a thread of their own, while the bytes are still
+in memory. Until then the checkpoint has no manifest.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class CheckpointRecorder:
         self._jobs: dict[Path, Job] = {}
         self._from_other_threads: list[Path] = []
         self._first_error: Exception | None = None
+        self._said_that_saves_wait = False
         self._models.begin()
 
     @property
@@ -175,6 +177,22 @@ class CheckpointRecorder:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="manifest-recorder", daemon=True)
                 self._worker.start()
+            self._put(job)
+
+    def _put(self, job: Job) -> None:
+        """Hand a checkpoint to the thread that writes manifests, and say once that a save waits for that."""
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            if not self._said_that_saves_wait:
+                self._said_that_saves_wait = True
+                with contextlib.suppress(UserWarning):  # where warnings are made errors
+                    warnings.warn(
+                        f"Saves come faster than their manifests: this one waits until fewer than {_WAITING} are to be "
+                        "written. With `--golden last` (in Python `golden='last'`) only the last save gets golden "
+                        "outputs, with `none` no save.",
+                        stacklevel=6,
+                    )
             self._queue.put(job)
 
     def manifest_at(self, path: Path) -> Manifest | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -20,6 +21,7 @@ from manifest.capture.golden_process import GoldenProcess
 from manifest.errors import NoManifestWarning
 from manifest.storage.transaction import read_manifest
 from manifest.training import model_capture
+from manifest.training import recorder as recorder_module
 from manifest.training.recording import recording
 from tests.warm import warm_run
 
@@ -142,6 +144,27 @@ def test_manifest_has_no_outputs_where_the_process_cannot_build_the_model(
         torch.save(model.state_dict(), tmp_path / "a.pt")
     assert not recorder.failed
     assert not read_manifest(tmp_path / "a.pt").golden
+
+
+def test_save_that_waits_for_earlier_ones_says_so_once(
+    shared: GoldenProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    ask = GoldenProcess.ask
+
+    def wait_and_ask(_: GoldenProcess, question: Any) -> Any:
+        go_on.wait()
+        return ask(shared, question)
+
+    monkeypatch.setattr(recorder_module, "_WAITING", 1)
+    monkeypatch.setattr(GoldenProcess, "ask", wait_and_ask)
+    threading.Timer(1.0, go_on.set).start()
+    with pytest.warns(UserWarning) as said, recording() as recorder:
+        model = trained()
+        for number in range(5):
+            torch.save(model.state_dict(), tmp_path / f"{number}.pt")
+    assert [str(each.message).partition(":")[0] for each in said] == ["Saves come faster than their manifests"]
+    assert len(recorder.described) == 5
 
 
 def test_probe_with_functions_of_the_users_own_is_asked_at_once(one_process: list[str], tmp_path: Path) -> None:
