@@ -30,6 +30,7 @@ from manifest.families.opaque.adapter import FAMILY as OPAQUE
 from manifest.families.protocol import Captured, Family
 from manifest.golden.run import ProbeOutputs, run_probe
 from manifest.grants import granted, granted_now
+from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Inputs
 from manifest.schema.document import Golden
 from manifest.training.files import identity_of
@@ -121,7 +122,8 @@ class ModelCapture:
                 warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=7)
         inputs = None
         if self._elsewhere and self._options.golden is not None and adapter is not OPAQUE:
-            inputs, _ = standard_inputs(adapter, captured.architecture, self._options.golden)
+            with neutral_process():  # in a process that was forked, images are to be prepared on one thread
+                inputs, _ = standard_inputs(adapter, captured.architecture, self._options.golden)
         self._known[module] = known = _Known(adapter, captured, inputs)
         return known, True
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,8 @@ Wrapping = Callable[[Function], Function]
 """From a function to what is called in its stead; it gets the function itself to call."""
 
 _OWN = "manifest"
+_INITIALIZING = "_initializing"
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class Patches:
@@ -49,8 +52,11 @@ class Patches:
 
     def when_imported(self, module: str, call: Callable[[ModuleType], None]) -> None:
         """Call something with a module, now or when it is imported."""
-        if module in sys.modules:
-            call(sys.modules[module])
+        loaded = sys.modules.get(module)
+        if loaded is not None and _is_being_imported(loaded):
+            _Unfinished.of(loaded).calls.append(call)
+        elif loaded is not None:
+            call(loaded)
         else:
             self._waiting.calls.setdefault(module, []).append(call)
 
@@ -72,25 +78,82 @@ class Patches:
         _rebind(added)
 
 
+class _Unfinished(ModuleSpec):
+    """The spec of a module whose import has begun and not ended, such as one that imports torch at its top.
+
+    Python's import system says on it when that has ended.
+    """
+
+    calls: list[Callable[[ModuleType], None]]
+
+    @classmethod
+    def of(cls, module: ModuleType) -> _Unfinished:
+        """The spec of such a module, which calls what is put among its `calls` with the module once it is there."""
+        spec = module.__spec__
+        if not isinstance(spec, cls):
+            assert spec is not None
+            spec.__class__ = cls
+            assert isinstance(spec, cls)
+            spec.calls = []
+        return spec
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == _INITIALIZING and not value:
+            self.__class__ = ModuleSpec  # type: ignore[assignment]
+            if self.name in sys.modules:  # its import has not failed
+                for call in self.calls:
+                    call(sys.modules[self.name])
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return type(module.__spec__) in (ModuleSpec, _Unfinished) and getattr(module.__spec__, _INITIALIZING, False)
+
+
+def when_libraries_are_imported(call: Callable[[], None]) -> None:
+    """Call something now, or when the installed library whose import is going on is there, with all that it imports.
+
+    A module of the user's own, which may train while it is imported, is not waited for.
+    """
+    library = None
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and _is_being_imported(module):
+            is_installed = _INSTALLED.intersection(Path(getattr(module, "__file__", None) or "").parts)
+            library = (library or module) if is_installed else None
+    if library is None:
+        call()
+    else:
+        _Unfinished.of(library).calls.append(lambda _: call())
+
+
 class WhenImported(MetaPathFinder):
-    """Calls something when a module has been imported; finds none itself."""
+    """Calls something when a module has been imported; finds none itself.
+
+    Whoever asks where a module is, as libraries do to see whether it is installed, has not imported it.
+    """
 
     def __init__(self) -> None:
         self.calls: dict[str, list[Callable[[ModuleType], None]]] = {}
+        self._searched: set[str] = set()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         del path, target
-        calls = self.calls.pop(name, None)  # so that the search below comes to the others
-        spec = None if calls is None else importlib.util.find_spec(name)
-        if calls is None or spec is None or spec.loader is None:
+        if name not in self.calls or name in self._searched:
+            return None
+        self._searched.add(name)  # so that the search below comes to the others
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searched.discard(name)
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def execute_and_call(module: ModuleType) -> None:
             execute(module)
-            for call in calls:
+            for call in self.calls.pop(name, ()):
                 call(module)
 
         spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ import sys
 
 from manifest.errors import one_line
 from manifest.escaping import printable, show_log
-from manifest.training.patches import WhenImported
+from manifest.training.patches import WhenImported, when_libraries_are_imported
 
 
 def arm() -> None:
@@ -20,7 +20,7 @@ def arm() -> None:
         _begin()
         return
     waiting = WhenImported()
-    waiting.calls["torch"] = [lambda _: _begin()]
+    waiting.calls["torch"] = [lambda _: when_libraries_are_imported(_begin)]  # which may be what imports torch
     sys.meta_path.insert(0, waiting)
 
 

@@ -185,6 +185,7 @@ def test_probe_with_functions_of_the_users_own_is_asked_at_once(one_process: lis
 OWN = """
     import os
 
+    import timm
     import torch
     from torch import nn
 
@@ -211,8 +212,13 @@ OWN = """
         for parameter in model.parameters():
             parameter.sub_(parameter.grad)
     torch.save(model.state_dict(), "net.pt")
+    vision = timm.create_model("test_vit")
+    with torch.no_grad():
+        for parameter in vision.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
     child = os.fork()
     torch.save(model.state_dict(), "parent.pt" if child else "child.pt")
+    torch.save(vision.state_dict(), "vision_of_parent.pt" if child else "vision_of_child.pt")
     if child:
         os.waitpid(child, 0)
 """
@@ -226,7 +232,7 @@ def test_network_of_a_script_is_asked_without_running_the_script(tmp_path: Path)
     assert done.returncode == 0, done
     assert not done.stderr
     assert (tmp_path / "ran").read_text() == "x"
-    assert (tmp_path / "asked").read_text() == "xxx"
-    for name in ("net.pt", "parent.pt", "child.pt"):
+    assert (tmp_path / "asked").read_text() == "xxxxx"
+    for name in ("net.pt", "parent.pt", "child.pt", "vision_of_parent.pt", "vision_of_child.pt"):
         assert manifest.verify(tmp_path / name, allow=[str(script)]).passed
         assert read_manifest(tmp_path / name).golden
