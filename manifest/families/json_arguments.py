@@ -3,7 +3,8 @@
 What JSON has is written as it is. The rest is an object with one key that begins with `$`: `{"$tuple": [7, 7]}`,
 `{"$dtype": "bfloat16"}`, `{"$class": "torch.nn.modules.activation.GELU"}`, `{"$partial": …, "with": {…}}`,
 `{"$float": "inf"}`. A record may come from anyone, so names lead to modules' classes of the model libraries, and to the
-functions of `torch.nn.functional`, and nowhere else.
+functions of `torch.nn.functional`, and nowhere else; but for classes, functions and objects of the user's own code
+(`$own`, `$object`, `$enum`), which a caller finds where that was granted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
+from pathlib import Path, PurePath
 from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any
 
@@ -28,7 +30,9 @@ _FUNCTIONS = "torch.nn.functional"
 _HOMES_OF_FUNCTIONS = (_FUNCTIONS, "torch._C._nn")
 _DEEPEST = 30
 
-Own = Callable[[type], str | None]
+_OWN = ("$own", "$object", "$enum")
+
+Own = Callable[[Any], str | None]
 Find = Callable[[str], Any]
 
 
@@ -38,7 +42,8 @@ def as_data(value: Any, name: str, *, own: Own | None = None) -> Any:
     Args:
         value: An argument, or a dict of them; dataclasses become dicts of their fields.
         name: What to call it in a message.
-        own: Tells the name of a class of the user's own, whose objects then stay such objects; None for other classes.
+        own: Tells the name of a class or a function of the user's own, whose objects then stay such objects; None for
+            others.
 
     Raises:
         InputError: It is of a kind that cannot be written down.
@@ -57,7 +62,7 @@ def from_data(data: Any, find: Find | None = None) -> Any:
 
     Args:
         data: What `as_data` wrote.
-        find: Finds a class of the user's own by its name, where there may be objects of such.
+        find: Finds a class or a function of the user's own by its name, where there may be such.
 
     Raises:
         ArchitectureError: It names something other than a layer of a model library.
@@ -82,17 +87,23 @@ def from_data(data: Any, find: Find | None = None) -> Any:
         if tag == "$class":
             return _named(held)
         if tag == "$partial":
-            return functools.partial(_named(held), **from_data(data.get("with", {}), find))
+            called = _named(held) if isinstance(held, str) else from_data(held, find)
+            return functools.partial(called, **from_data(data.get("with", {}), find))
+        if tag == "$path":
+            return Path(held)
+        if tag == "$device":
+            return torch.device(held)
         if tag == "$namespace":
             return Namespace(**from_data(held, find))
         if tag == "$omegaconf":
             return import_module("omegaconf").OmegaConf.create(from_data(held, find))
+        if tag == "$own" and find is not None:
+            return find(held)
+        if tag == "$enum" and find is not None and issubclass(kind := find(held), Enum):
+            return kind[data["member"]]
         if tag == "$object" and find is not None:
-            kind = find(held)
-            made = kind.__new__(kind)
-            vars(made).update(from_data(data.get("with", {}), find))
-            return made
-    except (TypeError, ValueError, AttributeError, ImportError):
+            return _made(find(held), from_data(data.get("with", {}), find))
+    except (TypeError, ValueError, LookupError, AttributeError, ImportError, RuntimeError):
         pass  # said below, for all of them
     raise ArchitectureError(
         f"The manifest has {data!r:.100} in a config, which is no layer or value of a model library; "
@@ -100,8 +111,41 @@ def from_data(data: Any, find: Find | None = None) -> Any:
     )
 
 
-def _nobodys(kind: type) -> None:
+def modules_named(data: Any) -> list[str]:
+    """The modules of the user's own, beside the one of the factory, whose classes a record names."""
+    found: dict[str, None] = {}
+    waiting = [data]
+    while waiting:
+        each = waiting.pop()
+        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else []
+        for tag in _OWN:
+            if isinstance(each, dict) and isinstance(name := each.get(tag), str) and ":" in name:
+                found[name.partition(":")[0]] = None
+    return list(found)
+
+
+def _nobodys(kind: Any) -> None:
     del kind
+
+
+def _made(kind: Any, attributes: Mapping[str, Any]) -> Any:
+    made = kind.__new__(kind)
+    for name, value in attributes.items():
+        object.__setattr__(made, name, value)  # a frozen dataclass forbids its own way
+    return made
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object of a user's own class holds.
+
+    Raises:
+        TypeError: That is in no dictionary.
+    """
+    if hasattr(value, "__dict__"):
+        return dict(vars(value))
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    raise TypeError
 
 
 def _written(value: Any, depth: int, own: Own) -> Any:
@@ -111,6 +155,8 @@ def _written(value: Any, depth: int, own: Own) -> Any:
         return {"$float": str(value)}
     if value is None or type(value) in (bool, int, float, str):
         return value
+    if isinstance(value, Enum) and (name := own(type(value))) is not None:
+        return {"$enum": name, "member": value.name}
     for plain in (int, float, str):  # subclasses, such as enumerations and numpy's
         if isinstance(value, plain):
             return plain(value.value if isinstance(value, Enum) else value)
@@ -128,14 +174,21 @@ def _written(value: Any, depth: int, own: Own) -> Any:
         return {"$items": items}
     if type(value) in (Namespace, SimpleNamespace):
         return {"$namespace": _written(vars(value), depth + 1, own)}
-    if not isinstance(value, type) and (name := own(type(value))) is not None and hasattr(value, "__dict__"):
-        return {"$object": name, "with": _written(vars(value), depth + 1, own)}
+    if isinstance(value, PurePath):
+        return {"$path": value.as_posix()}
+    if isinstance(value, torch.device):
+        return {"$device": str(value)}
+    if isinstance(value, type | FunctionType) and (name := own(value)) is not None:
+        return {"$own": name}
+    if not isinstance(value, type) and (name := own(type(value))) is not None:
+        return {"$object": name, "with": _written(_attributes(value), depth + 1, own)}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _written(getattr(value, field.name), depth + 1, own) for field in fields(value)}
     if isinstance(value, torch.dtype):
         return {"$dtype": str(value).removeprefix("torch.")}
     if isinstance(value, functools.partial) and not value.args:
-        return {"$partial": _name_of(value.func), "with": _written(value.keywords, depth + 1, own)}
+        called = _name_of(value.func) if own(value.func) is None else _written(value.func, depth + 1, own)
+        return {"$partial": called, "with": _written(value.keywords, depth + 1, own)}
     return {"$class": _name_of(value)}
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
+from manifest.errors import InputError
+from manifest.families.callable.script import own_name
+from manifest.families.json_arguments import as_data, modules_named
 from manifest.probes.inputs import Inputs, Preprocessing, Probe
 from manifest.schema.document import Architecture, Operators, Preprocess, Reading
 from manifest.weights.shape_diff import ShapeDiff
@@ -48,7 +52,15 @@ class Creation:
     @property
     def runs(self) -> list[str]:
         """Modules of the user's own whose code made it, for a factory of the family `callable`."""
-        return [self.name.partition(":")[0]] if self.family == "callable" else []
+        if self.family != "callable":
+            return []
+        home = self.name.partition(":")[0]
+        if self.architecture is not None:
+            return [home, *modules_named(self.architecture.config)]
+        try:
+            return [home, *modules_named(as_data(self.arguments, "arguments", own=partial(own_name, home)))]
+        except InputError:  # they cannot be written down, and whoever tries to is told so
+            return [home]
 
 
 @dataclass(frozen=True)

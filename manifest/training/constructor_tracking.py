@@ -17,8 +17,7 @@ from torch import nn
 
 from manifest.errors import InputError
 from manifest.families import creation_of, remember, remember_why_not
-from manifest.families.callable.adapter import own_class
-from manifest.families.callable.script import name_of
+from manifest.families.callable.script import name_of, own_name
 from manifest.families.json_arguments import as_data
 from manifest.families.protocol import Creation
 from manifest.training.patches import Function, Patches
@@ -142,7 +141,7 @@ def _arguments(frame: FrameType, factory: str) -> dict[str, Any]:
         raise InputError(f"it was given *{info.varargs}, and only named arguments are written down.")
     given |= info.locals.get(info.keywords, {}) if info.keywords else {}
     for key, value in given.items():
-        as_data(value, key, own=partial(own_class, factory))
+        as_data(value, key, own=partial(own_name, factory.partition(":")[0]))
     return given
 
 

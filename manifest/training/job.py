@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Job:
         identity: Of the file, by which it is known again.
         descriptions: Of the models in it; empty once they are written down.
         provenance: Where the weights come from.
+        runs: The user's own code that made the models.
         copies: Where the script has copied it to.
         manifest: What was published.
     """
@@ -26,5 +28,6 @@ class Job:
     identity: tuple[int, ...]
     descriptions: list[Description]
     provenance: Provenance
+    runs: Sequence[str]
     copies: list[Path] = field(default_factory=list)
     manifest: Manifest | None = None

@@ -89,7 +89,8 @@ class ModelCapture:
         facts = facts_of(saved if isinstance(saved, Mapping) else {}, dataset=self._options.dataset)
         provenance = provenance_of(descriptions[0].family, creation_of(module), facts, self._git)
         parents = [*provenance.parents, *(each for each in self._origins.of(module) if each not in provenance.parents)]
-        return Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}))
+        runs = [name for _, owner in owners if (creation := creation_of(owner.module)) for name in creation.runs]
+        return Job(path, identity, descriptions, provenance.model_copy(update={"parents": parents}), runs)
 
     def _description(self, stored: Checkpoint, owner: Owner) -> Description:
         module = owner.module

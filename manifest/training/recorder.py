@@ -351,8 +351,7 @@ class CheckpointRecorder:
         with self._failing(job.place), open_checkpoint(job.place) as stored:
             manifest = job.manifest
             architecture = manifest.architecture
-            runs = [str(architecture.name).partition(":")[0]] if architecture.family == "callable" else []
-            with granted(runs):
+            with granted(job.runs):
                 description = description_of_file(select_recorded(stored, manifest), architecture, options)
                 job.manifest = manifest.model_copy(update={"golden": description.golden})
             self._publish(job, job.place)

@@ -28,7 +28,7 @@ from manifest.errors import (
     one_line,
 )
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
-from manifest.families.callable.script import MAIN, Script, difference, find_in_main, is_script, name_of, read, running
+from manifest.families.callable.script import MAIN, Script, difference, find_in_main, is_script, own_name, read, running
 from manifest.families.json_arguments import as_data, from_data
 from manifest.families.protocol import Captured, Creation
 from manifest.grants import granted_script, is_granted, is_granted_changed
@@ -49,7 +49,9 @@ class Factory(Adapter):
         return False
 
     def resolve(self, creation: Creation) -> Draft:
-        arguments = as_data(dict(creation.arguments), "arguments", own=partial(own_class, creation.name))
+        arguments = as_data(
+            dict(creation.arguments), "arguments", own=partial(own_name, creation.name.partition(":")[0])
+        )
         return Draft(creation.name, "", arguments, arguments, AS_BUILT)
 
     def construct(self, draft: Draft) -> nn.Module:
@@ -111,12 +113,6 @@ def module_of(name: str) -> str:
     return module
 
 
-def own_class(factory: str, kind: type) -> str | None:
-    """The name of a class that is defined where a factory is, so that whoever grants one grants the other."""
-    module, _, name = (name_of(kind) or "").partition(":")
-    return name if module == factory.partition(":")[0] and name.isidentifier() else None
-
-
 def source_change(architecture: Architecture) -> str | None:
     """What changed in a script since a model that it defines was saved, as a diff; None where nothing did.
 
@@ -157,29 +153,41 @@ def _script(module: str, name: str) -> Script:
 
 
 def _factory(name: str) -> Callable[..., Any]:
-    module, attribute = module_of(name), name.rpartition(":")[2]
-    found: Any = _defined(name, attribute) if is_script(module) else _imported(module, attribute, name)
-    home = getattr(found, "__module__", None)
-    if not callable(found) or not isinstance(home, str):
-        raise ArchitectureError(
-            f"{name!r} is a {type(found).__name__}, expected a function or class; correct the name."
-        )
-    if not is_script(module) and home not in MAIN:
-        _require_granted(home, f"The factory {name!r} is defined in")
+    found = _defined(name, name.rpartition(":")[2])
+    if not callable(found):
+        raise _no_factory(name, found)
     factory: Callable[..., Any] = found
     return factory
 
 
-def _defined(name: str, attribute: str) -> Any:
-    """A class or function that is defined where a factory is, be it a script or a module."""
-    module = module_of(name)
-    if not is_script(module):
-        return _imported(module, attribute, name)
-    return _script(module, name).find(attribute, beside=name.rpartition(":")[2])
+def _defined(name: str, own: str) -> Any:
+    """A class or function that is defined where a factory is, or in another module or script that was granted.
+
+    Args:
+        name: The factory.
+        own: The name of the class or function; see `script.own_name`.
+    """
+    beside = name.rpartition(":")[2]
+    if ":" in own:
+        name, beside = own, own.rpartition(":")[2]
+    module, attribute = module_of(name), own.rpartition(":")[2]
+    if is_script(module):
+        return _script(module, name).find(attribute, beside=beside)
+    found = _imported(module, attribute, name)
+    home = getattr(found, "__module__", None)
+    if not isinstance(home, str):
+        raise _no_factory(f"{module}:{attribute}", found)
+    if home not in MAIN:
+        _require_granted(home, f"'{module}:{attribute}' is defined in")
+    return found
+
+
+def _no_factory(name: str, found: object) -> ArchitectureError:
+    return ArchitectureError(f"{name!r} is a {type(found).__name__}, expected a function or class; correct the name.")
 
 
 def _imported(module: str, attribute: str, name: str) -> Any:
-    _require_granted(module, f"The factory {name!r} is in")
+    _require_granted(module, f"{name!r} is in")
     if (found := find_in_main(module, attribute)) is not None:
         return found
     try:
