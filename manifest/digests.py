@@ -15,6 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from manifest import progress
 from manifest.errors import InputError
 
 Buffer = Any
@@ -172,6 +173,7 @@ def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = R
             raise was_cut(name, start)
         yield block[:count]
         start += count
+        progress.read(count)
 
 
 def was_cut(name: str, size: int) -> InputError:

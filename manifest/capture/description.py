@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from manifest import progress
 from manifest.capture.golden_outputs import golden_outputs
 from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.stored_weights import files, require_listed, tensor_records, weights_record
@@ -110,9 +111,10 @@ class Description:
             IncompleteModelError: A component is missing or was never trained, and `partial` does not declare it.
             ArchitectureError: As in `capture_outputs`.
         """
-        components = assess(
-            self._roles, self.checkpoint, {each.name: each.digest for each in self._tensors}, self.options.partial
-        )
+        progress.begin("digests of tensors")
+        digests = {each.name: each.digest for each in self._tensors}
+        progress.begin("components")
+        components = assess(self._roles, self.checkpoint, digests, self.options.partial)
         _require_whole(components, file_name)
         return Model(
             state=State(path=list(self.checkpoint.state_path), prefix=self.checkpoint.prefix),

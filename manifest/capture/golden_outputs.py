@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from manifest import progress
 from manifest.capture.options import GoldenOptions
 from manifest.checkpoint import Checkpoint
 from manifest.errors import ArchitectureError, InputError
@@ -62,6 +63,7 @@ def golden_outputs(
             )
         if inputs is None:
             continue
+        progress.begin("golden outputs")
         rebuilt = built.ask(inputs)
         answers = rebuilt if witness is None else run_probe(family, architecture, witness, inputs)
         if not finite(answers.outputs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from manifest import progress
 from manifest.checkpoint import Checkpoint
 from manifest.checks.ladder import CheckResult
 from manifest.checks.target import VerificationTarget
@@ -23,6 +24,7 @@ def integrity(subject: VerificationTarget) -> CheckResult:
     findings: list[Finding] = []
     changed: list[str] = []
     total = 0
+    progress.expect(sum(record.size for record in subject.manifest.checkpoint.files))
     for record, path in recorded_files(subject.path, subject.manifest):
         if not _is_file(path):
             message = f"The file {record.path} is not there, and the manifest describes it."

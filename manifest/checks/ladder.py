@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from manifest import progress
 from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, outcome_of
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def run_ladder(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], Ch
     report = Report(kind=kind, subject=name)
     for rung, check in rungs:
         started = time.perf_counter()
+        progress.begin(rung)
         result = check()
         outcome = Outcome.SKIP if result.skipped else outcome_of(result.findings)
         _log.debug("%s: %s %s in %.2f s (%s)", name, rung, outcome, time.perf_counter() - started, result.reason)
@@ -44,6 +46,7 @@ def run_ladder(kind: Kind, name: str, rungs: Iterable[tuple[str, Callable[[], Ch
                 findings=result.findings,
             )
         )
+    progress.end()
     return report
 
 

@@ -31,10 +31,12 @@ from manifest.cli import (
     verify,
 )
 from manifest.cli.options import Verbose
-from manifest.cli.printing import complain
+from manifest.cli.printing import complain, showing_progress
 from manifest.errors import ManifestError
 from manifest.escaping import show_log
 from manifest.version import __version__
+
+_QUIET = frozenset({"--quiet", "-q"})
 
 app = typer.Typer(
     name="manifest",
@@ -104,7 +106,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without ✔ is no reason to fail
     try:
         try:
-            app()
+            with showing_progress(shown=not _QUIET.intersection(sys.argv)):
+                app()
         finally:
             sys.stdout.flush()
     except ManifestError as error:

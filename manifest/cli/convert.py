@@ -16,6 +16,7 @@ from manifest.cli.options import (
     State,
     passphrase,
 )
+from manifest.cli.printing import emit
 
 
 def run(
@@ -39,4 +40,4 @@ def run(
         beside = f", with its manifest{' and signature' if manifest.signer else ''}" if manifest else ""
         if not manifest and has_manifest(checkpoint):
             beside = f", without a manifest, since that of {checkpoint.name} does not describe these weights"
-        typer.echo(f"Wrote {output.name}{beside}.")
+        emit(f"Wrote {output.name}{beside}.", None)

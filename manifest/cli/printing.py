@@ -1,18 +1,25 @@
-"""Where output goes: results to stdout or a file, problems to stderr, colours only to a terminal."""
+"""Where output goes: results to stdout or a file, problems to stderr, colours and progress only to a terminal."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from manifest import progress
 from manifest.cli.options import FailOn, Format
 from manifest.errors import ManifestError, StorageError
+from manifest.escaping import printable
+from manifest.progress import Step
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,6 +27,13 @@ if TYPE_CHECKING:
     from manifest.schema.report import Kind, Report
 
 _WIDTH_OF_FILES = 120
+_PATIENCE = 1.0  # seconds before anything is shown
+_BETWEEN = 0.2  # seconds
+_ERASE = "\r\x1b[K"
+_GB = 1e9
+
+_lock = threading.Lock()
+_line_is_drawn = False
 
 
 def emit(content: RenderableType | str, output: Path | None, *, color: bool = True) -> None:
@@ -28,6 +42,8 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
     Raises:
         StorageError: The file cannot be written.
     """
+    progress.end()
+    erase_progress()
     if not isinstance(content, str):
         from rich.console import Console
 
@@ -50,8 +66,7 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
 
 def complain(sentence: str) -> None:
     """One sentence on stderr, escaped."""
-    from manifest.escaping import printable
-
+    erase_progress()
     print(f"manifest: {printable(sentence, 4000)}", file=sys.stderr)
 
 
@@ -118,7 +133,8 @@ def each_checked(
     alone = len(paths) == 1 and format in (Format.TEXT, Format.JSON)
     shown = format is Format.TEXT and output is None
     reports = []
-    for path in _with_progress(paths):
+    for number, path in enumerate(paths, start=1):
+        progress.now.subject = path.name if len(paths) == 1 else f"{number} of {len(paths)}, {path.name}"
         try:
             reports.append(check(path))
         except ManifestError as error:
@@ -130,16 +146,6 @@ def each_checked(
     return reports
 
 
-def _with_progress(paths: Sequence[Path]) -> Iterable[Path]:
-    """Several paths with a bar on a terminal, which is gone afterwards."""
-    if len(paths) < 2 or not sys.stderr.isatty():
-        return paths
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(paths, description="", console=Console(stderr=True), transient=True)
-
-
 def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:
     from manifest.rendering import junit, sarif
 
@@ -149,3 +155,55 @@ def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:
 def emit_data(data: Any, output: Path | None) -> None:
     """Print data by json, which escapes all but ASCII: names out of a checkpoint must not reach a terminal as is."""
     emit(json.dumps(data, indent=2), output)
+
+
+@contextmanager
+def showing_progress(*, shown: bool) -> Iterator[None]:
+    """Inside, what takes longer than a second is shown on stderr, where that is a terminal and it is asked for."""
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    drawing = threading.Thread(target=_draw_progress, args=(ended,), name="manifest-progress", daemon=True)
+    drawing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        drawing.join()
+        erase_progress()
+
+
+def erase_progress() -> None:
+    """Take the line away, so that something can be printed; it comes again while a step goes on."""
+    global _line_is_drawn
+    with _lock:
+        if _line_is_drawn:
+            print(_ERASE, end="", file=sys.stderr, flush=True)
+            _line_is_drawn = False
+
+
+def _draw_progress(ended: threading.Event) -> None:
+    global _line_is_drawn
+    time_to_show = time.monotonic() + _PATIENCE
+    while not ended.wait(_BETWEEN):
+        step = progress.now.step
+        if step is None or time.monotonic() < time_to_show:
+            continue
+        width = shutil.get_terminal_size().columns - 1
+        with _lock:
+            print(f"{_ERASE}{progress_words(step)[:width]}", end="", file=sys.stderr, flush=True)
+            _line_is_drawn = True
+
+
+def progress_words(step: Step) -> str:
+    """A step in words."""
+    seconds = max(time.monotonic() - step.began, 1e-3)
+    subject = f"{printable(progress.now.subject)}: " if progress.now.subject else ""
+    if not step.total or not step.done:
+        return f"{subject}{step.name}, {seconds:.0f} s"
+    done, rate = min(step.done, step.total), step.done / seconds
+    left = (step.total - done) / rate
+    return (
+        f"{subject}{step.name}, {done / _GB:.1f} of {step.total / _GB:.1f} GB, {rate / _GB:.1f} GB/s, {left:.0f} s left"
+    )

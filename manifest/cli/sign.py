@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from manifest.cli.options import PASSPHRASE_VARIABLE, Checkpoint, PassphraseVariable, passphrase
+from manifest.cli.printing import emit
 
 
 def run(
@@ -18,4 +19,4 @@ def run(
     from manifest.workflows.signing import sign
 
     signature = sign(checkpoint, key, passphrase=passphrase(passphrase_env))
-    print(f"Signed: {signature}")
+    emit(f"Signed: {signature}", None)

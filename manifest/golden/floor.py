@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from manifest import progress
 from manifest.families.protocol import Family
 from manifest.golden.detections import match
 from manifest.golden.layers import layer_distance
@@ -76,23 +77,26 @@ def measure(
         return {}
     asked = answers if thoroughness is Thoroughness.FULL else first
 
-    def moved(threads: int | None = None) -> float:
+    def moved(cause: str, threads: int | None = None) -> float:
+        progress.begin(f"golden outputs: numerics floor, {cause}")
         return _worst(asked.outputs, built.ask(asked.inputs, threads=threads).outputs)
 
     floor = {
-        "repeat": moved(),
-        "threads": moved(threads=1 if answers.threads > 1 else 2),
+        "repeat": moved("repeat"),
+        "threads": moved("threads", 1 if answers.threads > 1 else 2),
         "batch": _worst(_first_rows(built, answers.outputs), first.outputs),
     }
     with without_fused_attention():
-        floor["attention"] = moved()
+        floor["attention"] = moved("attention")
     with without_onednn() as switched:
         if switched:
+            progress.begin("golden outputs: numerics floor, kernels")
             other = built.ask(answers.inputs)
             floor["kernels"] = _worst(answers.outputs, other.outputs)
             if any(reading.objects for reading in answers.readings):
                 floor["objects"] = match(answers.readings, other.readings).distance
     if thoroughness is Thoroughness.FULL:
+        progress.begin("golden outputs: numerics floor, batches and other processes")
         floor |= _batches(built, answers) | _accelerator(built, answers)
         for name, outputs in (elsewhere() if elsewhere is not None else {}).items():
             floor[name] = _worst(answers.outputs, outputs)

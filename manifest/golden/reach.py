@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from manifest import progress
 from manifest.golden.floor import Built
 from manifest.golden.run import undisturbed
 from manifest.neutral_process import neutral_process
@@ -31,6 +32,7 @@ def unreached(built: Built, inputs: Inputs) -> list[str] | None:
     Returns:
         None where it cannot be told: an operator of the model has no gradient.
     """
+    progress.begin("golden outputs: what they reach")
     module = built.module
     parameters = {
         name: parameter

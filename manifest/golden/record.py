@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from manifest import progress
 from manifest.golden.floor import Built, Elsewhere, layer_floors, measure
 from manifest.golden.layers import sketched
 from manifest.golden.reach import unreached
@@ -37,6 +38,7 @@ def record(
         reach: Whether to find out which parameters no output depends on.
     """
     inputs = answers.inputs
+    progress.begin("golden outputs: layers")
     first = built.ask(inputs.first(), layers=True)
     brief = {name: output for name, output in first.record().items() if name in built.family.rows}
     return Golden(
@@ -64,6 +66,7 @@ def prepared(inputs: Inputs) -> list[Layer]:
 
 def contrasted(first: ProbeOutputs, wrong: Built) -> float:
     """How far a wrong model is from the right one, for the first samples."""
+    progress.begin("golden outputs: wrong architectures")
     outputs = wrong.ask(first.inputs).outputs
     found = max((relative_distance(tensor, outputs[name]) for name, tensor in first.outputs.items()), default=0.0)
     return float(f"{found:.3g}")

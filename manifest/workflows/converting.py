@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from manifest import progress
 from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
 from manifest.checks.target import select_recorded
@@ -73,21 +74,26 @@ def convert(
         except CheckpointError as error:
             raise CheckpointError(f"{source.name}: {error}", rule=error.rule) from None
         require_undamaged(stored)
+        total = sum(tensor.nbytes for tensor in stored.tensors.values())
+        progress.begin("digests", total)
         digest = _digest(stored)
         if recorded is not None and recorded.weights.digest != digest:
             raise StorageError(
                 f"{source.name} does not hold the weights that its manifest describes, so it was not converted; "
                 f"find out which of them is right with `manifest verify {source.name}`."
             )
+        progress.begin("writing", total)
         with staged.open("xb") as file:
             write_safetensors(stored, file, aliases={} if untie else stored.aliases())
         synchronise(staged)
         with open_checkpoint(staged) as written:
+            progress.begin("reading back", total)
             if _digest(written) != digest:
                 raise StorageError(f"{target.name} did not come out as it was written; check the disk and try again.")
         if recorded is None:
             replace_file(staged, target)
             return None
+        progress.begin("digests of the file")
         blake3, sha = file_digests(staged)
         size = staged.stat().st_size
         manifest = recorded.model_copy(

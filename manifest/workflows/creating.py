@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Unpack
 
+from manifest import progress
 from manifest.capture.description import Description, manifest_of, require_recordable
 from manifest.capture.options import Key, RecordKeywords, record_options
 from manifest.capture.provenance import facts_of, provenance_of
@@ -80,6 +81,7 @@ def describe(
     # Who names a factory here asks for it to be run.
     with granted(creation.runs), open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
         require_undamaged(stored)
+        progress.begin("architecture")
         captured = adapter.describe(creation)
         meant = _part_that_fits(stored, captured) if state is None else stored.select(state)
         description = Description(meant, adapter, captured, options=options)

@@ -226,6 +226,7 @@ def test_unknown_weights_are_answered_with_those_there_are() -> None:
         ({"settings": {"": {"forward": 1}}}, "sets 'forward' of 'the model', which has no such setting"),
         ({"settings": {"conv1": {"stride": 9}}}, "sets 'stride' of 'conv1', which has no such setting"),
         ({"settings": {"no.such": {"eps": 1.0}}}, "sets 'eps' of 'no.such', which has no such setting"),
+        ({"more": 1}, "config of resnet18 has 'more', expected only name, arguments, as_if, settings"),
         ({"arguments": {"norm_layer": {"$class": "os.system"}}}, "no layer or value of a model library"),
     ],
 )

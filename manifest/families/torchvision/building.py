@@ -18,7 +18,7 @@ import torchvision
 from torch import nn
 from torchvision.models import WeightsEnum, get_model_builder
 
-from manifest.errors import InputError
+from manifest.errors import ArchitectureError, InputError
 from manifest.families.adapter import Draft, cast, frozen
 from manifest.families.equivalence import first_difference
 from manifest.families.json_arguments import as_data, from_data
@@ -30,6 +30,8 @@ from manifest.families.torchvision.settings import adjust
 
 WEIGHTS = ("weights", "weights_backbone")
 _LEGACY = ("pretrained", "pretrained_backbone")
+_PARTS = ("name", "arguments", "as_if", "settings")
+"""What a config is made of."""
 _WITHOUT_EFFECT = frozenset({"progress"})
 _REPLACED = threading.Lock()
 
@@ -87,6 +89,11 @@ def construct(draft: Draft) -> nn.Module:
         ArchitectureError: A size is beyond what any model has, or there is no such setting.
     """
     require_sane(draft.config)
+    if unknown := sorted(draft.config.keys() - _PARTS):
+        raise ArchitectureError(
+            f"The config of {draft.name} has {unknown[0]!r:.60}, expected only {', '.join(_PARTS)}; "
+            "get the manifest from a source you trust, or a version of this program that knows it."
+        )
     config = from_data(draft.config)
     module = build(config["name"], config.get("arguments", {}), config.get("as_if", {}))
     adjust(module, config.get("settings", {}))
