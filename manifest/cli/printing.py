@@ -143,6 +143,7 @@ def each_checked(
             if not shown:
                 complain(str(error))
             reports.append(Report(kind=kind, subject=path.name, path=str(path), error=str(error)))
+    progress.now.subject = ""
     return reports
 
 

@@ -14,7 +14,7 @@ import torch
 
 from manifest import progress
 from manifest.cli import main, printing
-from manifest.progress import Step
+from manifest.progress import Progress, Step
 
 
 class Terminal(io.StringIO):
@@ -27,6 +27,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """One on which nobody waits before something is shown."""
     monkeypatch.setattr(printing, "_PATIENCE", 0.0)
     monkeypatch.setattr(printing, "_BETWEEN", 0.001)
+    monkeypatch.setattr(progress, "now", Progress())
     return Terminal()
 
 
@@ -35,7 +36,7 @@ def wait_for(terminal: Terminal, text: str) -> None:
         if text in terminal.getvalue():
             return
         time.sleep(0.001)
-    raise AssertionError(terminal.getvalue())
+    raise AssertionError(terminal.getvalue()[-300:])
 
 
 @pytest.mark.parametrize(
