@@ -19,11 +19,14 @@ from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family_of
 from manifest.families import family as family_named
 from manifest.families.callable.script import name_of
+from manifest.families.opaque.adapter import FAMILY as OPAQUE
 from manifest.families.protocol import Captured, Creation, Family
 from manifest.families.wrappers import unwrap
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Manifest
+
+_AS_SHOWN = "Or record what it shows, and not how to rebuild it: family='opaque'."
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,12 @@ class LiveModel:
                 return self.family.capture(self.module, self.creation)
             except ArchitectureError as error:
                 if not self.guessed or self.creation is None:
-                    raise
+                    raise ArchitectureError(f"{error} {_AS_SHOWN}") from error
                 name = self.creation.name
                 raise ArchitectureError(
                     f"{name} is a class of your own, and made without arguments it is another model ({error}); name "
                     f"them with model_name={name!r}, family='callable', arguments={{…}}, or save it inside "
-                    "`with manifest.recording():`, which sees how models are made."
+                    f"`with manifest.recording():`, which sees how models are made. {_AS_SHOWN}"
                 ) from error
 
     def describe(self, stored: Checkpoint, file_name: str, digests: Future[list[tuple[str, str]]]) -> Manifest:
@@ -108,12 +111,17 @@ def live_model(
     sharded = is_sharded(module)
     witness = None if sharded else module
     module = unsharded(module) if sharded else module
+    facts = facts_of(extras or {}, dataset=options.dataset)
+    if family == OPAQUE.name:
+        return LiveModel(module, witness, OPAQUE, None, options, facts)
     creation = creation_of(module)
     if creation is None and model_name is not None:
         creation = Creation(model_name, dict(arguments or {}), family=family)
     guessed = creation is None and (creation := _of_own_class(module)) is not None
-    adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
-    facts = facts_of(extras or {}, dataset=options.dataset)
+    try:
+        adapter = family_of(module) if creation is None or creation.family is None else family_named(creation.family)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{error} {_AS_SHOWN}") from error
     return LiveModel(module, witness, adapter, creation, options, facts, guessed)
 
 

@@ -78,7 +78,8 @@ def save(
         partial: Roles of components that are untrained by design, for example `["text_tower"]`.
         model_name: Name in the model library's registry, for a model whose making was not seen; of a factory of your
             own, `package.module:name`.
-        family: Name of the model library, where the model does not show it: `callable` for a factory of your own.
+        family: Name of the model library, where the model does not show it: `callable` for a factory of your own, and
+            `opaque` to record what the model shows and not how to rebuild it, as where nobody can.
         arguments: What `model_name` was called with.
 
     Returns:

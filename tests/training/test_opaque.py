@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import manifest
-from manifest.errors import NotRebuildableError
+from manifest.errors import ArchitectureError, NotRebuildableError
 from manifest.schema.report import Outcome, Severity, VerificationError
 from manifest.storage.transaction import read_manifest
 from manifest.training.recorder import CheckpointRecorder
@@ -146,3 +146,18 @@ def test_outputs_when_inputs_were_given_then_are_recorded_and_compared(tmp_path)
     other.forward = lambda x: torch.relu(other.norm(other.first(x)))  # type: ignore[method-assign]
     report = manifest.compare(other, path)
     assert (report.exit_code, "G001" in {each.rule for each in report.findings()}) == (1, True)
+
+
+def test_save_when_it_cannot_be_rebuilt_then_says_how_to_record_it_all_the_same(tmp_path):
+    model, path = Net(lambda: nn.Linear(4, 8)), tmp_path / "net.pt"
+    with torch.no_grad():
+        model.norm.bias.add_(1)
+    with pytest.raises(ArchitectureError, match=r"Or record what it shows, .*: family='opaque'\.$"):
+        manifest.save(model, path)
+    assert not path.exists()
+    written = manifest.save(model, path, family="opaque", example_inputs={"x": torch.randn(3, 4)})
+    assert written is not None
+    assert (written.architecture.family, len(written.golden)) == ("opaque", 1)
+    assert manifest.verify(path).exit_code == 0
+    assert manifest.compare(built(path), path).exit_code == 0
+    assert manifest.compare(built(path, eps=1e-3), path).exit_code == 1

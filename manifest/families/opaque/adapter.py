@@ -44,6 +44,10 @@ class Opaque(Adapter):
     def create(self, creation: Creation) -> nn.Module:
         return self.construct(self.resolve(creation))
 
+    def capture(self, module: nn.Module, creation: Creation | None) -> Captured:
+        del creation
+        return self.capture_as_shown(module, "Whoever saved it asked for no more, by family='opaque'.")
+
     @neutral_process()
     def capture_as_shown(self, module: nn.Module, why: str) -> Captured:
         """What a live module shows, and a copy of it without weights.
