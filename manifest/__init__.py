@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from manifest.errors import NoManifestError as NoManifestError
     from manifest.errors import NoManifestWarning as NoManifestWarning
     from manifest.errors import NotGrantedError as NotGrantedError
+    from manifest.errors import NotRebuildableError as NotRebuildableError
+    from manifest.errors import NoWeightsError as NoWeightsError
     from manifest.errors import SignatureError as SignatureError
+    from manifest.errors import SourceChangedError as SourceChangedError
     from manifest.errors import StorageError as StorageError
     from manifest.errors import UnknownModelError as UnknownModelError
     from manifest.probes.inputs import Probe as Probe
@@ -99,7 +102,9 @@ _HOMES = {
     "NewerSchemaError": "manifest.errors",
     "NoManifestError": "manifest.errors",
     "NoManifestWarning": "manifest.errors",
+    "NoWeightsError": "manifest.errors",
     "NotGrantedError": "manifest.errors",
+    "NotRebuildableError": "manifest.errors",
     "Policy": "manifest.checks.policy",
     "Probe": "manifest.probes.inputs",
     "recording": "manifest.training.recording",
@@ -111,6 +116,7 @@ _HOMES = {
     "seed_worker": "manifest.determinism.switches",
     "sign": "manifest.workflows.signing",
     "SignatureError": "manifest.errors",
+    "SourceChangedError": "manifest.errors",
     "StorageError": "manifest.errors",
     "torch_save": "manifest.training.torch_save",
     "UnknownModelError": "manifest.errors",

@@ -38,6 +38,18 @@ class CheckpointError(ManifestError):
         self.remedy = remedy
 
 
+class NoWeightsError(CheckpointError):
+    """A well-formed file of pickled objects that are no weights, such as the state of an optimizer.
+
+    Attributes:
+        globals: `module.name` of every global that the pickle names.
+    """
+
+    def __init__(self, message: str, *, rule: str, globals: tuple[str, ...] = ()) -> None:
+        super().__init__(message, rule=rule)
+        self.globals = globals
+
+
 class DocumentError(ManifestError):
     """A manifest that is not valid."""
 

@@ -337,7 +337,8 @@ def _entry(directory: Path) -> Path:
 
 def _of_file(path: Path, error: CheckpointError) -> CheckpointError:
     """The error with the name of the checkpoint in front."""
-    return CheckpointError(f"{printable(path.name or str(path))}: {error}", rule=error.rule, remedy=error.remedy)
+    error.args = (f"{printable(path.name or str(path))}: {error}",)
+    return error
 
 
 def _is_directory(path: Path) -> bool:

@@ -16,7 +16,7 @@ from manifest.checkpoint import modules
 from manifest.checkpoint.pickles.stand_ins import Members, OddKey, Opaque, over_limit
 from manifest.checkpoint.pickles.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.checkpoint.tensors import MOST_TENSORS
-from manifest.errors import CheckpointError
+from manifest.errors import CheckpointError, NoWeightsError
 from manifest.escaping import printable, printable_list, writable
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module")
@@ -63,11 +63,16 @@ class FoundState:
     extras: tuple[str, ...] = ()
 
 
-def find_states(root: Any) -> list[FoundState]:
+def find_states(root: Any, globals: Sequence[str] = ()) -> list[FoundState]:
     """Every set of weights in an object, the one that is meant first: see `order`.
 
+    Args:
+        root: The object.
+        globals: What the pickle of it names.
+
     Raises:
-        CheckpointError: `F001` when it holds no weights, `F004` when they are in a form that cannot be listed.
+        NoWeightsError: It holds no weights: `F001`, or `F004` where that cannot be told.
+        CheckpointError: `F004` when they are in a form that cannot be listed.
     """
     found = []
     beside: list[str] | None = None
@@ -76,7 +81,7 @@ def find_states(root: Any) -> list[FoundState]:
             beside = [describe_key(key) for key in _entries(root, modules.Walk()) or ()]
         found.append(_state(beside or [], value, path))
     if not found:
-        raise _no_weights(root)
+        raise _no_weights(root, tuple(globals))
     found.sort(key=order)
     if not found[0].tensors:
         name, kind = next(iter(found[0].unlisted.items()))
@@ -247,20 +252,24 @@ def _state(beside: Iterable[str], entries: dict[Any, Any], path: tuple[str, ...]
     return FoundState(tensors, path, any(map(_AVERAGE.search, path)), unlisted, extras)
 
 
-def _no_weights(root: Any) -> CheckpointError:
+def _no_weights(root: Any, globals: tuple[str, ...]) -> NoWeightsError:
     if isinstance(root, Opaque):
-        return CheckpointError(
+        return NoWeightsError(
             f"it is a pickled object of '{printable(root.name)}' without parameters or buffers that can be told "
             "without running its code; save its state_dict() instead.",
             rule="F004",
+            globals=globals,
         )
     if not isinstance(root, dict):
-        return CheckpointError(
-            f"it holds no weights: it is a pickled {type(root).__name__}, where a state dict was expected.", rule="F001"
+        return NoWeightsError(
+            f"it holds no weights: it is a pickled {type(root).__name__}, where a state dict was expected.",
+            rule="F001",
+            globals=globals,
         )
     keys = printable_list(map(describe_key, root))
-    return CheckpointError(
+    return NoWeightsError(
         f"it holds no weights: its keys are {keys or 'none'}, and a state dict was expected at the top or under "
         f"{printable_list(STATE_KEYS)}.",
         rule="F001",
+        globals=globals,
     )

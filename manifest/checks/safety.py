@@ -7,6 +7,7 @@ There are three verdicts, never two: what cannot be read is neither safe nor uns
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from enum import StrEnum
 
 from manifest.checkpoint import Checkpoint
@@ -49,12 +50,39 @@ def safety_findings(
         known: How severe code is that would run: less so where nothing is going to unpickle the file.
         unknown: How severe globals are that the catalogue does not know: less so where somebody vouches for the file.
     """
+    findings = global_findings(stored.globals, known=known, unknown=unknown)
+    plain = [name for name in stored.globals if judge(name).effect is Effect.DATA]
+    torch_loads_it = stored.container in ("torch-zip", "torch-legacy")
+    if plain and torch_loads_it:
+        message = f"The pickle names {_shown(plain)}, plain data that torch.load(weights_only=True) refuses."
+        findings.append(finding("F011", message, where=printable(plain[0]), globals=_evidence(plain)))
+    if (refused := stored.contents.refused_opcodes) and torch_loads_it:
+        opcodes = ", ".join(refused[:_SHOWN])
+        message = f"The pickle has opcodes that torch.load(weights_only=True) refuses: {opcodes}."
+        findings.append(finding("F011", message, where="pickle", opcodes=list(refused)))
+    if code := stored.contents.code:
+        foreign = _foreign_code(stored)
+        message = f"The file holds {len(code)} programs, {_shown(list(foreign or code))}; none was run."
+        severity = known if foreign else Severity.NOTE
+        findings.append(finding("F012", message, where=printable(code[0]), severity=severity))
+    return findings
+
+
+def global_findings(
+    globals: Sequence[str], *, known: Severity = Severity.ERROR, unknown: Severity = Severity.ERROR
+) -> list[Finding]:
+    """What of the globals that pickles name would run, alike things together.
+
+    Args:
+        globals: `module.name` of each.
+        known: How severe code is that would run.
+        unknown: How severe globals are that the catalogue does not know.
+    """
     findings = []
     groups: dict[tuple[Effect, str], list[str]] = defaultdict(list)
-    for name in stored.globals:
+    for name in globals:
         judgement = judge(name)
         groups[judgement.effect, judgement.does].append(name)
-    plain = [name for (effect, _), names in groups.items() if effect is Effect.DATA for name in names]
     for (effect, does), names in groups.items():
         if effect in (Effect.CODE, Effect.UNKNOWN):
             message = f"The pickle names {_shown(names)}, {'which' if len(names) == 1 else 'each of which'} {does}."
@@ -69,19 +97,6 @@ def safety_findings(
                     effect=str(effect),
                 )
             )
-    torch_loads_it = stored.container in ("torch-zip", "torch-legacy")
-    if plain and torch_loads_it:
-        message = f"The pickle names {_shown(plain)}, plain data that torch.load(weights_only=True) refuses."
-        findings.append(finding("F011", message, where=printable(plain[0]), globals=_evidence(plain)))
-    if (refused := stored.contents.refused_opcodes) and torch_loads_it:
-        opcodes = ", ".join(refused[:_SHOWN])
-        message = f"The pickle has opcodes that torch.load(weights_only=True) refuses: {opcodes}."
-        findings.append(finding("F011", message, where="pickle", opcodes=list(refused)))
-    if code := stored.contents.code:
-        foreign = _foreign_code(stored)
-        message = f"The file holds {len(code)} programs, {_shown(list(foreign or code))}; none was run."
-        severity = known if foreign else Severity.NOTE
-        findings.append(finding("F012", message, where=printable(code[0]), severity=severity))
     return findings
 
 

@@ -23,6 +23,7 @@ from manifest.cli.printing import each_checked, finish
 
 if TYPE_CHECKING:
     from manifest.checks.policy import Policy
+    from manifest.schema.report import Report
 
 Claimed = Annotated[
     str | None,
@@ -56,14 +57,12 @@ def run(
     from manifest.workflows.auditing import audit
 
     demanded = None if policy is None else _read(policy)
-    paths = discover(checkpoints)
-    reports = each_checked(
-        paths,
-        lambda path: audit(path, claimed=claimed, only=roles(only), state=state, policy=demanded),
-        Kind.AUDIT,
-        format=format,
-        output=output,
-    )
+    paths, named = discover(checkpoints), set(map(Path, checkpoints))
+
+    def check(path: Path) -> Report:
+        return audit(path, claimed=claimed, only=roles(only), state=state, policy=demanded, named=path in named)
+
+    reports = each_checked(paths, check, Kind.AUDIT, format=format, output=output)
     found = reports[0] if len(paths) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 

@@ -74,6 +74,8 @@ def _line(content: Report) -> Text:
     """One of many audits in a line: whether something is wrong, what it is, and what is wrong or odd."""
     worst = Outcome.FAIL if not content.passed else Outcome.PASS
     warned = any(_shown(rung) is Outcome.WARN for rung in content.rungs)
+    skipped = all(rung.outcome is Outcome.SKIP for rung in content.rungs) and content.error is None
+    worst = Outcome.SKIP if worst is Outcome.PASS and skipped else worst
     mark, style = _OUTCOMES[Outcome.WARN if worst is Outcome.PASS and warned else worst]
     line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
     what = content.error or next((rung.reason for rung in content.rungs if rung.name == "identity"), None)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
-from manifest.checks.safety import Safety, safety_findings, safety_of
-from manifest.errors import CheckpointError, InputError
+from manifest.checks.safety import Safety, global_findings, safety_findings, safety_of
+from manifest.errors import CheckpointError, InputError, NoWeightsError
 from manifest.escaping import printable
 from manifest.identification.adapters import Adapters, adapter_config
 from manifest.identification.candidates import ArchitectureCandidate, Identification
@@ -61,6 +61,7 @@ def audit(
     only: Sequence[str] = (),
     state: str | None = None,
     policy: str | os.PathLike[str] | Policy | None = None,
+    named: bool = True,
 ) -> Report:
     """Say what a checkpoint is and whether to trust it, without loading it.
 
@@ -70,6 +71,8 @@ def audit(
         only: Roles of the components that it is meant to hold, as in `["vision_tower"]`; all of them when empty.
         state: Which weights of several, by their keys.
         policy: What is demanded of it: a YAML file.
+        named: Whether somebody named it. One that was found in a folder, and is no weights, as the state of an
+            optimizer, is only asked what its pickle would run.
 
     Returns:
         A report whose `safety` is one of three: `safe`, `unsafe`, or `unreadable`; with a rung each for the format,
@@ -93,12 +96,26 @@ def audit(
             meant = stored if state is None else stored.select(state)
             report = _Audit(meant, claim, frozenset(only)).report()
     except CheckpointError as error:
-        refusal = finding(error.rule, str(error), where=printable(path.name), remedy=error.remedy)
-        unreadable = CheckResult("cannot be read, so nothing is known of it", [refusal])
-        report = run_ladder(Kind.AUDIT, path.name, [("format", lambda: unreadable)])
-        report.safety = Safety.UNREADABLE
+        if isinstance(error, NoWeightsError) and not named:
+            result = _without_weights(error)
+            safety = Safety.UNSAFE if result.findings else Safety.SAFE
+        else:
+            result, safety = _unreadable(error, path), Safety.UNREADABLE
+        report = run_ladder(Kind.AUDIT, path.name, [("format", lambda: result)])
+        report.safety = safety
     report.path = str(path)
     return report if demanded is None else demanded(report, path)
+
+
+def _unreadable(error: CheckpointError, path: Path) -> CheckResult:
+    refusal = finding(error.rule, str(error), where=printable(path.name), remedy=error.remedy)
+    return CheckResult("cannot be read, so nothing is known of it", [refusal])
+
+
+def _without_weights(error: NoWeightsError) -> CheckResult:
+    """A file beside weights: what is unknown in it is a warning, since nobody takes it for weights."""
+    findings = global_findings(error.globals, unknown=Severity.WARNING)
+    return CheckResult("holds no weights, and is passed over", findings, skipped=not findings)
 
 
 def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path], Report]:

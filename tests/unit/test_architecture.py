@@ -147,3 +147,10 @@ def names_too_long(source: str) -> list[str]:
 def test_tests_when_their_names_are_measured_then_none_is_over_80_characters():
     found = {path: names_too_long(path.read_text("utf-8")) for path in (ROOT / "tests").rglob("*.py")}
     assert {path.name: names for path, names in found.items() if names} == {}
+
+
+def test_errors_when_they_are_for_callers_then_all_are_public():
+    from manifest import errors
+
+    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception | Warning)]
+    assert [kind.__name__ for kind in kinds if not hasattr(manifest, kind.__name__)] == []

@@ -48,7 +48,7 @@ def read(file: FileBytes) -> Contents:
     keys = _plain_pickle(pickles, interpreted.end, MOST_PICKLE_BYTES)
     ranges = _ranges(file, keys.end, _ordered_storages(keys.root, objects))
     check_tensors(objects.tensors, len(file))
-    found = candidates(find_states(interpreted.root), ranges)
+    found = candidates(find_states(interpreted.root, interpreted.globals), ranges)
     said = short_texts(interpreted.root)
     return Contents(found, interpreted.globals, interpreted.refused_opcodes, said=said)
 

@@ -56,7 +56,7 @@ def read(file: FileBytes) -> Contents:
             code, `F001` when it holds no weights.
     """
     saved = read_saved(file)
-    found = candidates(find_states(saved.root), saved.ranges, swapped=saved.swapped)
+    found = candidates(find_states(saved.root, saved.interpreted.globals), saved.ranges, swapped=saved.swapped)
     interpreted = saved.interpreted
     return Contents(
         found, interpreted.globals, interpreted.refused_opcodes, records=saved.records, said=short_texts(saved.root)
