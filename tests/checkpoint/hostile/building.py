@@ -164,7 +164,7 @@ class Entry:
 
 def archive(entries: Iterable[Entry], *, count: int | None = None, comment: bytes = b"", tail: bytes = b"") -> bytes:
     """A zip archive."""
-    body, lines, listed = b"", b"", 0
+    body, lines, listed = bytearray(), bytearray(), 0
     for entry in entries:
         size = len(entry.data) if entry.size is None else entry.size
         crc = zlib.crc32(entry.data) if entry.crc is None else entry.crc
@@ -189,7 +189,7 @@ def archive(entries: Iterable[Entry], *, count: int | None = None, comment: byte
         listed += 1
     listed = listed if count is None else count
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, listed, listed, len(lines), len(body), len(comment))
-    return body + lines + end + comment + tail
+    return bytes(body + lines) + end + comment + tail
 
 
 def stored(records: dict[str, bytes], root: str = "forged") -> list[Entry]:
