@@ -70,7 +70,9 @@ def saved_and_loaded(model: Any, path: Path, **options: Any) -> Manifest:
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.whole) for name in LARGE)])
 def test_model_goes_through_every_container_and_says_the_same(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = open_clip.create_model(name)
+    model: Any = open_clip.create_model(name)
+    if hasattr(model, "text_decoder"):
+        torch.nn.init.normal_(model.text_decoder.text_projection, std=0.1)  # open_clip leaves it as the memory was
     zipped = saved_and_loaded(model, tmp_path / "a.pt", extras={"epoch": 3})
     tensors = saved_and_loaded(model, tmp_path / "a.safetensors")
     assert zipped.architecture.name == name
