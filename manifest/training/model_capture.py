@@ -97,22 +97,24 @@ class ModelCapture:
         live = module if owner.live else None
         creation = creation_of(module)
         with granted(creation.runs if creation else ()):  # the model is here already, made by that code
-            known, is_new = self._look_at(module)
+            known = self._look_at(module)
             description = Description(stored, known.family, known.captured, live=live, options=self._options)
             if self._elsewhere and known.can_be_asked_elsewhere and stored.files.size >= _LARGE:
-                said = _first_outputs(known, live) if is_new else None
+                said = None if known.was_asked else _first_outputs(known, live)
+                if said is not None:
+                    self._known[module] = replace(known, was_asked=True)
                 description.capture_outputs(later=partial(self._ask, self._question(description), said))
             else:
                 description.capture_outputs()
         return description
 
-    def _look_at(self, module: nn.Module) -> tuple[_Known, bool]:
-        """What is known of a module, captured once while it stays what it was, and whether that was now."""
+    def _look_at(self, module: nn.Module) -> _Known:
+        """What is known of a module, captured once while it stays what it was."""
         known = self._known.get(module)
         if known is not None and first_difference(known.captured.module, module) is None:
             now = {"frozen": frozen(module), "mode": mode_of(module)}
             captured = Captured(known.captured.architecture.model_copy(update=now), known.captured.module)
-            return replace(known, captured=captured), False
+            return replace(known, captured=captured)
         try:
             adapter = family_of(module)
             captured = adapter.capture(module, creation_of(module))
@@ -126,7 +128,7 @@ class ModelCapture:
             with neutral_process():  # in a process that was forked, images are to be prepared on one thread
                 inputs, _ = standard_inputs(adapter, captured.architecture, self._options.golden)
         self._known[module] = known = _Known(adapter, captured, inputs)
-        return known, True
+        return known
 
     def _question(self, description: Description) -> Question:
         script = running()
@@ -160,11 +162,13 @@ class _Known:
         family: Its family.
         captured: Its architecture.
         inputs: What another process may ask it; None for nothing.
+        was_asked: Whether golden outputs out of that process were held against what it said in memory.
     """
 
     family: Family
     captured: Captured
     inputs: Inputs | None
+    was_asked: bool = False
 
     @property
     def can_be_asked_elsewhere(self) -> bool:

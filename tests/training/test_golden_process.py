@@ -98,10 +98,13 @@ def test_checkpoint_that_is_renamed_copied_and_removed_meanwhile_has_its_outputs
 @pytest.mark.usefixtures("one_process")
 def test_model_whose_code_was_changed_unseen_gets_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
+    average = {name: 0.9 * value if value.is_floating_point() else value for name, value in model.state_dict().items()}
     plain = type(model).forward
     monkeypatch.setattr(type(model), "forward", lambda self, x: 2 * plain(self, x))
     with pytest.warns(NoManifestWarning, match="rebuilt model gives other logits"), recording() as recorder:
+        torch.save(average, tmp_path / "average.pt")  # of which nobody in memory can be asked
         torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert [path.name for path in recorder.described] == ["average.pt"]
     assert [path.name for path, _ in recorder.failed] == ["a.pt"]
 
 
