@@ -52,6 +52,12 @@ class Pair:
     theirs: float
     ratio: float
 
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Pair:
+        """The medians of measurements that were taken in turn."""
+        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+        return cls(statistics.median(ours), statistics.median(theirs), statistics.median(ratios))
+
 
 def run(command: Sequence[str | Path], *, look: bool = False) -> Ran:
     """Run a command to its end.
@@ -89,8 +95,7 @@ def in_turn(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -
     for _ in range(runs):
         mine.append(ours())
         others.append(theirs())
-    ratios = [one / other for one, other in zip(mine, others, strict=True)]
-    return Pair(statistics.median(mine), statistics.median(others), statistics.median(ratios))
+    return Pair.of(mine, others)
 
 
 def seconds_of(command: Sequence[str | Path]) -> Callable[[], float]:

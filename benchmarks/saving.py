@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator
 
 from measuring import INSIDE, Pair, run
@@ -18,23 +17,19 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         seconds = json.loads(said.splitlines()[-1])
         ours = seconds["manifest"]
         for other, words in (("torch", "torch.save"), ("durable", "torch.save and fsync")):
-            theirs = seconds[other]
-            ratio = statistics.median(one / two for one, two in zip(ours, theirs, strict=True))
-            pair = Pair(statistics.median(ours), statistics.median(theirs), ratio)
+            pair = Pair.of(ours, seconds[other])
             yield within(f"save {place.sizes.saved}{suffix}, no golden outputs, with fsync / {words}", pair, 1.15)
     for name in dict.fromkeys(("ViT-B-32", place.sizes.saved)):
         for when, words in (("none", "no golden outputs"), ("every", "golden outputs")):
             ran = run([*INSIDE, "record", name, when, str(runs), place.saves], look=True)
             seconds = json.loads(ran.output.splitlines()[-1])
-            plain, durable = seconds.pop("torch"), seconds.pop("durable")
+            plain, durable = seconds["torch"], seconds["durable"]
             for what, theirs, than in (
                 ("call", plain, "torch.save"),
                 ("call", durable, "torch.save and fsync"),
                 ("until the manifest", plain, "torch.save"),
             ):
-                ours = seconds[what]
-                ratio = statistics.median(one / two for one, two in zip(ours, theirs, strict=True))
-                pair = Pair(statistics.median(ours), statistics.median(theirs), ratio)
+                pair = Pair.of(seconds[what], theirs)
                 contract = 1.05 if theirs is durable else None
                 yield within(f"torch.save {name}, recorded, {words}, {what} / {than}", pair, contract)
             yield in_memory(f"torch.save {name}, recorded, {words}, peak memory (RssAnon)", ran)

@@ -14,6 +14,7 @@ from pathlib import Path
 NOTEBOOK = "notebook.ipynb"
 """The name of a notebook that does not know its own; whichever is granted is meant."""
 _CHANGED = "changed:"
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _GRANTED: ContextVar[frozenset[str]] = ContextVar("granted", default=frozenset())
 
 
@@ -51,6 +52,11 @@ def is_granted_changed(name: str) -> bool:
     """Whether a script, by its file name, may be run though it is not what it was."""
     granted = (each.removeprefix(_CHANGED) for each in _GRANTED.get() if each.startswith(_CHANGED))
     return any(_is_called(Path(each), name) for each in granted)
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file of code is of an installed package, and not of the user's own."""
+    return bool(_INSTALLED.intersection(Path(file).parts))
 
 
 def _is_called(path: Path, name: str) -> bool:

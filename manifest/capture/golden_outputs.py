@@ -19,6 +19,7 @@ from manifest.golden.record import record
 from manifest.golden.run import Outputs, ProbeOutputs, finite, run_probe
 from manifest.golden.subprocess_run import INSTRUCTION_SETS, outputs_of_checkpoint
 from manifest.probes.inputs import Inputs
+from manifest.probes.shapes import SHAPES
 from manifest.schema.document import Architecture, Golden
 
 
@@ -51,11 +52,10 @@ def golden_outputs(
     witness = live if live is not None and native_mode and is_on_cpu(live) else None
     found: list[Golden] = []
     for probe in (None, *options.probes):
-        inputs, by_shapes = (
-            standard_inputs(family, architecture, options)
-            if probe is None
-            else (family.inputs(architecture, None, probe), False)
-        )
+        if probe is None:
+            inputs = standard_inputs(family, architecture, options)
+        else:
+            inputs = family.inputs(architecture, None, probe)
         if probe is not None and (inputs is None or not probe.tensors.keys() <= inputs.tensors.keys()):
             raise InputError(
                 f"The probe {probe.name!r} has nothing that a {architecture.class_name} takes; give it "
@@ -78,7 +78,7 @@ def golden_outputs(
             _wrong_ones(family, architecture, checkpoint),
             thoroughness=options.floor,
             elsewhere=_elsewhere(checkpoint, architecture, answers.threads)
-            if probe is None and not by_shapes
+            if probe is None and not inputs.probe.startswith(SHAPES)
             else None,
             reach=not found,
         )
@@ -91,15 +91,15 @@ def golden_outputs(
     return found
 
 
-def standard_inputs(family: Family, architecture: Architecture, options: GoldenOptions) -> tuple[Inputs | None, bool]:
-    """What a model is asked besides the user's own probes, and whether that is by shapes for want of a probe.
+def standard_inputs(family: Family, architecture: Architecture, options: GoldenOptions) -> Inputs | None:
+    """What a model is asked besides the user's own probes: its family's probe, or by shapes where it has none.
 
     None where neither its family nor the caller says what it takes.
     """
     inputs = family.inputs(architecture)
     if inputs is not None or options.example is None:
-        return inputs, False
-    return family.inputs(architecture, options.example), True
+        return inputs
+    return family.inputs(architecture, options.example)
 
 
 def _wrong_ones(family: Family, architecture: Architecture, checkpoint: Checkpoint) -> dict[str, Callable[[], Built]]:

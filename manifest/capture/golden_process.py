@@ -27,6 +27,7 @@ from manifest.capture.options import RecordOptions
 from manifest.checkpoint import Checkpoint, View, open_checkpoint
 from manifest.errors import ManifestError, one_line
 from manifest.escaping import printable
+from manifest.golden.subprocess_run import environment_of_child
 from manifest.grants import granted
 from manifest.schema.document import Architecture, Golden
 
@@ -116,7 +117,6 @@ class GoldenProcess:
     def _start(self) -> None:
         self._connection, other = Pipe()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, str(other.fileno())],
@@ -124,7 +124,7 @@ class GoldenProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
-                env={**os.environ, "PYTHONPATH": paths, "MANIFEST_RECORD": "0", "OMP_WAIT_POLICY": "passive"},
+                env=environment_of_child({"OMP_WAIT_POLICY": "passive"}),
             )
 
     def _last_words(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -49,7 +49,7 @@ class Creation:
         """As an empty dict: a pickled model must not need this package to be loaded."""
         return dict, ()
 
-    @property
+    @cached_property
     def runs(self) -> list[str]:
         """Modules of the user's own whose code made it, for a factory of the family `callable`."""
         if self.family != "callable":
@@ -58,7 +58,7 @@ class Creation:
         if self.architecture is not None:
             return [home, *modules_named(self.architecture.config)]
         try:
-            return [home, *modules_named(as_data(self.arguments, "arguments", own=partial(own_name, home)))]
+            return [home, *modules_named(as_data(self.arguments, "arguments", own=partial(own_name, self.name)))]
         except InputError:  # they cannot be written down, and whoever tries to is told so
             return [home]
 

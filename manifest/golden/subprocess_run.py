@@ -82,7 +82,7 @@ def _ask(question: Mapping[str, Any], variables: Mapping[str, str]) -> Outputs:
         done = subprocess.run(
             [sys.executable, "-m", __name__],
             input=json.dumps({**question, "allow": granted_now(), "output": str(output)}),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables},
+            env=environment_of_child(variables),
             capture_output=True,
             text=True,
             timeout=_SECONDS,
@@ -96,6 +96,16 @@ def _ask(question: Mapping[str, Any], variables: Mapping[str, str]) -> Outputs:
         _log.debug("ran the probe in a process with %s in %.2f s", dict(variables), time.perf_counter() - started)
         outputs: Outputs = load_file(output)
         return outputs
+
+
+def environment_of_child(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that works for this one: it finds the same modules, and is not recorded.
+
+    Args:
+        variables: What is otherwise in it.
+    """
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    return {**os.environ, "PYTHONPATH": paths, "MANIFEST_RECORD": "0", **variables}
 
 
 def answer(question: Mapping[str, Any]) -> Outputs:

@@ -72,11 +72,7 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
 
 def _line(content: Report) -> Text:
     """One of many audits in a line: whether something is wrong, what it is, and what is wrong or odd."""
-    worst = Outcome.FAIL if not content.passed else Outcome.PASS
-    warned = any(_shown(rung) is Outcome.WARN for rung in content.rungs)
-    skipped = all(rung.outcome is Outcome.SKIP for rung in content.rungs) and content.error is None
-    worst = Outcome.SKIP if worst is Outcome.PASS and skipped else worst
-    mark, style = _OUTCOMES[Outcome.WARN if worst is Outcome.PASS and warned else worst]
+    mark, style = _OUTCOMES[_mark(content)]
     line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
     what = content.error or next((rung.reason for rung in content.rungs if rung.name == "identity"), None)
     what = what or (content.rungs[0].reason if content.rungs else "")
@@ -179,6 +175,16 @@ def _rungs(content: Report) -> Table:
             Text(printable(rung.reason, 300)),
         )  # fmt: skip
     return table
+
+
+def _mark(content: Report) -> Outcome:
+    """A whole report as one outcome; skipped where nothing of it was checked."""
+    if not content.passed:
+        return Outcome.FAIL
+    outcomes = {_shown(rung) for rung in content.rungs}
+    if Outcome.WARN in outcomes:
+        return Outcome.WARN
+    return Outcome.SKIP if outcomes == {Outcome.SKIP} else Outcome.PASS
 
 
 def _shown(rung: Rung) -> Outcome:

@@ -141,7 +141,7 @@ def _arguments(frame: FrameType, factory: str) -> dict[str, Any]:
         raise InputError(f"it was given *{info.varargs}, and only named arguments are written down.")
     given |= info.locals.get(info.keywords, {}) if info.keywords else {}
     for key, value in given.items():
-        as_data(value, key, own=partial(own_name, factory.partition(":")[0]))
+        as_data(value, key, own=partial(own_name, factory))
     return given
 
 

@@ -126,7 +126,7 @@ class ModelCapture:
         inputs = None
         if self._elsewhere and self._options.golden is not None and adapter is not OPAQUE:
             with neutral_process():  # in a process that was forked, images are to be prepared on one thread
-                inputs, _ = standard_inputs(adapter, captured.architecture, self._options.golden)
+                inputs = standard_inputs(adapter, captured.architecture, self._options.golden)
         self._known[module] = known = _Known(adapter, captured, inputs)
         return known
 

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from manifest.grants import is_installed
 
 Function = Callable[..., Any]
 Wrapping = Callable[[Function], Function]
@@ -23,7 +24,6 @@ Wrapping = Callable[[Function], Function]
 
 _OWN = "manifest"
 _INITIALIZING = "_initializing"
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class Patches:
@@ -107,7 +107,8 @@ class _Unfinished(ModuleSpec):
 
 
 def _is_being_imported(module: ModuleType) -> bool:
-    return type(module.__spec__) in (ModuleSpec, _Unfinished) and getattr(module.__spec__, _INITIALIZING, False)
+    spec = vars(module).get("__spec__")  # what a module that loads its parts when they are asked for would not notice
+    return type(spec) in (ModuleSpec, _Unfinished) and getattr(spec, _INITIALIZING, False)
 
 
 def when_libraries_are_imported(call: Callable[[], None]) -> None:
@@ -118,8 +119,7 @@ def when_libraries_are_imported(call: Callable[[], None]) -> None:
     library = None
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType) and _is_being_imported(module):
-            is_installed = _INSTALLED.intersection(Path(getattr(module, "__file__", None) or "").parts)
-            library = (library or module) if is_installed else None
+            library = (library or module) if is_installed(vars(module).get("__file__") or "") else None
     if library is None:
         call()
     else:

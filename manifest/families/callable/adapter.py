@@ -49,9 +49,7 @@ class Factory(Adapter):
         return False
 
     def resolve(self, creation: Creation) -> Draft:
-        arguments = as_data(
-            dict(creation.arguments), "arguments", own=partial(own_name, creation.name.partition(":")[0])
-        )
+        arguments = as_data(dict(creation.arguments), "arguments", own=partial(own_name, creation.name))
         return Draft(creation.name, "", arguments, arguments, AS_BUILT)
 
     def construct(self, draft: Draft) -> nn.Module:
@@ -167,18 +165,17 @@ def _defined(name: str, own: str) -> Any:
         name: The factory.
         own: The name of the class or function; see `script.own_name`.
     """
-    beside = name.rpartition(":")[2]
-    if ":" in own:
-        name, beside = own, own.rpartition(":")[2]
-    module, attribute = module_of(name), own.rpartition(":")[2]
+    home, _, factory = name.partition(":")
+    full = own if ":" in own else f"{home}:{own}"
+    module, attribute = module_of(full), full.rpartition(":")[2]
     if is_script(module):
-        return _script(module, name).find(attribute, beside=beside)
-    found = _imported(module, attribute, name)
-    home = getattr(found, "__module__", None)
-    if not isinstance(home, str):
-        raise _no_factory(f"{module}:{attribute}", found)
-    if home not in MAIN:
-        _require_granted(home, f"'{module}:{attribute}' is defined in")
+        return _script(module, full).find(attribute, beside=factory if module == home else attribute)
+    found = _imported(module, attribute, full)
+    defined_in = getattr(found, "__module__", None)
+    if not isinstance(defined_in, str):
+        raise _no_factory(full, found)
+    if defined_in not in MAIN:
+        _require_granted(defined_in, f"{full!r} is defined in")
     return found
 
 

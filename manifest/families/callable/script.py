@@ -21,12 +21,11 @@ from typing import Any
 
 from manifest.digests import text_digest
 from manifest.errors import InputError, NotGrantedError, UnknownModelError, one_line
-from manifest.grants import NOTEBOOK
+from manifest.grants import NOTEBOOK, is_installed
 
 MAIN = ("__main__", "__mp_main__")
 """What the module of the script that runs is called; the second in a process that it spawned."""
 _ENDINGS = (".py", ".ipynb")
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,13 @@ def name_of(kind: Any) -> str | None:
     return None if script is None else f"{script.path.name}:{name}"
 
 
-def own_name(home: str, value: Any) -> str | None:
+def own_name(factory: str, value: Any) -> str | None:
     """Under what name a class or a function of the user's own is found by whoever finds a factory.
 
     That is the name alone where it is defined beside the factory, and `package.module:name` elsewhere.
 
     Args:
-        home: The module of the factory, or the file name of its script.
+        factory: Its name, or the module or script of it.
         value: The class or function.
 
     Returns:
@@ -139,23 +138,19 @@ def own_name(home: str, value: Any) -> str | None:
     """
     if not isinstance(getattr(value, "__qualname__", None), str) or not isinstance(value.__module__, str):
         return None
-    full = name_of(value) or ""
+    home, full = factory.partition(":")[0], name_of(value) or ""
     module, _, name = full.partition(":")
     if not name.isidentifier():
         return None
     if module == home:
         return name
     same_package = module.partition(".")[0] == home.partition(".")[0]
-    return full if same_package or is_script(module) or not _is_installed(module) else None
+    return full if same_package or is_script(module) or _is_of_user(module) else None
 
 
-def _is_installed(module: str) -> bool:
+def _is_of_user(module: str) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
-    return (
-        file is None
-        or module.partition(".")[0] in sys.stdlib_module_names
-        or bool(_INSTALLED.intersection(Path(file).parts))
-    )
+    return file is not None and module.partition(".")[0] not in sys.stdlib_module_names and not is_installed(file)
 
 
 def find_in_main(module: str, attribute: str) -> Any:
