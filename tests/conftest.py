@@ -22,12 +22,14 @@ import pytest
 
 import manifest
 from manifest.cli import main
+from manifest.collecting import collect_seldom
 
 _ROOT = Path(__file__).parents[1]
 _FIXTURES = _ROOT / "fixtures"
 _SWEPT = Path(__file__).with_name("swept.txt")
 _LAST_SWEEP = _ROOT / ".cache" / "sweep.json"
 
+collect_seldom()
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("manifest", deadline=None)
 hypothesis.settings.load_profile("manifest")
@@ -72,7 +74,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
         raise pytest.UsageError("pytest-xdist does not group tests here; install the versions of constraints.txt")
     gc.freeze()  # a million objects of the libraries, which every collection would look at
-    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -37,7 +37,13 @@ AVAILABLE = os.name == "posix"
 """Whether a process can be given an open connection here."""
 _SECONDS = 1800
 _NICER = 10
-_START = "import sys; from manifest.capture.golden_process import serve; serve(int(sys.argv[1]))"
+_START = """
+from manifest.collecting import collect_seldom
+collect_seldom()
+import sys
+from manifest.capture.golden_process import serve
+serve(int(sys.argv[1]))
+"""
 
 
 class NoOutputsError(Exception):

@@ -32,6 +32,7 @@ from manifest.cli import (
 )
 from manifest.cli.options import Verbose
 from manifest.cli.printing import complain, showing_progress
+from manifest.collecting import collect_seldom
 from manifest.errors import ManifestError
 from manifest.escaping import show_log
 from manifest.version import __version__
@@ -101,6 +102,7 @@ def _main(
 
 def main() -> None:
     """Entry point: a problem is one sentence on stderr and an exit code, never a traceback."""
+    collect_seldom()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without ✔ is no reason to fail
