@@ -8,6 +8,7 @@ import typer
 
 from manifest.cli.options import (
     PASSPHRASE_VARIABLE,
+    Allow,
     Argument,
     Checkpoint,
     Floor,
@@ -28,7 +29,14 @@ from manifest.cli.printing import emit
 
 def run(
     checkpoint: Checkpoint,
-    model: Annotated[str, typer.Option("--model", help="Name of its architecture, as in ViT-B-32-quickgelu.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Name of its architecture, as in ViT-B-32-quickgelu. Left out, it is looked for among the models of "
+            "the run that was recorded in this folder.",
+        ),
+    ] = None,
     family: Annotated[str, typer.Option("--family", help="The model library.")] = "open_clip",
     force_quick_gelu: Annotated[bool, typer.Option("--force-quick-gelu", help="Trained with QuickGELU.")] = False,
     force_image_size: Annotated[int | None, typer.Option("--force-image-size", help="Pixels.")] = None,
@@ -43,6 +51,7 @@ def run(
     pretrained: Annotated[str | None, typer.Option("--pretrained", help="Tag that the weights are known by.")] = None,
     partial: Partial = "",
     state: State = None,
+    allow: Allow = None,
     key: SigningKey = None,
     passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
     no_golden: NoGolden = False,
@@ -77,6 +86,7 @@ def run(
         probes=probe or (),
         partial=roles(partial),
         state=state,
+        allow=allow or (),
     )
     if not quiet:
         emit(text.show(manifest, written=True), None, color=not no_color)

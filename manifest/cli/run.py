@@ -65,6 +65,7 @@ def run(
 def _tell(told: Told, *, verbose: bool) -> None:
     """On stderr, in a line or two, what became of what was saved."""
     from manifest.escaping import printable
+    from manifest.training.account import words_of_lost, words_of_none
 
     names = ", ".join(_shown(path) for path in told.described[-3:]) or "nothing"
     more = f" and {len(told.described) - 3} before" if len(told.described) > 3 else ""
@@ -75,6 +76,10 @@ def _tell(told: Told, *, verbose: bool) -> None:
             "install checkpoint-manifest where the command's Python looks for torch"
         ]
     lines += [f"{_shown(path)} got no manifest: {why}" for path, why in told.failed]
+    if told.lost:
+        lines.append(words_of_lost(told.lost, told.made))
+    elif told.made and not (told.described or told.failed):
+        lines.append(words_of_none(told.made))
     if verbose:
         lines += [f"left {_shown(path)} alone: {why}" for path, why in told.left_alone]
     elif told.left_alone:

@@ -7,6 +7,8 @@ A family is added by one file and one line in `_BUILT_IN`, or, from outside this
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -30,6 +32,8 @@ _CREATION = "_manifest_creation"
 _WHY_NOT = "_manifest_why_not"
 _MADE: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 """By identity: a module of one's own need not be hashable."""
+_TOLD: list[Callable[[nn.Module, Creation], None]] = []
+"""Who is told how modules are made."""
 
 
 @cache
@@ -90,6 +94,23 @@ def remember(module: nn.Module, creation: Creation) -> None:
     """Note on a module how it was made; the note is no parameter, buffer or part of the state dict."""
     object.__setattr__(module, _CREATION, creation)
     _MADE[id(module)] = module
+    tell_of(module, creation)
+
+
+def tell_of(module: nn.Module, creation: Creation) -> None:
+    """Tell how a module was made, and note nothing on it."""
+    for tell in _TOLD:
+        tell(module, creation)
+
+
+@contextmanager
+def told_of_creations(tell: Callable[[nn.Module, Creation], None]) -> Iterator[None]:
+    """Inside, something is called with each module that is made, and with how."""
+    _TOLD.append(tell)
+    try:
+        yield
+    finally:
+        _TOLD.remove(tell)
 
 
 def remember_why_not(module: nn.Module, why: str) -> None:

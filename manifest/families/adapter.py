@@ -20,6 +20,7 @@ from torch import nn
 
 from manifest.errors import ArchitectureError, InputError, ManifestError, one_line
 from manifest.families.equivalence import first_difference
+from manifest.families.json_arguments import from_data
 from manifest.families.meta_build import without_weights
 from manifest.families.protocol import Captured, Conversion, Creation, Difference, Variant
 from manifest.fingerprints.module_tree import changes, grouped, outline, structure_digest, unfold
@@ -84,6 +85,10 @@ class Adapter(ABC):
     @abstractmethod
     def create(self, creation: Creation) -> nn.Module:
         """The library's own builder, weights and all."""
+
+    def arguments_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call, out of their record as JSON."""
+        return dict(from_data(dict(record)))
 
     def recover(self, module: nn.Module) -> Iterator[Draft]:
         """Drafts from what a module shows, the likeliest first."""

@@ -32,6 +32,11 @@ _DEEPEST = 30
 
 _OWN = ("$own", "$object", "$enum")
 
+
+class Written(dict[str, Any]):
+    """Arguments that are written already, as `as_data` does it."""
+
+
 Own = Callable[[Any], str | None]
 Find = Callable[[str], Any]
 
@@ -151,6 +156,8 @@ def _attributes(value: Any) -> dict[str, Any]:
 def _written(value: Any, depth: int, own: Own) -> Any:
     if depth > _DEEPEST:
         raise TypeError
+    if isinstance(value, Written):
+        return dict(value)
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     if value is None or type(value) in (bool, int, float, str):

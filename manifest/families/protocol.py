@@ -185,6 +185,13 @@ class Family(Protocol):
     def create(self, creation: Creation) -> nn.Module:
         """What the library's own builder makes of a call, weights and all."""
 
+    def arguments_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call, out of their record as JSON.
+
+        Raises:
+            ArchitectureError: They name something other than a layer of a model library.
+        """
+
     def capture(self, module: nn.Module, creation: Creation | None) -> Captured:
         """The architecture of a live module, proved by rebuilding it.
 

@@ -26,7 +26,7 @@ def synchronise(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _write_durably(path: Path, data: bytes, of: Path) -> None:
+def write_durably(path: Path, data: bytes, of: Path) -> None:
     """Write a sidecar of a checkpoint, which is there whole or not at all, and on the disk."""
     with temporary_directory(of, path.parent) as hidden:
         temporary = hidden / _STAGED

@@ -15,7 +15,7 @@ from manifest.digests import file_blake3
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.schema.document import Manifest, parse
 from manifest.signing import read_bundle
-from manifest.storage.files import _STAGED, _alone_in, _mode_of, _sync_directory, _write_durably
+from manifest.storage.files import _STAGED, _alone_in, _mode_of, _sync_directory, write_durably
 from manifest.storage.places import is_special, kind_of, kind_of_mode, storage_errors
 from manifest.storage.sidecars import Pending, Sidecars, _described, recorded_files
 from manifest.storage.suppress_recording import suppress_recording
@@ -189,7 +189,7 @@ def _publish(staged: Path | None, checkpoint: Path, manifest: bytes, signature: 
         sidecars.pending_signature.unlink(missing_ok=True)
     try:
         for path, data in reversed(pending):
-            _write_durably(path, data, checkpoint)
+            write_durably(path, data, checkpoint)
         _sync_directory(sidecars.manifest.parent)
         if staged is not None:
             staged.chmod(_mode_of(checkpoint))
@@ -214,9 +214,9 @@ def publish_directory(staged: Path, directory: Path, manifest: bytes, signature:
         signature: The bytes of its signature, if it is signed.
     """
     sidecars = Sidecars(staged)
-    _write_durably(sidecars.manifest, manifest, directory)
+    write_durably(sidecars.manifest, manifest, directory)
     if signature is not None:
-        _write_durably(sidecars.signature, signature, directory)
+        write_durably(sidecars.signature, signature, directory)
     _sync_directory(staged)
     place = staged.parent.parent
     with _alone_in(place):

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from manifest.errors import NoManifestWarning
+from manifest.storage.run_record import RUN_RECORD, MadeModel, write_run_record
 
 FOLDER = "MANIFEST_RUN"
 """The variable that names the folder where the processes of a command tell it."""
 
-_DESCRIBED, _ALONE, _FAILED = "described", "alone", "failed"
+_DESCRIBED, _ALONE, _FAILED, _LOST, _MADE = "described", "alone", "failed", "lost", "made"
 
 
 @dataclass
@@ -24,16 +29,20 @@ class Told:
         described: Checkpoints that got a manifest, in the order in which they did.
         left_alone: Files that hold no model that is known, with why not.
         failed: Checkpoints that got no manifest, with why not.
+        lost: How many saves into memory are in no file that was seen.
+        made: The models that were made.
     """
 
     processes: int = 0
     described: list[Path] = field(default_factory=list)
     left_alone: list[tuple[Path, str]] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    lost: int = 0
+    made: list[MadeModel] = field(default_factory=list)
 
 
 class Account:
-    """Where this process tells what became of its saves: to nobody, unless a command gathers it.
+    """Where this process tells what became of its saves: to the command that gathers it, where one does.
 
     Args:
         variables: The environment.
@@ -41,7 +50,19 @@ class Account:
 
     def __init__(self, variables: Mapping[str, str] = os.environ) -> None:
         self._folder = variables.get(FOLDER)
+        self._lost = 0
+        self._made: list[MadeModel] = []
         self._write("")
+
+    def end(self) -> None:
+        """Say what is not known of saves, where no command gathers it.
+
+        Warns:
+            NoManifestWarning: Saves into memory are in no file that was seen.
+        """
+        if self._lost and not self._folder:
+            warnings.warn(words_of_lost(self._lost, self._made), NoManifestWarning, stacklevel=2)
+        self._lost = 0
 
     def described(self, path: Path) -> None:
         self._tell(_DESCRIBED, path)
@@ -51,6 +72,17 @@ class Account:
 
     def failed(self, path: Path, why: str) -> None:
         self._tell(_FAILED, path, why)
+
+    def lose(self, count: int) -> None:
+        """Note how many saves into memory are in no file that was seen."""
+        self._lost += count
+        self._write(json.dumps([_LOST, count]) + "\n")
+
+    def note_made(self, model: MadeModel) -> None:
+        """Note a model that was made, for the record of the run."""
+        if model not in self._made:
+            self._made.append(model)
+            self._write(json.dumps([_MADE, model.model_dump()]) + "\n")
 
     def _tell(self, became: str, path: Path, why: str = "") -> None:
         self._write(json.dumps([became, os.fspath(path), why]) + "\n")
@@ -67,17 +99,48 @@ class Account:
 def gather(folder: Path) -> Told:
     """What all processes have told so far; a process that was killed may have left half a line."""
     told = Told()
-    lines: list[list[str]] = []
+    lines: list[tuple[str, list[Any]]] = []
     for path in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
         told.processes += 1
         for line in path.read_text(encoding="ascii").splitlines():
             with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-    told.described = list(dict.fromkeys(Path(path) for became, path, _ in lines if became == _DESCRIBED))
-    for became, place, why in lines:
-        path = Path(place)
+                became, *rest = json.loads(line)
+                lines.append((became, rest))
+    told.described = list(dict.fromkeys(Path(rest[0]) for became, rest in lines if became == _DESCRIBED))
+    for became, rest in lines:
         if became == _FAILED:
-            told.failed.append((path, why))
-        elif became == _ALONE and path not in told.described:
-            told.left_alone.append((path, why))
+            told.failed.append((Path(rest[0]), rest[1]))
+        elif became == _ALONE and Path(rest[0]) not in told.described:
+            told.left_alone.append((Path(rest[0]), rest[1]))
+        elif became == _LOST:
+            told.lost += rest[0]
+        elif became == _MADE:
+            told.made.append(MadeModel.model_validate(rest[0]))
     return told
+
+
+def words_of_lost(lost: int, made: Sequence[MadeModel]) -> str:
+    """What became of saves into memory that are in no file that was seen; the record of the run is written for them.
+
+    Args:
+        lost: How many.
+        made: The models that were made.
+    """
+    saves = f"{lost} saves into memory are" if lost > 1 else "1 save into memory is"
+    return f"{saves} in no file that was seen here; {_recorded(made)}"
+
+
+def words_of_none(made: Sequence[MadeModel]) -> str:
+    """What to do where nothing was described and there were models; the record of the run is written."""
+    return f"no save of a model was seen; {_recorded(made)}"
+
+
+def _recorded(made: Sequence[MadeModel]) -> str:
+    by_hand = "describe a file that holds one with `manifest create FILE --model NAME`"
+    if not made:
+        return by_hand
+    try:
+        write_run_record(Path(), made)
+    except OSError as error:
+        return f"{by_hand}, since {RUN_RECORD} cannot be written here ({error.strerror})"
+    return f"describe a file that holds one with `manifest create FILE`, in this folder, which reads {RUN_RECORD}"

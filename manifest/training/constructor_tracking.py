@@ -1,25 +1,32 @@
 """Remembering how models are made, in calls to the libraries' own builders.
 
 What a call asks for is noted on the model that it returns, as `manifest.create_model` does. A model whose call was not
-seen, or cannot be noted, is described by what it shows.
+seen, or cannot be noted, is described by what it shows. And each way in which a model was made, but for parts of
+others, goes into the record of the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from manifest.errors import InputError
-from manifest.families import creation_of, remember, remember_why_not
+from manifest.families import creation_of, remember, remember_why_not, tell_of, told_of_creations
 from manifest.families.callable.script import name_of, own_name
 from manifest.families.json_arguments import as_data
 from manifest.families.protocol import Creation
+from manifest.families.transformers.building import data_of
+from manifest.storage.run_record import MadeModel
+from manifest.storage.suppress_recording import recording_suppressed
 from manifest.training.patches import Function, Patches
 
 _LIBRARIES = (
@@ -32,6 +39,8 @@ _LIBRARIES = (
     "pytorch_lightning",
     "accelerate",
 )
+_BUILDERS = ("create_model", "build")
+"""What the functions here are called that stand in for libraries' builders."""
 
 
 def remember_makers(patches: Patches) -> None:
@@ -41,6 +50,59 @@ def remember_makers(patches: Patches) -> None:
     patches.wrap("torchvision.models._api", {"get_model": partial(_by_name, family="torchvision")})
     patches.when_imported("torchvision.models", lambda module: _wrap_builders(patches, module))
     patches.wrap_method(nn.Module, "__init__", _of_own_class)
+
+
+@contextmanager
+def models_that_are_made(tell: Callable[[MadeModel], None]) -> Iterator[None]:
+    """Inside, something is called with each model that is made and can be written down, parts of others left out."""
+
+    def remembered(module: nn.Module, creation: Creation) -> None:
+        if recording_suppressed() or _is_part(module, sys._getframe(1)):
+            return
+        with contextlib.suppress(InputError, ValidationError):  # it cannot be written down
+            tell(_written(creation))
+
+    with told_of_creations(remembered):
+        yield
+
+
+def _written(creation: Creation) -> MadeModel:
+    """How a model was made, for the record of the run.
+
+    Raises:
+        InputError: Its arguments cannot be written down.
+        ValidationError: A name of it is not Unicode.
+    """
+    family, architecture = creation.family or "open_clip", creation.architecture
+    if architecture is not None:  # it was loaded, and its manifest has them as JSON
+        arguments: Any = dict(architecture.arguments)
+        if family == "transformers":
+            arguments["config"] = architecture.config
+    else:
+        own = partial(own_name, creation.name) if family == "callable" else None
+        arguments = as_data(dict(creation.arguments), "arguments", own=own)
+    return MadeModel(family=family, name=creation.name, arguments=arguments, pretrained=creation.pretrained)
+
+
+def _is_part(module: nn.Module, frame: FrameType | None) -> bool:
+    """Whether a module is being made by another of its library, or by a builder that another builder calls."""
+    builders = 0
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == __file__ and code.co_name in _BUILDERS:
+            builders += 1
+        elif code.co_name == "__init__" and code.co_argcount:
+            maker = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(maker, nn.Module) and maker is not module and _library(maker) == _library(module):
+                return True
+        frame = frame.f_back
+    return builders > 1
+
+
+def _library(module: nn.Module) -> str:
+    """The library that a module's class is of, empty for the user's own code."""
+    package = type(module).__module__.partition(".")[0]
+    return package if package in _LIBRARIES else ""
 
 
 def _of_open_clip(original: Function) -> Function:
@@ -103,7 +165,9 @@ def _of_own_class(original: Function) -> Function:
     def initialise(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         kind = type(self)
-        if kind.__module__.partition(".")[0] in _LIBRARIES or creation_of(self) is not None:
+        if (library := _library(self)) or creation_of(self) is not None:
+            if library == "transformers":
+                _tell_of_transformers(self, _frame_of(kind.__init__, sys._getframe(1)))
             return
         if (name := name_of(kind)) is None:
             remember_why_not(self, "its class is not at the top of a module or a script.")
@@ -117,6 +181,14 @@ def _of_own_class(original: Function) -> Function:
             remember(self, Creation(name, arguments, family="callable"))
 
     return initialise
+
+
+def _tell_of_transformers(module: nn.Module, frame: FrameType | None) -> None:
+    """Tell how a model of transformers is made, all of which is in its config."""
+    home: Any = sys.modules.get("transformers.modeling_utils")
+    config = None if frame is None else frame.f_locals.get("config")
+    if home is not None and config is not None and isinstance(module, home.PreTrainedModel):
+        tell_of(module, Creation(type(module).__name__, {"config": data_of(config)}, family="transformers"))
 
 
 def _frame_of(initialiser: Any, frame: FrameType | None) -> FrameType | None:

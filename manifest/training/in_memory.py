@@ -17,7 +17,7 @@ class MemorySaves:
     """What was saved into memory, and which files were opened for writing since.
 
     Attributes:
-        waiting: Whether something was saved that no file is known to hold yet.
+        waiting: How many saves no file is known to hold yet.
     """
 
     def __init__(self) -> None:
@@ -26,8 +26,8 @@ class MemorySaves:
         self._ignored = False
 
     @property
-    def waiting(self) -> bool:
-        return bool(self._sizes)
+    def waiting(self) -> int:
+        return len(self._sizes)
 
     @contextlib.contextmanager
     def ignored(self) -> Iterator[None]:

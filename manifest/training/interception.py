@@ -96,11 +96,9 @@ class Savers:
                     self._recorder.describe(path, None)
 
     def end(self) -> None:
-        """Describe what is left, and say what was saved into memory and is in no file that was seen."""
+        """Describe what is left, and say how much was saved into memory and is in no file that was seen."""
         self.look_at_open_files()
-        if self._memory.waiting:
-            why = "it was saved into memory, and no file here holds it; where it went, `manifest create` describes it"
-            self._recorder.leave_alone(Path("a checkpoint"), why)
+        self._recorder.account.lose(self._memory.waiting)
 
     def _torch_save(self, original: Function) -> Function:
         def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:

@@ -18,13 +18,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from torch import nn
 
 from manifest.capture.description import description_of_file, manifest_of
 from manifest.capture.live_model import live_model
-from manifest.capture.options import Key, RecordKeywords, RecordOptions, record_options
+from manifest.capture.options import RecordOptions
 from manifest.checkpoint import open_checkpoint
 from manifest.checks.target import select_recorded
 from manifest.distributed.process_group import ProcessGroup, rank_here
@@ -43,7 +43,7 @@ from manifest.training.load_tracking import Origins
 from manifest.training.loads import mismatch
 from manifest.training.model_capture import ModelCapture
 from manifest.training.model_lookup import named_like
-from manifest.training.settings import When, as_when
+from manifest.training.settings import When
 from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
 
@@ -68,6 +68,7 @@ class CheckpointRecorder:
         left_alone: Files that hold no model that is known, with why not.
         failed: Checkpoints that got no manifest, with why not.
         origins: What weights were loaded from.
+        account: Where it is told what became of each save.
     """
 
     def __init__(self, options: RecordOptions, golden: When = When.EVERY, *, strict: bool = False) -> None:
@@ -76,7 +77,7 @@ class CheckpointRecorder:
         self._at_the_end = options if golden is When.LAST else None
         self._models = ModelCapture(self._options, self.origins)
         self._strict = strict
-        self._account = Account()
+        self.account = Account()
         self.begin(threading.get_ident())
 
     def begin(self, thread: int) -> None:
@@ -121,6 +122,7 @@ class CheckpointRecorder:
         self._models.end()
         if self._at_the_end is not None:
             self._ask_last(self._at_the_end)
+        self.account.end()
 
     def save(self, path: Path, saved: Any, write: Write, *, to_file: bool) -> None:
         """Write a checkpoint in place of an older one, all or nothing, and describe it.
@@ -241,12 +243,12 @@ class CheckpointRecorder:
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
         self.left_alone.append((path, why))
-        self._account.left_alone(path, why)
+        self.account.left_alone(path, why)
         _log.debug("left %s alone: %s", path, why)
 
     def _note_described(self, path: Path) -> None:
         self.described.append(path)
-        self._account.described(path)
+        self.account.described(path)
 
     def was_left_alone(self, path: Path) -> bool:
         """Whether a file got no manifest, for want of a model."""
@@ -372,7 +374,7 @@ class CheckpointRecorder:
             path = what.place if isinstance(what, Job) else what
             why = str(error) if isinstance(error, ManifestError) else f"{type(error).__name__}: {one_line(error)}"
             self.failed.append((path, why))
-            self._account.failed(path, why)
+            self.account.failed(path, why)
             self._first_error = self._first_error or error
             with contextlib.suppress(OSError):  # where nothing can be written, the warning below says it
                 if path.exists():
@@ -382,13 +384,3 @@ class CheckpointRecorder:
                     warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
             elif threading.current_thread() is not self._worker:
                 raise
-
-
-def new_recorder(key: Key, golden: When | str, *, strict: bool, **record: Unpack[RecordKeywords]) -> CheckpointRecorder:
-    """What describes checkpoints, by the arguments of `recording`.
-
-    Raises:
-        InputError: One of them is none of those there are.
-        KeyFileError: The key cannot be used.
-    """
-    return CheckpointRecorder(record_options(key, **record), as_when(golden), strict=strict)

@@ -7,12 +7,22 @@ import threading
 from collections.abc import Iterator
 from typing import Unpack
 
-from manifest.capture.options import Key, RecordKeywords, signing_by_default
-from manifest.training.constructor_tracking import remember_makers
+from manifest.capture.options import Key, RecordKeywords, record_options, signing_by_default
+from manifest.training.constructor_tracking import models_that_are_made, remember_makers
 from manifest.training.interception import Savers
 from manifest.training.patches import Patches
-from manifest.training.recorder import CheckpointRecorder, new_recorder
-from manifest.training.settings import When
+from manifest.training.recorder import CheckpointRecorder
+from manifest.training.settings import When, as_when
+
+
+def new_recorder(key: Key, golden: When | str, *, strict: bool, **record: Unpack[RecordKeywords]) -> CheckpointRecorder:
+    """What describes checkpoints, by the arguments of `recording`.
+
+    Raises:
+        InputError: One of them is none of those there are.
+        KeyFileError: The key cannot be used.
+    """
+    return CheckpointRecorder(record_options(key, **record), as_when(golden), strict=strict)
 
 
 class Recording:
@@ -62,7 +72,13 @@ class Recording:
     ) -> Iterator[CheckpointRecorder]:
         """Record until the end of the block."""
         recorder = new_recorder(key, golden, strict=strict, **record)
-        with recorder, signing_by_default(recorder.signer), Patches() as patches, Savers(recorder) as savers:
+        with (
+            recorder,
+            signing_by_default(recorder.signer),
+            models_that_are_made(recorder.account.note_made),
+            Patches() as patches,
+            Savers(recorder) as savers,
+        ):
             savers.install(patches)
             remember_makers(patches)
             yield recorder

@@ -11,7 +11,8 @@ from typing import Any, Unpack
 from manifest.capture.options import Key, RecordKeywords
 from manifest.families.transformers.building import library
 from manifest.families.wrappers import unwrap
-from manifest.training.recorder import CheckpointRecorder, new_recorder
+from manifest.training.recorder import CheckpointRecorder
+from manifest.training.recording import new_recorder
 from manifest.training.settings import When
 
 _WEIGHTS = "model.safetensors"

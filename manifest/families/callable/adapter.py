@@ -8,7 +8,7 @@ name that a module imported from elsewhere (`os.system`) is not its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from manifest.errors import (
 )
 from manifest.families.adapter import Adapter, Draft, cast, precision_of
 from manifest.families.callable.script import MAIN, Script, difference, find_in_main, is_script, own_name, read, running
-from manifest.families.json_arguments import as_data, from_data
+from manifest.families.json_arguments import Written, as_data, from_data
 from manifest.families.protocol import Captured, Creation
 from manifest.grants import granted_script, is_granted, is_granted_changed
 from manifest.schema.document import SOURCE_LENGTH, Architecture, Source
@@ -49,8 +49,11 @@ class Factory(Adapter):
         return False
 
     def resolve(self, creation: Creation) -> Draft:
-        arguments = as_data(dict(creation.arguments), "arguments", own=partial(own_name, creation.name))
+        arguments = as_data(creation.arguments, "arguments", own=partial(own_name, creation.name))
         return Draft(creation.name, "", arguments, arguments, AS_BUILT)
+
+    def arguments_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return Written(record)  # what classes of the user's own it names is found when it is built
 
     def construct(self, draft: Draft) -> nn.Module:
         """What the factory makes.
