@@ -143,7 +143,7 @@ def test_model_of_every_precision_is_loaded_as_it_was(precision: str, digits: An
     ],
     ids=lambda arguments: "+".join(arguments),
 )
-@pytest.mark.parametrize("known", ["call", "bare module"])
+@pytest.mark.parametrize("known", [pytest.param("call", marks=pytest.mark.whole), "bare module"])
 def test_arguments_of_the_call_are_in_the_model_that_is_rebuilt(
     arguments: dict[str, Any], known: str, digits: Any, tmp_path: Path
 ) -> None:

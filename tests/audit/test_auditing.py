@@ -51,17 +51,15 @@ def fresh() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def trained() -> dict[str, torch.Tensor]:
-    """The full-size ViT-B-16 after three real steps on noise, one of its 149 pairs of towers and words a step."""
+    """The full-size ViT-B-16 after a real step on noise, by which all of its norms have moved."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         model: Any = open_clip.create_model("ViT-B-16").train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        for _ in range(3):
-            images, texts, scale = model(torch.randn(1, 3, 224, 224), torch.randint(1, 49000, (2, 77)))[:3]
-            logits = scale * images @ texts.T
-            torch.nn.functional.cross_entropy(logits, torch.zeros(1, dtype=torch.long)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        images, texts, scale = model(torch.randn(1, 3, 224, 224), torch.randint(1, 49000, (2, 77)))[:3]
+        logits = scale * images @ texts.T
+        torch.nn.functional.cross_entropy(logits, torch.zeros(1, dtype=torch.long)).backward()
+        optimizer.step()
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 

@@ -14,6 +14,7 @@ import torchvision
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
 import manifest
+from tests.sampling import sampled
 
 State = dict[str, torch.Tensor]
 
@@ -72,7 +73,7 @@ def model(request: pytest.FixtureRequest) -> tuple[str, State]:
     return request.param, moved
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", sampled(VARIANTS, 2))
 def test_file_is_identified_however_training_left_it(model: tuple[str, State], variant: str, tmp_path: Path) -> None:
     name, state = model
     torch.save(VARIANTS[variant](state), tmp_path / "file.pt")

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import manifest
+from tests.sampling import sampled
 
 LIVED = 0.02
 """Standard deviation of what is added to weights that are to look like loaded ones."""
@@ -93,7 +94,7 @@ ROWS: dict[str, tuple[Callable[[], nn.Module], int, str | None, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("situation", ROWS)
+@pytest.mark.parametrize("situation", sampled(ROWS, 2))
 def test_audit_when_a_part_was_barely_trained_then_says_which_and_why(situation: str, tmp_path: Path) -> None:
     make, code, rule, words = ROWS[situation]
     path = tmp_path / "weights.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from manifest.training.recording import recording
+from tests.sampling import sampled
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -96,8 +98,14 @@ def half_precision() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("precision", [contextlib.nullcontext, half_precision], ids=["fp32", "autocast"])
-@pytest.mark.parametrize("make", [plain, convolutional, half_frozen])
+@pytest.mark.parametrize(
+    ("make", "precision"),
+    sampled(
+        itertools.product([half_frozen, plain, convolutional], [half_precision, contextlib.nullcontext]),
+        3,
+        map("-".join, itertools.product(["half frozen", "plain", "convolutional"], ["autocast", "fp32"])),
+    ),
+)
 def test_a_recorded_training_is_the_same_to_the_bit(
     make: Any, precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def session(*places: str, whole: bool = True, stopped: bool = False, **options: 
 
 
 def test_places_that_have_more_cases_with_whole_are_all_swept() -> None:
-    asking = re.compile(r"""getoption\("--whole"|\bwhole: bool|mark\.whole""")
+    asking = re.compile(r"""getoption\("--whole"|\bwhole: bool|mark\.whole|\bsampled\(""")
     found = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "tests").rglob("test_*.py")

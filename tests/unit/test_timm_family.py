@@ -64,7 +64,7 @@ def recorded(model: nn.Module, path: Path) -> Manifest:
 
 
 @pytest.mark.parametrize(("name", "arguments"), CALLS, ids=IDS)
-@pytest.mark.parametrize("known", ["call", "bare module"])
+@pytest.mark.parametrize("known", [pytest.param("call", marks=pytest.mark.whole), "bare module"])
 def test_model_after_a_round_trip_through_json_is_built_as_it_was(
     name: str, arguments: dict[str, Any], known: str
 ) -> None:

@@ -25,6 +25,7 @@ from manifest.families.torchvision.adapter import FAMILY
 from manifest.families.torchvision.building import build
 from manifest.probes.inputs import photographs
 from manifest.schema.document import Architecture
+from tests.sampling import sampled
 
 Arguments = dict[str, Any]
 CALLS: list[tuple[str, Arguments]] = [
@@ -82,7 +83,7 @@ def setting(architecture: Architecture, path: str, name: str) -> str:
     return next(record.settings[name] for record in architecture.modules if record.path == path)
 
 
-@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=IDS)
+@pytest.mark.parametrize(("name", "arguments"), sampled(CALLS, 2, IDS))
 @pytest.mark.parametrize("known", [pytest.param("call", marks=pytest.mark.whole), "bare module"])
 def test_model_after_a_round_trip_through_json_is_built_as_it_was(name: str, arguments: Arguments, known: str) -> None:
     live = made(name, arguments)

@@ -99,12 +99,12 @@ def other_path(forge: Any) -> bytes:
 
 
 def with_colliding_shapes(forge: Any) -> Path:
-    shapes = [(*pair, 0) for pair in colliding_pairs(30_000)]
+    shapes = [(*pair, 0) for pair in colliding_pairs(10_000)]
     return many(len(shapes), lambda f, n: f.tensor(shape=shapes[n], stride=(1, 1, 1)))(forge)
 
 
 def with_colliding_strides(forge: Any) -> Path:
-    strides = colliding_pairs(30_000)
+    strides = colliding_pairs(10_000)
     return many(len(strides), lambda f, n: f.tensor(shape=(1, 1), stride=strides[n]))(forge)
 
 
@@ -206,10 +206,8 @@ ROWS = [
         "safe",
     ),
     Row(
-        "one expanded tensor by 20,000 names",
-        many(
-            20_000, lambda f, _: f.tensor(storage_class="torch ByteStorage", elements=16, shape=(2**26,), stride=(0,))
-        ),
+        "one expanded tensor by 8,000 names",
+        many(8_000, lambda f, _: f.tensor(storage_class="torch ByteStorage", elements=16, shape=(2**26,), stride=(0,))),
         "safe",
     ),
     Row(
@@ -324,8 +322,8 @@ ROWS = [
         "safe",
     ),
     Row(
-        "a list that holds another two million times",
-        lambda f: f.archive(b"\x80\x02]q\x00Na0](" + b"h\x00" * 2_000_000 + b"e.", {}),
+        "a list that holds another 500,000 times",
+        lambda f: f.archive(b"\x80\x02]q\x00Na0](" + b"h\x00" * 500_000 + b"e.", {}),
         "F001",
         "a pickled list",
     ),

@@ -377,7 +377,7 @@ ENDLESS = [
     Row("laughing modules", bare(lambda _: b"\x80\x02" + diamond(60, module()) + b"."), "F003", "nests more than"),
     Row(
         "laughing modules at every place of a list",
-        bare(lambda _: b"\x80\x02" + modules_over(2000, diamond(16, module())) + b"."),
+        bare(lambda _: b"\x80\x02" + modules_over(600, diamond(16, module())) + b"."),
         "F003",
         "nests more than",
     ),
@@ -390,20 +390,20 @@ ENDLESS = [
         whole(lambda f: b"\x80\x02}q\x00(" + text("model") + b"h\x00" + text("w") + f.tensor() + b"u."),
         "safe",
     ),
-    Row("a tuple in a tuple, a million times", odd(lambda _: b")" + b"\x85" * 1_000_000), "safe"),
+    Row("a tuple in a tuple, 300,000 times", odd(lambda _: b")" + b"\x85" * 300_000), "safe"),
     Row(
         "a call of a call, a million times", odd(lambda _: named("a.b") + b")R" * 1_000_000), "F003", "makes objects of"
     ),
     Row(
         "a call of the result of a call, nested",
-        odd(lambda _: b")" + (b"\x85q\x640" + named("a.b") + b"h\x64R") * 300_000),
+        odd(lambda _: b")" + (b"\x85q\x640" + named("a.b") + b"h\x64R") * 100_000),
         "unsafe",
         "a.b",
     ),
     Row("a key in a key, 300,000 times", odd(lambda _: b")" + b"q\x640}h\x64Ns" * 300_000), "F002", "as a key"),
     Row(
-        "a state in a state, 300,000 times",
-        odd(lambda _: b"}" + (b"q\x640" + named("a.b") + b")R" + b"h\x64b") * 300_000),
+        "a state in a state, 100,000 times",
+        odd(lambda _: b"}" + (b"q\x640" + named("a.b") + b")R" + b"h\x64b") * 100_000),
         "unsafe",
         "a.b",
     ),
@@ -452,14 +452,14 @@ ENDLESS = [
     ),
     Row("a million long names of globals", odd(many_globals), "F003", "names more"),
     Row(
-        "a state dict of a million names for one tensor",
+        "a state dict of 100,000 names for one tensor",
         whole(
             lambda f: (
                 b"\x80\x02"
                 + f.tensor()
                 + put(9)
                 + b"0}("
-                + b"".join(text(f"{n}") + get(9) for n in range(300_000))
+                + b"".join(text(f"{n}") + get(9) for n in range(100_000))
                 + b"u."
             )
         ),
