@@ -243,3 +243,56 @@ def test_class_of_a_notebook_when_saved_then_is_rebuilt_from_the_notebook(tmp_pa
     assert not (tmp_path / "ran").exists()
     with pytest.raises(ArchitectureError, match=r"PATH/notebook\.ipynb"):
         manifest.load(tmp_path / "net.pt", verify="none")
+
+
+PACKAGE = {
+    "__init__.py": "",
+    "blocks.py": """
+        from torch import nn
+
+        class Block(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.layer = nn.Linear(width, width)
+
+            def forward(self, inputs):
+                return self.layer(inputs).relu()
+    """,
+    "model.py": """
+        from torch import nn
+        from .blocks import Block
+
+        class Net(nn.Sequential):
+            def __init__(self, width, depth=2):
+                super().__init__(*(Block(width) for _ in range(depth)))
+    """,
+    "train.py": """
+        import torch
+        from torch.utils.data import DataLoader, TensorDataset
+        from .model import Net
+
+        def main():
+            torch.manual_seed(0)
+            model = Net(width=4)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            loader = DataLoader(TensorDataset(torch.randn(12, 4)), 4, shuffle=True, num_workers=2)
+            for number, (inputs,) in enumerate(loader):
+                model(inputs).sum().backward()
+                optimizer.step()
+                torch.save(model.state_dict(), f"step_{number}.pt")
+
+        main()
+    """,
+}
+
+
+def test_package_with_relative_imports_when_it_saves_beside_workers_then_is_recorded(tmp_path, run):
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    for name, text in PACKAGE.items():
+        (lab / name).write_text(dedent(text))
+    ended: Answer = run("run", "--golden", "none", "--strict", "--", "python", "-m", "lab.train")
+    assert ended.code == 0, ended
+    assert ended.err.strip() == "manifest: described step_0.pt, step_1.pt, step_2.pt"
+    assert run("verify", "step_2.pt", "--allow", "lab").code == 0
+    assert read_manifest(tmp_path / "step_2.pt").architecture.name == "lab.model:Net"
