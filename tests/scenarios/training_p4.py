@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from blake3 import blake3
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import get_model
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import mobilenet_backbone
+from torchvision.models.detection.retinanet import RetinaNet
 
 import manifest
 
@@ -35,9 +38,11 @@ def together(batch: list[Any]) -> Any:
 
 def main(seed: int) -> None:
     with manifest.deterministic(seed=seed, warn_only=True):
-        model: Any = get_model(
-            "retinanet_resnet50_fpn_v2", weights=None, weights_backbone=None, min_size=64, max_size=64, num_classes=3
-        ).train()
+        backbone = mobilenet_backbone(
+            backbone_name="mobilenet_v3_small", weights=None, fpn=True, norm_layer=nn.BatchNorm2d
+        )
+        anchors = AnchorGenerator(sizes=((16,), (32,), (64,)), aspect_ratios=((1.0,),) * 3)
+        model: Any = RetinaNet(backbone, 3, anchor_generator=anchors, min_size=64, max_size=64).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
         batches = DataLoader(
             Rectangles(),

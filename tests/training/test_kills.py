@@ -88,7 +88,7 @@ SAVING = """
 
 
 def test_a_killed_training_leaves_manifests_that_verify_or_none(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 10
+    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 20
     done = warm_run(["-c", textwrap.dedent(SAVING), tmp_path, kills], tmp_path)
     assert done.returncode == 0, done
     described, bare = 0, 0
@@ -164,7 +164,7 @@ WHOLE = {"old, whole", "new, whole"}
 def test_killed_save_leaves_a_whole_checkpoint_and_nothing_that_a_repair_keeps(
     tmp_path: Path, request: pytest.FixtureRequest, how: str, width: int
 ) -> None:
-    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 10
+    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 20
     serving = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVING), how, str(width)]
     with subprocess.Popen(serving, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 

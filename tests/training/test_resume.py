@@ -102,6 +102,7 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
+@pytest.mark.whole
 def test_training_that_was_resumed_ends_where_an_uninterrupted_one_does(digits: Any, tmp_path: Path) -> None:
     train(tmp_path, digits, "begin", {3: "half.pt", 6: "whole.pt"})
     train(tmp_path, digits, "half.pt", {6: "resumed.pt"})
