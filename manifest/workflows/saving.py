@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -20,7 +20,7 @@ from manifest.capture.live_model import LiveModel, live_model
 from manifest.capture.options import Key, RecordKeywords, record_options
 from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.tensors import SAFETENSORS_CODES
-from manifest.digests import files_digests
+from manifest.digests import file_digests
 from manifest.distributed.process_group import ProcessGroup
 from manifest.distributed.sharding import is_copy, is_sharded, reshard, whole_state
 from manifest.errors import InputError, one_line
@@ -29,10 +29,13 @@ from manifest.families.wrappers import unwrap
 from manifest.neutral_process import neutral_process
 from manifest.schema.document import Manifest
 from manifest.storage.files import synchronise
-from manifest.storage.hashing_writer import HashedFile
+from manifest.storage.growing_file import digests_of_growing
 from manifest.storage.places import place_to_save, storage_errors, warn_of_special
+from manifest.storage.suppress_recording import suppress_recording
 from manifest.storage.transaction import clear_sidecars, staging
 from manifest.workflows.signing import publish_signed
+
+_BUFFER = 1 << 20  # bytes
 
 
 def save(
@@ -143,10 +146,14 @@ def _save(
         with ThreadPoolExecutor() as background:
             if path.suffix == ".safetensors":
                 with neutral_process():
-                    save_file(_own_storages(state), staged, metadata=_metadata(extras))
-                digests = background.submit(files_digests, [staged])
+                    tensors = _own_storages(state)
+                written = background.submit(_write_safetensors, tensors, staged, _metadata(extras))
+                digests = background.submit(lambda: [written.result() or file_digests(staged)])
             else:
-                digests = _write_hashed(state, staged, extras)
+                written = background.submit(_write_by_torch, _content(state, extras), staged)
+                digests = background.submit(lambda: [digests_of_growing(staged, written)])
+            live.captured  # noqa: B018 - while it is written
+            written.result()
             with open_checkpoint(staged) as stored:
                 # Waiting for the disk takes as long as the write did; it goes on while the model is looked at.
                 durable = background.submit(synchronise, staged)
@@ -215,23 +222,25 @@ def _metadata(extras: Mapping[str, Any]) -> dict[str, str]:
     return {"format": "pt", **extras}
 
 
-@neutral_process()
-def _write_hashed(
-    state: Mapping[str, torch.Tensor], path: Path, extras: Mapping[str, Any]
-) -> Future[list[tuple[str, str]]]:
-    """Write a file by `torch.save`, and hash it meanwhile."""
-    content = _content(state, extras)
+def _write_safetensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    with suppress_recording():
+        save_file(dict(tensors), path, metadata=dict(metadata))
+
+
+def _write_by_torch(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file by `torch.save`.
+
+    Raises:
+        InputError: Something in it cannot be pickled.
+    """
     try:
-        with HashedFile(path) as file:
-            torch.save(content, cast(IO[bytes], file))
+        with suppress_recording(), path.open("xb", buffering=_BUFFER) as file:
+            torch.save(content, file)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise InputError(
             f"torch.save cannot write this model and its extras ({printable(one_line(error), 200)}); "
             "save plain tensors, numbers and texts instead."
         ) from error
-    digests: Future[list[tuple[str, str]]] = Future()
-    digests.set_result([file.digests])
-    return digests
 
 
 def _content(state: Mapping[str, torch.Tensor], extras: Mapping[str, Any]) -> Mapping[str, Any]:
