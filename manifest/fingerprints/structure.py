@@ -7,7 +7,6 @@ left out and in-place forms counted as plain ones, since versions of torch diffe
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manifest.digests import text_digest
+from manifest.fingerprints.copies import copy_over
 from manifest.fingerprints.meta_results import run_on_meta
 from manifest.fingerprints.module_tree import Part
 from manifest.neutral_process import neutral_process
@@ -162,7 +162,7 @@ def on_meta(module: nn.Module) -> nn.Module:
     for tensor in (*module.parameters(), *module.buffers()):
         ghost = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(ghost, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost
-    return copy.deepcopy(module, memo)
+    return copy_over(module, memo)
 
 
 def _hyperparameters(module: nn.Module) -> dict[str, str]:

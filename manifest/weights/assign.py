@@ -6,7 +6,6 @@ may write to it without touching the file.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from manifest.checkpoint import Checkpoint, StoredTensor
 from manifest.digests import tensor_digest
 from manifest.errors import ArchitectureError
 from manifest.escaping import printable
+from manifest.fingerprints.copies import copy_over
 from manifest.fingerprints.structure import ties
 from manifest.neutral_process import neutral_process
 from manifest.weights.shape_diff import Shape, is_optional, shape_diff
@@ -51,7 +51,7 @@ def twin(module: nn.Module) -> nn.Module:
     for tensor in (*module.parameters(), *module.buffers()):
         same = tensor.detach()
         memo[id(tensor)] = nn.Parameter(same, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else same
-    return copy.deepcopy(module, memo)
+    return copy_over(module, memo)
 
 
 def misfits(

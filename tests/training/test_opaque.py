@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from torch import nn
 
 import manifest
 from manifest.errors import ArchitectureError, NotRebuildableError
+from manifest.fingerprints.structure import on_meta
 from manifest.schema.report import Outcome, Severity, VerificationError
 from manifest.storage.transaction import read_manifest
 from manifest.training.recorder import CheckpointRecorder
+from manifest.weights.assign import twin
 
 
 class Net(nn.Module):
@@ -161,3 +164,52 @@ def test_save_when_it_cannot_be_rebuilt_then_says_how_to_record_it_all_the_same(
     assert manifest.verify(path).exit_code == 0
     assert manifest.compare(built(path), path).exit_code == 0
     assert manifest.compare(built(path, eps=1e-3), path).exit_code == 1
+
+
+class Locked(nn.Module):
+    """It holds what cannot be copied, and refuses to be copied itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 2)])
+        self.last = self.layers[1]
+        self.missing = None
+        self.register_buffer("table", torch.arange(4.0), persistent=False)
+
+    def __deepcopy__(self, memo: object) -> Locked:
+        raise TypeError("one is enough")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            answers: torch.Tensor = self.last(self.layers[0](x + self.table))
+            return answers
+
+
+@pytest.mark.parametrize("family", ["callable", "opaque"])
+def test_network_when_it_cannot_be_copied_then_is_recorded_and_compared(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Locked()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    name = f"{__name__}:Locked" if family == "callable" else None
+    inputs = {"x": torch.randn(3, 4)}
+    manifest.save(model, tmp_path / "net.pt", family=family, model_name=name, example_inputs=inputs)
+    assert read_manifest(tmp_path / "net.pt").golden
+    assert manifest.verify(tmp_path / "net.pt", allow=[__name__]).passed
+    assert manifest.compare(model, tmp_path / "net.pt").passed
+    with torch.no_grad():
+        model.last.bias.add_(0.5)
+    assert not manifest.compare(model, tmp_path / "net.pt").passed
+
+
+def test_copy_when_made_piece_by_piece_then_is_over_the_other_tensors() -> None:
+    model = Locked()
+    other = twin(model)
+    assert other.lock is model.lock
+    assert other.last is other.layers[1] is not model.layers[1]
+    other.layers[1].bias = nn.Parameter(torch.ones(2))
+    assert not torch.equal(model.last.bias, torch.ones(2))
+    assert all(tensor.is_meta for tensor in (*on_meta(model).parameters(), *on_meta(model).buffers()))
+    assert not model.table.is_meta

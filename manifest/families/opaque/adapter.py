@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from manifest.errors import ArchitectureError, NotRebuildableError, one_line
+from manifest.errors import ArchitectureError, NotRebuildableError
 from manifest.escaping import printable
 from manifest.families.adapter import Adapter, Draft, precision_of
+from manifest.families.equivalence import tables_of
 from manifest.families.protocol import Captured, Creation
 from manifest.fingerprints.structure import on_meta
 from manifest.neutral_process import neutral_process
@@ -55,14 +56,11 @@ class Opaque(Adapter):
         Args:
             module: The module.
             why: The reason why it is not captured otherwise, as a sentence.
-
-        Raises:
-            ArchitectureError: It cannot be copied.
         """
-        try:
-            copied = on_meta(module)
-        except Exception as error:  # a module of one's own may refuse that in any way
-            raise ArchitectureError(f"This {type(module).__name__} cannot be copied ({one_line(error)}).") from error
+        copied = on_meta(module)
+        for name, table in tables_of(module):
+            path, _, own = name.rpartition(".")
+            copied.get_submodule(path)._buffers[own] = table.detach().cpu().clone()
         draft = Draft(None, type(module).__name__, {_WHY: printable(why, 1000)}, {}, _precision(module))
         return self._captured(draft, copied, module, None)
 
