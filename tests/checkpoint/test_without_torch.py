@@ -16,6 +16,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch.package import PackageExporter
 
+from tests.sampling import sampled
+
 READ = """
 import sys
 
@@ -126,7 +128,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("container", WRITERS)
+@pytest.mark.parametrize("container", sampled(WRITERS, 3))
 def test_command_when_torch_cannot_be_imported_then_answers_about_any_container(container: str, tmp_path: Path) -> None:
     name, write = WRITERS[container]
     path = tmp_path / name

@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel, Qwen2Config, Qwen2ForCausalLM
 
 import manifest
 from manifest.errors import ArchitectureError
+from tests.sampling import sampled
 
 State = Mapping[str, torch.Tensor]
 CLIP, VIT = ("open_clip", "ViT-S-32-alt"), ("timm", "test_vit")
@@ -49,7 +50,7 @@ ROWS: dict[str, tuple[tuple[str, str], Callable[[str], str]]] = {
 }
 
 
-@pytest.mark.parametrize("situation", ROWS)
+@pytest.mark.parametrize("situation", sampled(ROWS, 3))
 def test_file_when_its_names_have_prefixes_then_goes_the_whole_way(situation: str, tmp_path: Path) -> None:
     (library, name), called = ROWS[situation]
     model, path = made(library, name), tmp_path / "weights.pt"
