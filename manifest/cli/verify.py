@@ -47,12 +47,15 @@ def run(
     Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked. Of several checkpoints, the worst.
     """
     first = _opened(checkpoints[0])
-    from manifest.checks.policy import read_policy
     from manifest.schema.report import Kind
     from manifest.signing import public_keys
     from manifest.workflows.verifying import verify
 
-    demanded = None if policy is None else read_policy(policy)
+    demanded = None
+    if policy is not None:
+        from manifest.checks.policy import read_policy
+
+        demanded = read_policy(policy)
     trusted = public_keys(key)
 
     def check(path: Path) -> Report:

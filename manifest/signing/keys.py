@@ -13,23 +13,30 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from typing import TYPE_CHECKING, TypeAlias
 
 from manifest.errors import KeyFileError
+from manifest.lazily import lazily
+
+if TYPE_CHECKING:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+else:  # most checkpoints are read without a key
+    exceptions = lazily("cryptography.exceptions")
+    hashes = lazily("cryptography.hazmat.primitives.hashes")
+    serialization = lazily("cryptography.hazmat.primitives.serialization")
+    ec = lazily("cryptography.hazmat.primitives.asymmetric.ec")
 
 _CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
-    "p256": ec.SECP256R1,
-    "p384": ec.SECP384R1,
-    "p521": ec.SECP521R1,
+    "p256": lambda: ec.SECP256R1(),
+    "p384": lambda: ec.SECP384R1(),
+    "p521": lambda: ec.SECP521R1(),
 }
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
-    "secp256r1": hashes.SHA256,
-    "secp384r1": hashes.SHA384,
-    "secp521r1": hashes.SHA512,
+    "secp256r1": lambda: hashes.SHA256(),
+    "secp384r1": lambda: hashes.SHA384(),
+    "secp521r1": lambda: hashes.SHA512(),
 }
 _EXPECTED = "expected an elliptic-curve key on P-256, P-384 or P-521"
 _KEYGEN = "make one by `manifest keygen`"
@@ -60,7 +67,7 @@ class PublicKey:
         """Whether `signature` (DER, ECDSA) was made over `data` by the private half of this key."""
         try:
             self._key.verify(signature, data, _algorithm(self._key))
-        except InvalidSignature:
+        except exceptions.InvalidSignature:
             return False
         return True
 
@@ -149,7 +156,7 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
         raise KeyFileError(f"{where} holds an encrypted private key and no passphrase was given; pass its passphrase.")
     try:
         key = serialization.load_pem_private_key(pem.encode(), passphrase if encrypted else None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as error:
         if encrypted:
             raise KeyFileError(
                 f"{where} holds an encrypted private key that the passphrase does not open; "
@@ -214,7 +221,7 @@ def load_public_keys(uri: str | Path) -> tuple[PublicKey, ...]:
 def _public_key(where: str, label: str, pem: str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, exceptions.UnsupportedAlgorithm) as error:
         raise _unreadable(where, label) from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise _other_kind(where, key)

@@ -7,22 +7,23 @@ four need no torch; the rest are in `checks.rebuild`, which is imported only whe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from manifest.checkpoint import Checkpoint
 from manifest.checks.completeness import _completeness
 from manifest.checks.format import _format, _listing
 from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult, merge_reports
-from manifest.checks.policy import Policy, read_policy
-from manifest.checks.policy_check import RUNG, apply_policy, floor_findings
-from manifest.checks.target import Check, open_target, run_checks
+from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.checks.trust import trust
 from manifest.escaping import printable
 from manifest.grants import granted
 from manifest.schema.report import Report, Severity
 from manifest.signing import Trusted, public_keys
+
+if TYPE_CHECKING:
+    from manifest.checks.policy import Policy
 
 
 def verify(
@@ -63,12 +64,12 @@ def verify(
         >>> [rung.name for rung in report.rungs]
         ['trust', 'integrity', 'format', 'completeness', 'architecture', 'environment', 'golden']
     """
-    demanded = policy if isinstance(policy, Policy) or policy is None else read_policy(policy)
+    demanded = None if policy is None else _demanded(policy)
     subject = open_target(path)
     try:
         with granted(allow):
             rungs = static_rungs(key, thorough=not fast) + (skipped_rungs() if fast else _dynamic_rungs(probes))
-            floors: list[tuple[str, Check]] = [] if demanded is None else [(RUNG, _floors(demanded))]
+            floors = [] if demanded is None else _floors(demanded)
             report = run_checks(subject, rungs + floors)
             models = {"": report}
             for other in subject.others():
@@ -77,7 +78,7 @@ def verify(
                 state = printable(".".join(other.manifest.checkpoint.state.path))
                 models[state] = run_checks(other, checks + floors)
                 report = merge_reports(report, models[state], state)
-            return apply_policy(report, demanded, subject.path, models=models)
+            return report if demanded is None else _held_to(demanded, report, subject, models)
     finally:
         subject.close()
 
@@ -115,6 +116,20 @@ def _dynamic_rungs(probes: Sequence[Any]) -> list[tuple[str, Check]]:
     return rungs([as_probe(probe) for probe in probes])
 
 
-def _floors(policy: Policy) -> Check:
+def _demanded(policy: str | os.PathLike[str] | Policy) -> Policy:
+    from manifest.checks.policy import Policy, read_policy
+
+    return policy if isinstance(policy, Policy) else read_policy(policy)
+
+
+def _floors(policy: Policy) -> list[tuple[str, Check]]:
     """The floors that a manifest records, held to what a policy demands of them."""
-    return lambda subject: CheckResult("", floor_findings(policy.golden, subject.manifest.golden))
+    from manifest.checks.policy_check import RUNG, floor_findings
+
+    return [(RUNG, lambda subject: CheckResult("", floor_findings(policy.golden, subject.manifest.golden)))]
+
+
+def _held_to(policy: Policy, report: Report, subject: VerificationTarget, models: Mapping[str, Report]) -> Report:
+    from manifest.checks.policy_check import apply_policy
+
+    return apply_policy(report, policy, subject.path, models=models)
