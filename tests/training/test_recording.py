@@ -8,7 +8,6 @@ import os
 import pickle
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -288,11 +287,9 @@ def test_the_last_save_alone_can_be_asked(tmp_path: Path) -> None:
 
 def test_what_cannot_be_described_is_a_warning_and_a_file_beside_it(tmp_path: Path) -> None:
     class Hidden(nn.Linear):
-        """Of a place that nobody can import it from, and with what nobody can copy."""
+        """Of which torch itself cannot list the parameters."""
 
-        def __init__(self, *sizes: int) -> None:
-            super().__init__(*sizes)
-            self.lock = threading.Lock()
+        __hash__ = None  # type: ignore[assignment]
 
     path = tmp_path / "hidden.pt"
     with pytest.warns(NoManifestWarning, match=r"hidden\.pt was saved and got no manifest"), recording() as recorder:
@@ -301,7 +298,7 @@ def test_what_cannot_be_described_is_a_warning_and_a_file_beside_it(tmp_path: Pa
     assert recorder.failed[0][0] == path
     assert "Hidden" in path.with_name("hidden.pt.manifest.error").read_text()
     assert torch.load(path)["weight"].shape == (4, 4)
-    with pytest.raises(manifest.errors.ManifestError), recording(strict=True):
+    with pytest.raises(TypeError, match="unhashable"), recording(strict=True):
         torch.save(model.state_dict(), path)
     with recording():
         other = resnet()
