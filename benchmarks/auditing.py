@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measuring import MANIFEST, imports_torch, in_turn, run, seconds_of
 from place import Place, gigabytes
-from table import Row, in_memory, within
+from table import Row, in_memory, quick, within
 
 _READING = (
     "import sys; block = memoryview(bytearray(1 << 22)); file = open(sys.argv[1], 'rb', buffering=0)\n"
@@ -38,6 +38,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     yield within(f"{what} / reading the file once", in_turn(auditing, reads, runs), 1.5)
     cold = in_turn(_from_disk(path, auditing), _from_disk(path, reads), runs)
     yield within(f"{what} / reading the file once, both from the disk", cold, 1.5)
+    fast = seconds_of([*command, "--fast"])
+    yield quick(f"{what}, by samples (--fast)", fast, runs, 0.5)
     yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", run(command, look=True), 300e6)
     torch = imports_torch(command)
     yield Row(f"{what}, torch", "imported" if torch else "not imported", "", "", "not imported", not torch)

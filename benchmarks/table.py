@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from measuring import Pair, Ran
@@ -41,6 +43,13 @@ def within(what: str, pair: Pair, times: float | None = None) -> Row:
     """So many times the other's time, and at most `times` where that was promised."""
     promise = (f"≤ {times:g}×", pair.ratio <= times) if times is not None else ()
     return Row(what, *_seconds(pair), f"{pair.ratio:.2f}×", *promise)
+
+
+def quick(what: str, measure: Callable[[], float], runs: int, limit: float) -> Row:
+    """So many seconds at most: the median, after one run to warm up."""
+    measure()
+    found = statistics.median(measure() for _ in range(runs))
+    return Row(what, f"{found:.2f} s", "", f"{found:.2f} s", f"≤ {limit:g} s", found <= limit)
 
 
 def in_memory(what: str, seen: Ran, limit: float | None = None) -> Row:

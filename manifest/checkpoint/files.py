@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,9 +23,14 @@ from manifest.digests import bytes_digest, descriptor_digests, was_cut
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, writable
 
+if sys.platform == "linux":
+    from mmap import MADV_RANDOM, MAP_PRIVATE, PROT_READ, PROT_WRITE
+
 MOST_FILES = 10_000
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 """What libraries call the files of a checkpoint in parts: the number of the part, and how many there are."""
+_MAP_NORESERVE = 0x4000
+"""Of Linux, on all of its architectures that torch runs on; older Pythons have no name for it."""
 _MOST_DESCRIPTORS = 200  # a process has about a thousand, and each mapping takes one too
 
 
@@ -47,6 +53,11 @@ class OpenFile:
     def read(self) -> FileBytes:
         """Its bytes, to be read and not touched where it is mapped."""
         return FileBytes(self.mapping, self.descriptor, self.name)
+
+    def expect_samples(self) -> None:
+        """Tell Linux that only a little of it will be read, here and there: it then reads no pages ahead."""
+        if sys.platform == "linux":
+            self.mapping.madvise(MADV_RANDOM)
 
     def digests(self) -> tuple[str, str]:
         """BLAKE3 and SHA-256 of it, wherever it was renamed to meanwhile."""
@@ -176,6 +187,13 @@ def _close_all(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
+def _mapped(descriptor: int) -> mmap:
+    """All of a file, copy-on-write; Linux is told that no memory need be kept for what is never written to."""
+    if sys.platform != "linux":
+        return mmap(descriptor, 0, access=ACCESS_COPY)
+    return mmap(descriptor, 0, flags=MAP_PRIVATE | _MAP_NORESERVE, prot=PROT_READ | PROT_WRITE)
+
+
 def _open(path: Path) -> tuple[mmap, int]:
     """The mapping, and the descriptor that it is of."""
     try:
@@ -192,7 +210,7 @@ def _open(path: Path) -> tuple[mmap, int]:
             raise InputError(f"Not a regular file: {printable(str(path), 1000)}")
         if not status.st_size:
             raise CheckpointError("the file is empty, so its download or its saving failed; get it again.", rule="F001")
-        return mmap(descriptor, 0, access=ACCESS_COPY), descriptor
+        return _mapped(descriptor), descriptor
     except (OSError, ValueError) as error:
         os.close(descriptor)
         raise InputError(f"Cannot map {printable(str(path), 1000)}: {printable(str(error))}") from None

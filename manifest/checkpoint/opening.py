@@ -180,6 +180,11 @@ class Checkpoint:
         """The first file, whole; writing to it changes memory only."""
         return self.files[0].mapping
 
+    def expect_samples(self) -> None:
+        """Tell the system that only a little will be read, here and there: it need read no pages ahead."""
+        for file in self.files:
+            file.expect_samples()
+
     def hash_ahead(self) -> None:
         """Begin to hash the files on other threads; `blake3` waits for them."""
         self._hashes.begin()

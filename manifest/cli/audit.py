@@ -32,6 +32,7 @@ Claimed = Annotated[
 Only = Annotated[
     str, typer.Option("--only", help="Components that it is meant to hold, as in vision_tower,vision_projection.")
 ]
+Fast = Annotated[bool, typer.Option("--fast", help="Look at samples of large tensors only, whatever their size.")]
 
 
 def run(
@@ -40,6 +41,7 @@ def run(
     only: Only = "",
     state: State = None,
     policy: PolicyFile = None,
+    fast: Fast = False,
     format: FormatOption = Format.TEXT,
     output: Output = None,
     fail_on: FailOnOption = FailOn.ERROR,
@@ -60,7 +62,9 @@ def run(
     paths, named = discover(checkpoints), set(map(Path, checkpoints))
 
     def check(path: Path) -> Report:
-        return audit(path, claimed=claimed, only=roles(only), state=state, policy=demanded, named=path in named)
+        return audit(
+            path, claimed=claimed, only=roles(only), state=state, policy=demanded, fast=fast, named=path in named
+        )
 
     reports = each_checked(paths, check, Kind.AUDIT, format=format, output=output)
     found = reports[0] if len(paths) == 1 else reports

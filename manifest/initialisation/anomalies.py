@@ -1,7 +1,8 @@
 """What is odd about a checkpoint's numbers: not finite, constant, denormal, the same twice, fresh among trained layers.
 
-Only finiteness takes every byte; the rest looks at samples, and at whole tensors where a sample gives reason to. An
-anomaly is no verdict: a tied weight that was saved twice is two equal tensors, and a head may begin at zero.
+Only finiteness takes every byte; the rest looks at samples, and at whole tensors where a sample gives reason to. Where
+only samples are wanted, no tensor is read whole but small ones. An anomaly is no verdict: a tied weight that was saved
+twice is two equal tensors, and a head may begin at zero.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from manifest.schema.name_ranges import listed
 _LOOKED_AT = 2_048
 """Values by which equal tensors are suspected and denormals counted."""
 _MANY_DENORMALS = 0.05
+_SMALL = 1 << 18
+"""Bytes up to which a tensor is read whole where samples are wanted: norms and biases are."""
 _SCALES = ("weight", "gamma", "scale")
 _FEWEST_IN_A_HOLE = 6
 """Matrices of zeros, one after the other in a file, that no architecture begins with."""
@@ -43,12 +46,14 @@ class Anomaly:
     message: str
 
 
-def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[Anomaly]:
+def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None, *, sampled: bool = False) -> list[Anomaly]:
     """What is odd about a checkpoint's tensors, in one pass over the bytes of those that can be not finite.
 
     Args:
         checkpoint: The weights.
         names: The tensors to look at; all unless given. One that shares the storage of an earlier one is passed over.
+        sampled: Whether large tensors are only looked at in samples: what is odd there is told, and not all of it is
+            found. Equal large tensors are not looked for.
     """
     # By name once each, in order, and looked up at once: a file can have many.
     chosen = dict.fromkeys(
@@ -62,16 +67,18 @@ def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> 
     }
     matrices = {name: tensor for name, tensor in tensors.items() if is_matrix(name, tensor)}
     samples = {name: some for name, tensor in matrices.items() if (some := sample(checkpoint, tensor, _LOOKED_AT))}
-    constants = _constants(checkpoint, matrices, samples)
+    large = {name for name, tensor in tensors.items() if sampled and tensor.nbytes > _SMALL}
+    constants = _constants(checkpoint, matrices, samples, large)
     varied = {name: some for name, some in samples.items() if name not in constants}
     holes = _holes(checkpoint, constants, tensors)
     never_written = {name for hole in holes for name in hole.names}
     return [
-        *_not_finite(checkpoint, tensors),
+        *_not_finite(checkpoint, {name: tensor for name, tensor in tensors.items() if name not in large}),
+        *_not_finite_in_samples({name: some for name, some in samples.items() if name in large}),
         *holes,
-        *_of_one_value({name: value for name, value in constants.items() if name not in never_written}),
+        *_of_one_value({name: value for name, value in constants.items() if name not in never_written}, large),
         *_denormals(varied),
-        *_duplicates(checkpoint, varied),
+        *_duplicates(checkpoint, {name: some for name, some in varied.items() if name not in large}),
         *_fresh_layers(checkpoint, tensors),
     ]
 
@@ -90,11 +97,27 @@ def _not_finite(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> 
     ]
 
 
+def _not_finite_in_samples(samples: Mapping[str, Sample]) -> list[Anomaly]:
+    counts = {name: int((~np.isfinite(some.values)).sum()) for name, some in samples.items()}
+    return [
+        Anomaly(
+            "not-finite",
+            (name,),
+            f"{name} has {_counted(count, 'value')} that {'are' if count > 1 else 'is'} not finite among the "
+            f"{samples[name].values.size:,} that were looked at.",
+        )
+        for name, count in counts.items()
+        if count
+    ]
+
+
 def _constants(
-    checkpoint: Checkpoint, matrices: Mapping[str, StoredTensor], samples: Mapping[str, Sample]
+    checkpoint: Checkpoint, matrices: Mapping[str, StoredTensor], samples: Mapping[str, Sample], large: Set[str]
 ) -> dict[str, float]:
-    suspects = [name for name, some in samples.items() if some.constant is not None]
-    found = ((name, constant(checkpoint, matrices[name])) for name in suspects)
+    suspects = {name: some.constant for name, some in samples.items() if some.constant is not None}
+    found = (
+        (name, value if name in large else constant(checkpoint, matrices[name])) for name, value in suspects.items()
+    )
     return {name: value for name, value in found if value is not None}
 
 
@@ -134,11 +157,14 @@ def _holes(
     ]
 
 
-def _of_one_value(constants: Mapping[str, float]) -> list[Anomaly]:
+def _of_one_value(constants: Mapping[str, float], large: Set[str]) -> list[Anomaly]:
+    def where(*names: str) -> str:
+        return "throughout" if large.isdisjoint(names) else "wherever it was looked at"
+
     zeros = tuple(name for name, value in constants.items() if value == 0)
-    odd = [Anomaly("all-zero", zeros, f"{_subject(zeros)} zero throughout.")] if zeros else []
+    odd = [Anomaly("all-zero", zeros, f"{_subject(zeros)} zero {where(*zeros)}.")] if zeros else []
     return odd + [
-        Anomaly("constant", (name,), f"{name} is {value:.6g} throughout.")
+        Anomaly("constant", (name,), f"{name} is {value:.6g} {where(name)}.")
         for name, value in constants.items()
         if value != 0
     ]

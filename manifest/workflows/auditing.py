@@ -61,6 +61,7 @@ def audit(
     only: Sequence[str] = (),
     state: str | None = None,
     policy: str | os.PathLike[str] | Policy | None = None,
+    fast: bool = False,
     named: bool = True,
 ) -> Report:
     """Say what a checkpoint is and whether to trust it, without loading it.
@@ -71,6 +72,8 @@ def audit(
         only: Roles of the components that it is meant to hold, as in `["vision_tower"]`; all of them when empty.
         state: Which weights of several, by their keys.
         policy: What is demanded of it: a YAML file.
+        fast: Look at samples of large tensors only, so that a file of any size takes less than a second: a lone NaN may
+            be passed over, and equal tensors are not looked for.
         named: Whether somebody named it. One that was found in a folder, and is no weights, as the state of an
             optimizer, is only asked what its pickle would run.
 
@@ -94,7 +97,9 @@ def audit(
     try:
         with open_checkpoint(path) as stored:
             meant = stored if state is None else stored.select(state)
-            report = _Audit(meant, claim, frozenset(only)).report()
+            if fast:
+                stored.expect_samples()
+            report = _Audit(meant, claim, frozenset(only), fast).report()
     except CheckpointError as error:
         if isinstance(error, NoWeightsError) and not named:
             result = _without_weights(error)
@@ -130,10 +135,11 @@ def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path
 class _Audit:
     """One checkpoint while it is audited; what several rungs need is found out once."""
 
-    def __init__(self, stored: Checkpoint, claim: Claim | None, only: frozenset[str]) -> None:
+    def __init__(self, stored: Checkpoint, claim: Claim | None, only: frozenset[str], fast: bool) -> None:
         self.stored = stored
         self.claim = claim
         self.only = only
+        self.fast = fast
         self.components: list[ComponentVerdict] = []
 
     def report(self) -> Report:
@@ -273,7 +279,7 @@ class _Audit:
         if meant is not None:
             roles |= {meant.stored[name]: role for name, role in meant.roles.items() if name in meant.stored}
         with ThreadPoolExecutor(1) as pool:  # one waits for the bytes, the other computes
-            odd = pool.submit(anomalies_of, self.stored)
+            odd = pool.submit(anomalies_of, self.stored, sampled=self.fast)
             verdicts = evidence(roles, self.stored)
         self.components = [
             part.model_copy(update={"training": verdicts[part.role].training}) if part.role in verdicts else part
@@ -284,9 +290,8 @@ class _Audit:
         findings += exponentiated_scales(self.stored, roles)
         findings += [anomaly_finding(each, roles) for each in odd.result()]
         counts = Counter(verdict.training.words for verdict in verdicts.values())
-        return CheckResult(
-            ", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers", findings
-        )
+        words = ", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers"
+        return CheckResult(words + ("; large tensors by samples" if self.fast else ""), findings)
 
 
 def _fitting(near: ArchitectureCandidate) -> int:

@@ -1,0 +1,99 @@
+"""Audits by samples: what is odd throughout a tensor is told, and a file of any size is audited."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import manifest
+from manifest.checkpoint import open_checkpoint
+from manifest.schema.report import Report
+
+SHAPE = (512, 256)
+"""Of tensors that are large: half a megabyte."""
+
+
+def messages(report: Report, rule: str) -> list[str]:
+    return [found.message for found in report.findings() if found.rule == rule]
+
+
+def file_of(path: Path, **tensors: torch.Tensor) -> Path:
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
+def larger_than_memory(tmp_path: Path) -> Path:
+    """Zeros that take no room on the disk, and would take more than all memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    side = 1 << 14
+    size = 4 * side * side
+    entries = {
+        f"blocks.{n}.weight": {"dtype": "F32", "shape": [side, side], "data_offsets": [n * size, (n + 1) * size]}
+        for n in range(2 * memory // size)
+    }
+    header = json.dumps(entries).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        try:
+            file.truncate(8 + len(header) + len(entries) * size)
+        except OSError as error:
+            pytest.skip(f"no file of this size here: {error}")
+    return path
+
+
+def test_file_when_larger_than_memory_then_is_mapped_and_audited(larger_than_memory, run):
+    with open_checkpoint(larger_than_memory) as stored:
+        assert stored.files.size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    ended = run("audit", "--fast", larger_than_memory)
+    assert ended.code == 0
+    assert "large tensors by samples" in ended.out
+    assert "zero wherever it was looked at" in " ".join(ended.out.split())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_when_not_finite_then_samples_tell_of_many_and_not_of_one(value: float, tmp_path):
+    torch.manual_seed(0)
+    many, one = torch.randn(SHAPE), torch.randn(SHAPE)
+    many[:, ::2] = value
+    one[300, 100] = value
+    norm = torch.ones(16)
+    norm[3] = value
+    path = file_of(tmp_path / "a.safetensors", **{"a.weight": many, "b.weight": one, "norm.weight": norm})
+    sampled = messages(manifest.audit(path, fast=True), "C006")
+    assert [said.split()[0] for said in sampled] == ["norm.weight", "a.weight"]
+    assert "values that are not finite among the 2,048 that were looked at" in sampled[1]
+    whole = {said.split()[0] for said in messages(manifest.audit(path), "C006")}
+    assert whole == {"a.weight", "b.weight", "norm.weight"}
+
+
+def test_tensors_when_equal_then_only_a_whole_audit_says_so(tmp_path):
+    torch.manual_seed(0)
+    large, small = torch.randn(SHAPE), torch.randn(64, 64)
+    path = file_of(
+        tmp_path / "a.safetensors",
+        **{"a.weight": large, "b.weight": large.clone(), "c.weight": small, "d.weight": small.clone()},
+    )
+    assert messages(manifest.audit(path, fast=True), "C008") == ["c.weight and d.weight have the same values."]
+    assert len(messages(manifest.audit(path), "C008")) == 2
+
+
+def test_tensor_when_constant_then_says_where_it_was_looked_at(tmp_path):
+    constant = {"a.weight": torch.full(SHAPE, 0.5), "b.weight": torch.full((9, 9), 2.0)}
+    path = file_of(tmp_path / "a.safetensors", **constant)
+    said = messages(manifest.audit(path, fast=True), "C007")
+    assert said == ["a.weight is 0.5 wherever it was looked at.", "b.weight is 2 throughout."]
+
+
+def test_verdicts_when_by_samples_then_are_those_of_a_whole_audit(digits):
+    whole, fast = manifest.audit(digits.WEIGHTS), manifest.audit(digits.WEIGHTS, fast=True)
+    assert fast.components == whole.components
+    assert fast.exit_code == whole.exit_code
+    assert list(fast.findings()) == list(whole.findings())
