@@ -1,10 +1,12 @@
 """What a long piece of work is doing: the step by its name, and how many bytes of how many.
 
-Whoever works says it here, and whoever shows it looks here as often as it likes; to say it costs next to nothing.
+Whoever works says it here, and whoever shows it looks here as often as it likes; to say it costs next to nothing. And
+whoever reads on a thread of its own, which an interrupt does not reach, is ended here.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -39,7 +41,12 @@ class Progress:
     subject: str = ""
 
 
+class StoppedError(BaseException):
+    """Somebody interrupted the work that this thread does a part of."""
+
+
 now = Progress()
+_stopped = threading.Event()
 
 
 def begin(name: str, total: int = 0) -> None:
@@ -59,9 +66,23 @@ def expect(total: int) -> None:
 
 
 def read(count: int) -> None:
-    """Say that so many more bytes were read."""
+    """Say that so many more bytes were read.
+
+    Raises:
+        StoppedError: They are not wanted any more.
+    """
+    if _stopped.is_set():
+        raise StoppedError
     if (step := now.step) is not None:
         step.done += count
+
+
+def stop(stopped: bool = True) -> None:
+    """Have all threads end that read, where they next say what they read; or let them read again."""
+    if stopped:
+        _stopped.set()
+    else:
+        _stopped.clear()
 
 
 def end() -> None:

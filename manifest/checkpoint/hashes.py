@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 
+from manifest import progress
 from manifest.checkpoint.files import Files, OpenFile
 from manifest.digests import bytes_digest, descriptor_blake3
 from manifest.errors import InputError
@@ -60,6 +61,8 @@ class Hashes:
             _log.debug("hashed %d bytes in %.2f s", self._files.size, time.perf_counter() - started)
         except InputError as error:  # on another thread, nobody would hear of it
             self._cut = error
+        except progress.StoppedError:
+            _log.debug("stopped hashing after %.2f s", time.perf_counter() - started)
 
 
 def _file_digest(file: OpenFile) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from manifest import progress
 from manifest.cli import (
     audit,
     convert,
@@ -37,6 +41,8 @@ from manifest.errors import ManifestError
 from manifest.escaping import show_log
 from manifest.version import __version__
 
+_INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
 _QUIET = frozenset({"--quiet", "-q"})
 
 app = typer.Typer(
@@ -59,7 +65,11 @@ def _with_verbose(command: Callable[..., None]) -> Callable[..., None]:
     def logged(*, verbose: bool, **options: Any) -> None:
         if verbose:
             show_log()
-        command(**options)
+        try:
+            command(**options)
+        except KeyboardInterrupt:
+            complain("interrupted; no file was left half-written.")
+            raise typer.Exit(_INTERRUPTED) from None
 
     added = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
     logged.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
@@ -100,6 +110,25 @@ def _main(
         show_log()
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C ends the threads that read, too."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # somebody waits for it himself, or it is ignored
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        progress.stop()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main() -> None:
     """Entry point: a problem is one sentence on stderr and an exit code, never a traceback."""
     collect_seldom()
@@ -108,7 +137,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without ✔ is no reason to fail
     try:
         try:
-            with showing_progress(shown=not _QUIET.intersection(sys.argv)):
+            with _interruptible(), showing_progress(shown=not _QUIET.intersection(sys.argv)):
                 app()
         finally:
             sys.stdout.flush()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from manifest import progress
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 
 Floats = npt.NDArray[np.float64]
@@ -207,6 +208,7 @@ def _not_finite(checkpoint: Checkpoint, tensor: StoredTensor) -> NotFinite | Non
             if first is None:
                 first = (position + int(special.argmax())) // parts
         position += bits.size
+        progress.read(bits.nbytes)
     return None if first is None else NotFinite(nans, infinities, first)
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manifest import progress
 from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.checks.safety import Safety, global_findings, safety_findings, safety_of
@@ -278,6 +279,7 @@ class _Audit:
             roles = dict.fromkeys(self.stored.tensors, _WEIGHTS)
         if meant is not None:
             roles |= {meant.stored[name]: role for name, role in meant.roles.items() if name in meant.stored}
+        progress.expect(0 if self.fast else sum(tensor.nbytes for tensor in self.stored.tensors.values()))
         with ThreadPoolExecutor(1) as pool:  # one waits for the bytes, the other computes
             odd = pool.submit(anomalies_of, self.stored, sampled=self.fast)
             verdicts = evidence(roles, self.stored)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import struct
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from safetensors.torch import save_file
 import manifest
 from manifest.checkpoint import open_checkpoint
 from manifest.schema.report import Report
+from tests.large import memory, sparse_file
 
 SHAPE = (512, 256)
 """Of tensors that are large: half a megabyte."""
@@ -28,31 +26,11 @@ def file_of(path: Path, **tensors: torch.Tensor) -> Path:
     return path
 
 
-@pytest.fixture
-def larger_than_memory(tmp_path: Path) -> Path:
-    """Zeros that take no room on the disk, and would take more than all memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    side = 1 << 14
-    size = 4 * side * side
-    entries = {
-        f"blocks.{n}.weight": {"dtype": "F32", "shape": [side, side], "data_offsets": [n * size, (n + 1) * size]}
-        for n in range(2 * memory // size)
-    }
-    header = json.dumps(entries).encode()
-    path = tmp_path / "large.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        try:
-            file.truncate(8 + len(header) + len(entries) * size)
-        except OSError as error:
-            pytest.skip(f"no file of this size here: {error}")
-    return path
-
-
-def test_file_when_larger_than_memory_then_is_mapped_and_audited(larger_than_memory, run):
-    with open_checkpoint(larger_than_memory) as stored:
-        assert stored.files.size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    ended = run("audit", "--fast", larger_than_memory)
+def test_file_when_larger_than_memory_then_is_mapped_and_audited(tmp_path, run):
+    path = sparse_file(tmp_path / "large.safetensors", 2 * memory())
+    with open_checkpoint(path) as stored:
+        assert stored.files.size > memory()
+    ended = run("audit", "--fast", path)
     assert ended.code == 0
     assert "large tensors by samples" in ended.out
     assert "zero wherever it was looked at" in " ".join(ended.out.split())

@@ -1,0 +1,34 @@
+"""Files of weights that take no room on the disk, larger than any machine reads in a moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+_SIDE = 1 << 14
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def sparse_file(path: Path, size: int) -> Path:
+    """A safetensors file of zeros, a gigabyte each; the test is skipped where there can be none."""
+    each = 4 * _SIDE * _SIDE
+    entries = {
+        f"blocks.{n}.weight": {"dtype": "F32", "shape": [_SIDE, _SIDE], "data_offsets": [n * each, (n + 1) * each]}
+        for n in range(size // each)
+    }
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        try:
+            file.truncate(8 + len(header) + len(entries) * each)
+        except OSError as error:
+            pytest.skip(f"no file of this size here: {error}")
+    return path
