@@ -1,0 +1,60 @@
+"""How little a command imports before it answers; the numbers here may only become smaller."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+_HELPERS = frozenset(
+    {
+        *("annotated_doc", "shellingham"),  # of typer
+        *("annotated_types", "pydantic_core", "typing_extensions", "typing_inspection"),  # of pydantic
+    }
+)
+_ROOM = 3
+"""Modules of this package by which a number here may be too large: some are imported on some Pythons only."""
+
+STARTS: dict[str, tuple[set[str], int]] = {
+    # Command: the libraries that it imports, and how many modules of this package.
+    "--version": ({"typer"}, 27),
+    "--help": ({"typer"}, 25),
+    "rule C003": ({"typer", "pydantic"}, 29),
+    "policy example": ({"typer", "pydantic"}, 25),
+    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 81),
+    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 88),
+    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 108),
+    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 102),
+}
+
+_PROGRAM = """
+import atexit, json, sys
+def tell():
+    found = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {"manifest", "__main__"}
+    own = sum(name.partition(".")[0] == "manifest" for name in sys.modules)
+    print(json.dumps([sorted(name for name in found if not name.startswith("_")), own]), file=sys.stderr)
+atexit.register(tell)
+from manifest.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", STARTS)
+def test_command_when_it_starts_then_imports_no_more_than_it_needs(command: str, digits: ModuleType) -> None:
+    words = [str(digits.WEIGHTS) if word == "CKPT" else word for word in command.split()]
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    imported, own = json.loads(done.stderr.splitlines()[-1])
+    libraries, modules = STARTS[command]
+    assert set(imported) - _HELPERS == libraries
+    assert own <= modules, "import later what is not always needed"
+    assert own >= modules - _ROOM, "write the smaller number down here"
