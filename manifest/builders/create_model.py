@@ -7,7 +7,6 @@ The returned model knows how it was made, so that `manifest.save` can write it d
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from manifest.schema.name_ranges import shortened
 from manifest.schema.vocabulary import role_words
 from manifest.storage.described import own_manifest
 from manifest.storage.sidecars import has_manifest
+from manifest.warning import warn
 from manifest.weights.assign import shapes_of
 from manifest.weights.shape_diff import shape_diff
 from manifest.workflows.loading import load
@@ -337,10 +337,9 @@ def _against_registry(creation: Creation, entry: Mapping[str, Any], on_mismatch:
         return creation
     if config.get("quick_gelu") and not trained:
         # Registered so by its authors: the config is what the weights were trained in, and the tag lacks the flag.
-        warnings.warn(
+        warn(
             f"open_clip's config {creation.name} uses QuickGELU and its tag {creation.pretrained!r} does not say so; "
-            "the config is followed.",
-            stacklevel=4,
+            "the config is followed."
         )
         return creation
     if on_mismatch == "follow":
@@ -352,8 +351,7 @@ def _against_registry(creation: Creation, entry: Mapping[str, Any], on_mismatch:
 
 
 def _say_nothing_to_compare(pretrained: str) -> None:
-    warnings.warn(
+    warn(
         f"{Path(pretrained).name} has no manifest, so nothing tells whether this is the architecture of its weights; "
-        f"write one with `manifest create {Path(pretrained).name} --model NAME`.",
-        stacklevel=3,
+        f"write one with `manifest create {Path(pretrained).name} --model NAME`."
     )

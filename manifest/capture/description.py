@@ -7,7 +7,6 @@ are read back from the bytes, and golden outputs must come out of those bytes to
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -51,6 +50,7 @@ from manifest.schema.document import (
 )
 from manifest.schema.report import Severity
 from manifest.version import __version__
+from manifest.warning import warn
 from manifest.weights.assign import assign, misfits, shapes_of, twin
 from manifest.weights.shape_diff import is_optional, shape_diff
 
@@ -208,7 +208,7 @@ def manifest_of(
         *inner_contradictions(main, provenance.categories),
     ):
         if doubt.severity is not Severity.NOTE:
-            warnings.warn(f"{doubt.message} {doubt.remedy}", stacklevel=2)
+            warn(f"{doubt.message} {doubt.remedy}")
     return Manifest.model_validate(
         {
             "created": now(),
@@ -285,7 +285,7 @@ def _require_whole(components: Sequence[Component], file_name: str) -> None:
     found = component_findings(components, file_name)
     for item in found:
         if item.severity is Severity.WARNING:
-            warnings.warn(f"{item.message} {item.remedy}", stacklevel=2)
+            warn(f"{item.message} {item.remedy}")
     problems = [item for item in found if item.severity is Severity.ERROR]
     if problems:
         roles = [item.where for item in problems]

@@ -29,7 +29,8 @@ def environment_rung(subject: VerificationTarget) -> CheckResult:
     }:
         words = ", ".join(f"{name} was {then} and is {here}" for name, (then, here) in moved.items())
         findings.append(finding("E002", f"Numerics flags differ: {words}.", flags=list(moved)))
-    reason = f"{len(findings)} differences from save time" if findings else "the same libraries and flags"
+    many = "s" if len(findings) > 1 else ""
+    reason = f"{len(findings)} difference{many} from save time" if findings else "the same libraries and flags"
     return CheckResult(reason, findings)
 
 

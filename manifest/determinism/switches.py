@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +18,7 @@ import torch
 
 from manifest.errors import InputError
 from manifest.fingerprints import environment
+from manifest.warning import warn
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _GREATEST_SEED = 2**32 - 1  # NumPy's legacy generator takes no greater one
@@ -137,7 +137,7 @@ class deterministic:  # noqa: N801 - a call and a context manager, as `torch.no_
         _seed(seed)
         environment.note_seed(seed)
         for note in self.notes:
-            warnings.warn(note, stacklevel=2)
+            warn(note)
 
     def undo(self) -> None:
         """Put back every switch and every generator as it was; a second time does nothing."""

@@ -7,7 +7,6 @@ here first, or says that the bytes were not read.
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 from manifest.digests import file_blake3
@@ -16,6 +15,7 @@ from manifest.escaping import printable
 from manifest.schema.document import Manifest
 from manifest.storage.sidecars import has_manifest, recorded_files
 from manifest.storage.transaction import read_manifest
+from manifest.warning import warn
 
 
 def other_size(checkpoint: Path, manifest: Manifest) -> str | None:
@@ -68,9 +68,8 @@ def own_manifest(path: str | os.PathLike[str], consequence: str) -> Manifest | N
         changed = f"it cannot be read: {error.strerror}"
     if changed is None:
         return manifest
-    warnings.warn(
+    warn(
         f"{checkpoint.name} is not what its manifest describes ({changed}), so {consequence}; "
-        f"`manifest verify {checkpoint.name}` says more.",
-        stacklevel=3,
+        f"`manifest verify {checkpoint.name}` says more."
     )
     return None

@@ -10,11 +10,11 @@ import errno
 import os
 import re
 import stat
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from manifest.errors import NoManifestWarning, StorageError
+from manifest.warning import warn
 
 
 def place_to_save(path: Path) -> Path | None:
@@ -39,10 +39,9 @@ def is_special(path: Path) -> bool:
 
 def warn_of_special(path: Path) -> None:
     """Warn that what was written into a device, a pipe or a socket has no manifest."""
-    warnings.warn(
+    warn(
         f"{path} is {kind_of(path)}, so it was written without a manifest; save to a file to have one.",
         NoManifestWarning,
-        stacklevel=3,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from manifest.errors import NoManifestWarning
 from manifest.storage.run_record import RUN_RECORD, MadeModel, write_run_record
+from manifest.warning import warn
 
 FOLDER = "MANIFEST_RUN"
 """The variable that names the folder where the processes of a command tell it."""
@@ -61,7 +61,7 @@ class Account:
             NoManifestWarning: Saves into memory are in no file that was seen.
         """
         if self._lost and not self._folder:
-            warnings.warn(words_of_lost(self._lost, self._made), NoManifestWarning, stacklevel=2)
+            warn(words_of_lost(self._lost, self._made), NoManifestWarning)
         self._lost = 0
 
     def described(self, path: Path) -> None:

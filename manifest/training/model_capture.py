@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +36,7 @@ from manifest.training.files import identity_of
 from manifest.training.job import Job
 from manifest.training.load_tracking import Origins
 from manifest.training.model_lookup import Owner, owners_in
+from manifest.warning import warn
 
 _LARGE = 64 << 20
 """Bytes of a file from which golden outputs are asked in a process of their own; below, starting it takes longer."""
@@ -122,7 +122,7 @@ class ModelCapture:
             why = why_not_known(module) or str(error)
             adapter, captured = OPAQUE, OPAQUE.capture_as_shown(module, why)
             with contextlib.suppress(UserWarning):  # where warnings are made errors
-                warnings.warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}", stacklevel=7)
+                warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}")
         inputs = None
         if self._elsewhere and self._options.golden is not None and adapter is not OPAQUE:
             with neutral_process():  # in a process that was forked, images are to be prepared on one thread
@@ -147,7 +147,7 @@ class ModelCapture:
             golden = self._process.ask(question)
         except NoOutputsError as error:
             with contextlib.suppress(UserWarning):
-                warnings.warn(f"A checkpoint is recorded without golden outputs: {error}", stacklevel=2)
+                warn(f"A checkpoint is recorded without golden outputs: {error}")
             return []
         if said is not None:
             require_same(golden[0], said, brief=bool(golden[0].brief))

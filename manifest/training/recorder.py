@@ -12,7 +12,6 @@ import contextlib
 import logging
 import queue
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -44,6 +43,7 @@ from manifest.training.loads import mismatch
 from manifest.training.model_capture import ModelCapture
 from manifest.training.model_lookup import named_like
 from manifest.training.settings import When
+from manifest.warning import warn
 from manifest.workflows.saving_distributed import describe_together
 from manifest.workflows.signing import publish_signed
 
@@ -189,11 +189,10 @@ class CheckpointRecorder:
             if not self._said_that_saves_wait:
                 self._said_that_saves_wait = True
                 with contextlib.suppress(UserWarning):  # where warnings are made errors
-                    warnings.warn(
+                    warn(
                         f"Saves come faster than their manifests: this one waits until fewer than {_WAITING} are to be "
                         "written. With `--golden last` (in Python `golden='last'`) only the last save gets golden "
-                        "outputs, with `none` no save.",
-                        stacklevel=6,
+                        "outputs, with `none` no save."
                     )
             self._queue.put(job)
 
@@ -226,7 +225,7 @@ class CheckpointRecorder:
         """Warn where something was saved, and nothing has a manifest although nothing failed."""
         if self.left_alone and not self.described and not self.failed:
             path, why = self.left_alone[-1]
-            warnings.warn(f"No checkpoint got a manifest; of {path.name}: {why}", NoManifestWarning, stacklevel=2)
+            warn(f"No checkpoint got a manifest; of {path.name}: {why}", NoManifestWarning)
 
     def hold_load(self, module: nn.Module, path: Path) -> None:
         """Say where a model took weights from a file whose manifest records another model.
@@ -238,7 +237,7 @@ class CheckpointRecorder:
             return
         if self._strict:
             raise CreationMismatchError(said)
-        warnings.warn(said, stacklevel=4)
+        warn(said)
 
     def leave_alone(self, path: Path, why: str) -> None:
         """Note that a file gets no manifest, since it holds no model."""
@@ -381,6 +380,6 @@ class CheckpointRecorder:
                     error_file(path).write_text(f"{path.name} got no manifest: {why}\n", encoding="utf-8")
             if not self._strict:
                 with contextlib.suppress(NoManifestWarning):  # where warnings are made errors
-                    warnings.warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning, stacklevel=4)
+                    warn(f"{path.name} was saved and got no manifest: {why}", NoManifestWarning)
             elif threading.current_thread() is not self._worker:
                 raise

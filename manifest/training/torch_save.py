@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from manifest.schema.document import Manifest
 from manifest.storage.places import place_to_save, warn_of_special
 from manifest.storage.suppress_recording import suppress_recording
 from manifest.training.recorder import CheckpointRecorder
+from manifest.warning import warn
 
 
 @suppress_recording()
@@ -63,9 +63,7 @@ def torch_save(
     """
     if not isinstance(f, str | os.PathLike):
         torch.save(obj, f, *args, **kwargs)
-        warnings.warn(
-            "What is saved into an open file gets no manifest; pass its path.", NoManifestWarning, stacklevel=2
-        )
+        warn("What is saved into an open file gets no manifest; pass its path.", NoManifestWarning)
         return None
     path = place_to_save(Path(f).absolute())
     if path is None:

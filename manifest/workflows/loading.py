@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from manifest.signing import Trusted
 from manifest.storage.described import other_size
 from manifest.storage.sidecars import described_checkpoint
 from manifest.storage.transaction import read_manifest
+from manifest.warning import warn
 from manifest.workflows.verifying import static_rungs
 
 Verify = Literal["full", "fast", "none"]
@@ -136,10 +136,7 @@ def load_transforms(path: str | os.PathLike[str]) -> Transforms:
 def _warn_of_absent(subject: VerificationTarget) -> None:
     absent = [role_words(part.role) for part in subject.manifest.components if part.status is Status.ABSENT]
     if absent:
-        warnings.warn(
-            f"{subject.path.name} is partial by design: its {', '.join(absent)} is absent and filled with zeros.",
-            stacklevel=4,
-        )
+        warn(f"{subject.path.name} is partial by design: its {', '.join(absent)} is absent and filled with zeros.")
 
 
 def _first_failure(report: Report) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from manifest.neutral_process import neutral_process
 from manifest.schema.document import Manifest
 from manifest.schema.vocabulary import Mode
 from manifest.signing import Trusted
+from manifest.warning import warn
 from manifest.workflows.loading import Verify, rebuilt
 
 _PICKLED = frozenset({"torch-zip", "torch-legacy"})
@@ -185,9 +185,8 @@ def _in_mode(model: nn.Module, subject: VerificationTarget) -> nn.Module:
     """The model in the mode in which it was saved; where that is not known of each module, in train mode."""
     mode = subject.manifest.architecture.mode
     if mode is Mode.MIXED:
-        warnings.warn(
+        warn(
             f"{subject.path.name} was saved with some modules in train mode and some not, and which is not on record; "
-            "all are in train mode now, so put back those that were frozen.",
-            stacklevel=3,
+            "all are in train mode now, so put back those that were frozen."
         )
     return model.train(mode is not Mode.EVAL)
