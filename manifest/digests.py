@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ Buffer = Any
 
 READ_BLOCK = 1 << 20  # bytes; as much as stays in a processor's cache between reading and hashing
 _LONG_BLOCK = 16 << 20  # where a thread waits for its turn in the interpreter after each
+_AHEAD = 4 << 20  # bytes of a block that is read while the one before is hashed
+_READ_AHEAD_FROM = 16 << 20  # bytes; below this, starting a thread costs more than it saves
 _PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
 _TENSOR_HEADER = b"manifest/tensor/v1\n"
 _COMPOSITE_HEADER = b"manifest/composite/v1\n"
@@ -156,24 +159,44 @@ def file_sha256(path: Path) -> str:
 def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = READ_BLOCK) -> Iterator[memoryview]:
     """A range of an open file in consecutive blocks, each valid until the next is asked for.
 
-    It is read and not mapped: to touch a mapping where the file has been cut kills the process.
+    It is read and not mapped: to touch a mapping where the file has been cut kills the process. Of a long range, the
+    next block is read while its user works on one.
 
     Raises:
         InputError: The file ends earlier, since it was cut while it was read, or it cannot be read.
     """
-    buffer = memoryview(bytearray(min(size, most)))
     end = start + size
-    while start < end:
-        block = buffer[: min(most, end - start)]
-        try:
-            count = os.preadv(descriptor, [block], start)
-        except OSError as error:
-            raise InputError(f"Cannot read {name!r}: {error.strerror}") from None
-        if not count:
-            raise was_cut(name, start)
-        yield block[:count]
-        start += count
-        progress.read(count)
+    if size < _READ_AHEAD_FROM:
+        buffer = memoryview(bytearray(min(size, most)))
+        while start < end:
+            block = _read(descriptor, buffer[: min(most, end - start)], start, name)
+            yield block
+            start += block.nbytes
+            progress.read(block.nbytes)
+        return
+    most = max(most, _AHEAD)
+    buffer, other = memoryview(bytearray(most)), memoryview(bytearray(most))
+    with ThreadPoolExecutor(1, thread_name_prefix="manifest-reading") as ahead:
+        coming = ahead.submit(_read, descriptor, buffer[: min(most, end - start)], start, name)
+        while start < end:
+            block = coming.result()
+            start += block.nbytes
+            buffer, other = other, buffer
+            if start < end:
+                coming = ahead.submit(_read, descriptor, buffer[: min(most, end - start)], start, name)
+            yield block
+            progress.read(block.nbytes)
+
+
+def _read(descriptor: int, block: memoryview, start: int, name: str) -> memoryview:
+    """As much of a block as the file gives at once, a byte at least."""
+    try:
+        count = os.preadv(descriptor, [block], start)
+    except OSError as error:
+        raise InputError(f"Cannot read {name!r}: {error.strerror}") from None
+    if not count:
+        raise was_cut(name, start)
+    return block[:count]
 
 
 def was_cut(name: str, size: int) -> InputError:

@@ -25,9 +25,9 @@ STARTS: dict[str, tuple[set[str], int]] = {
     "--help": ({"typer"}, 25),
     "rule C003": ({"typer", "pydantic"}, 29),
     "policy example": ({"typer", "pydantic"}, 25),
-    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 81),
-    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 88),
-    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 108),
+    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 82),
+    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 89),
+    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 109),
     "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 102),
 }
 
