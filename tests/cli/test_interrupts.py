@@ -12,6 +12,15 @@ import pytest
 from tests.large import sparse_file
 
 
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from manifest.cli import main
+main()
+"""
+"""A command as a terminal starts it; what runs in the background may have been told to ignore interrupts."""
+
+
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     """A file that takes minutes to read."""
@@ -27,7 +36,7 @@ def large(tmp_path: Path) -> Path:
 )
 def test_command_when_interrupted_then_ends_at_once_and_leaves_nothing(command: list[str], large: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "manifest", *command, "--verbose"],
+        [sys.executable, "-c", INTERRUPTIBLE, *command, "--verbose"],
         cwd=large.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -37,7 +46,10 @@ def test_command_when_interrupted_then_ends_at_once_and_leaves_nothing(command: 
         while "opened" not in (line := process.stderr.readline()):
             assert line, "it ended before it had opened the file"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=300)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert err.splitlines()[-1] == "manifest: interrupted; no file was left half-written."
     assert "Traceback" not in err

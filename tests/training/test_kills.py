@@ -88,7 +88,7 @@ SAVING = """
 
 
 def test_a_killed_training_leaves_manifests_that_verify_or_none(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 20
+    kills = KILLS if request.config.getoption("--whole", default=False) else KILLS // 10
     done = warm_run(["-c", textwrap.dedent(SAVING), tmp_path, kills], tmp_path)
     assert done.returncode == 0, done
     described, bare = 0, 0
