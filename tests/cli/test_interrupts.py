@@ -11,7 +11,6 @@ import pytest
 
 from tests.large import sparse_file
 
-
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
