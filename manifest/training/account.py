@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from manifest.errors import NoManifestWarning
-from manifest.storage.run_record import RUN_RECORD, MadeModel, write_run_record
+from manifest.storage.run_record import MOST_MODELS, RUN_RECORD, MadeModel, write_run_record
 from manifest.warning import warn
 
 FOLDER = "MANIFEST_RUN"
@@ -51,7 +51,7 @@ class Account:
     def __init__(self, variables: Mapping[str, str] = os.environ) -> None:
         self._folder = variables.get(FOLDER)
         self._lost = 0
-        self._made: list[MadeModel] = []
+        self._made: dict[str, MadeModel] = {}
         self._write("")
 
     def end(self) -> None:
@@ -61,7 +61,7 @@ class Account:
             NoManifestWarning: Saves into memory are in no file that was seen.
         """
         if self._lost and not self._folder:
-            warn(words_of_lost(self._lost, self._made), NoManifestWarning)
+            warn(words_of_lost(self._lost, list(self._made.values())), NoManifestWarning)
         self._lost = 0
 
     def described(self, path: Path) -> None:
@@ -80,9 +80,12 @@ class Account:
 
     def note_made(self, model: MadeModel) -> None:
         """Note a model that was made, for the record of the run."""
-        if model not in self._made:
-            self._made.append(model)
-            self._write(json.dumps([_MADE, model.model_dump()]) + "\n")
+        line = json.dumps([_MADE, model.model_dump()]) + "\n"
+        if line not in self._made:
+            self._made[line] = model
+            self._write(line)
+        while len(self._made) > MOST_MODELS:  # of a search over architectures, say
+            del self._made[next(iter(self._made))]
 
     def _tell(self, became: str, path: Path, why: str = "") -> None:
         self._write(json.dumps([became, os.fspath(path), why]) + "\n")

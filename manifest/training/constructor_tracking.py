@@ -187,7 +187,9 @@ def _tell_of_transformers(module: nn.Module, frame: FrameType | None) -> None:
     """Tell how a model of transformers is made, all of which is in its config."""
     home: Any = sys.modules.get("transformers.modeling_utils")
     config = None if frame is None else frame.f_locals.get("config")
-    if home is not None and config is not None and isinstance(module, home.PreTrainedModel):
+    if home is None or config is None or not isinstance(module, home.PreTrainedModel):
+        return
+    with contextlib.suppress(InputError):  # a value of it cannot be written down, and the model is made all the same
         tell_of(module, Creation(type(module).__name__, {"config": data_of(config)}, family="transformers"))
 
 

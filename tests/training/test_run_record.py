@@ -20,7 +20,9 @@ from torch import nn
 
 import manifest
 from manifest.errors import ArchitectureError, InputError, NoManifestWarning
-from manifest.storage.run_record import RUN_RECORD, MadeModel, read_run_record, write_run_record
+from manifest.families import tell_of
+from manifest.families.protocol import Creation
+from manifest.storage.run_record import MOST_MODELS, RUN_RECORD, MadeModel, read_run_record, write_run_record
 from manifest.training.account import words_of_lost
 
 
@@ -195,6 +197,26 @@ def test_model_when_it_cannot_be_written_down_then_the_training_goes_on(folder):
         model = timm.create_model("test_resnet", pretrained=True, pretrained_cfg_overlay={"file": odd})
         saved_into_memory(model)
     assert not (folder / RUN_RECORD).exists()
+
+
+def test_model_when_its_config_cannot_be_written_down_then_is_made_all_the_same(folder):
+    config = transformers.ViTConfig(
+        hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32, image_size=32, patch_size=16
+    )
+    config.note = object()
+    with pytest.warns(NoManifestWarning, match="--model NAME"), manifest.recording(golden="none"):
+        saved_into_memory(transformers.ViTModel(config))
+    assert not (folder / RUN_RECORD).exists()
+
+
+def test_models_when_there_are_many_then_the_last_ones_are_on_record(folder):
+    with pytest.warns(NoManifestWarning), manifest.recording(golden="none"):
+        for classes in range(MOST_MODELS + 2):
+            tell_of(nn.Identity(), Creation("test_vit", {"num_classes": classes}, family="timm"))
+        saved_into_memory(nn.Linear(2, 2))
+    made = read_run_record(folder / RUN_RECORD)
+    assert len(made) == MOST_MODELS
+    assert made[0].arguments == {"num_classes": MOST_MODELS + 1}
 
 
 def test_recording_when_all_was_seen_then_writes_no_record(folder):
