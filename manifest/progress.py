@@ -77,12 +77,9 @@ def read(count: int) -> None:
         step.done += count
 
 
-def stop(stopped: bool = True) -> None:
-    """Have all threads end that read, where they next say what they read; or let them read again."""
-    if stopped:
-        _stopped.set()
-    else:
-        _stopped.clear()
+def stop() -> None:
+    """Have all threads end that read, where they next say what they read."""
+    _stopped.set()
 
 
 def end() -> None:

@@ -57,14 +57,12 @@ def apply(
 
 def apply_policy(
     report: Report,
-    policy: Policy | None,
+    policy: Policy,
     path: str | os.PathLike[str],
     *,
     models: Mapping[str, Report] | None = None,
 ) -> Report:
-    """`apply` today and to where a checkpoint really lies; without a policy, the report as it is."""
-    if policy is None:
-        return report
+    """`apply` today and to where a checkpoint really lies."""
     place = Path(os.path.normpath(Path(path).absolute()))
     return apply(policy, report, place, datetime.now(UTC).date(), models=models)
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 _TENSORS = ("_parameters", "_buffers")
 _MODULES = "_modules"
 
 
-def copy_over(module: nn.Module, tensors: dict[int, Any]) -> nn.Module:
+def copy_over(module: nn.Module, other: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
     """A deep copy of a module over other tensors; an attribute that cannot be copied is shared.
 
     Args:
         module: The module.
-        tensors: By the identity of each parameter and buffer: what takes its place.
+        other: Gives what takes the place of a parameter, which stays one, or of a buffer.
     """
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        new = other(tensor)
+        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
     try:
-        copied: nn.Module = copy.deepcopy(module, dict(tensors))
+        copied: nn.Module = copy.deepcopy(module, dict(memo))
     except Exception:  # an attribute may refuse in any way, and so may the module's own `__deepcopy__`
-        copied = _copied(module, dict(tensors))
+        copied = _copied(module, memo)
     return copied
 
 

@@ -158,11 +158,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def on_meta(module: nn.Module) -> nn.Module:
     """A deep copy whose tensors are all on the meta device, made without copying their values."""
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        ghost = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(ghost, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost
-    return copy_over(module, memo)
+    return copy_over(module, lambda tensor: torch.empty_like(tensor, device="meta"))
 
 
 def _hyperparameters(module: nn.Module) -> dict[str, str]:

@@ -7,7 +7,6 @@ may write to it without touching the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -47,11 +46,7 @@ def shapes_of(module: nn.Module) -> dict[str, Shape]:
 
 def twin(module: nn.Module) -> nn.Module:
     """Another module over the same values: its modules and parameters can be replaced without touching the first."""
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        same = tensor.detach()
-        memo[id(tensor)] = nn.Parameter(same, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else same
-    return copy_over(module, memo)
+    return copy_over(module, torch.Tensor.detach)
 
 
 def misfits(
