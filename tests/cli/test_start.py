@@ -34,8 +34,10 @@ STARTS: dict[str, tuple[set[str], int]] = {
 
 _PROGRAM = """
 import atexit, json, sys
+before = set(sys.modules)  # what Python and the machine it runs on import at every start
 def tell():
-    found = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {"manifest", "__main__"}
+    imported = {name.partition(".")[0] for name in set(sys.modules) - before}
+    found = imported - sys.stdlib_module_names - {"manifest", "__main__"}
     own = sum(name.partition(".")[0] == "manifest" for name in sys.modules)
     print(json.dumps([sorted(name for name in found if not name.startswith("_")), own]), file=sys.stderr)
 atexit.register(tell)
