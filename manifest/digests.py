@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ READ_BLOCK = 1 << 20  # bytes; as much as stays in a processor's cache between r
 _LONG_BLOCK = 16 << 20  # where a thread waits for its turn in the interpreter after each
 _AHEAD = 4 << 20  # bytes of a block that is read while the one before is hashed
 _READ_AHEAD_FROM = 16 << 20  # bytes; below this, starting a thread costs more than it saves
+_MOST_KEPT = 4
+"""Buffers that are kept for the next range, of `_AHEAD` bytes each."""
 _PARALLEL_FROM = 1 << 20  # bytes; below this, starting threads costs more than they save
 _TENSOR_HEADER = b"manifest/tensor/v1\n"
 _COMPOSITE_HEADER = b"manifest/composite/v1\n"
 _WEIGHTS_HEADER = b"manifest/weights/v1\n"
 
 
+_kept: list[bytearray] = []
 _FORKED = threading.Event()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_FORKED.set)
@@ -167,16 +171,19 @@ def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = R
     """
     end = start + size
     if size < _READ_AHEAD_FROM:
-        buffer = memoryview(bytearray(min(size, most)))
-        while start < end:
-            block = _read(descriptor, buffer[: min(most, end - start)], start, name)
-            yield block
-            start += block.nbytes
-            progress.read(block.nbytes)
+        with _buffer(min(size, most)) as buffer:
+            while start < end:
+                block = _read(descriptor, buffer[: min(most, end - start)], start, name)
+                yield block
+                start += block.nbytes
+                progress.read(block.nbytes)
         return
     most = max(most, _AHEAD)
-    buffer, other = memoryview(bytearray(most)), memoryview(bytearray(most))
-    with ThreadPoolExecutor(1, thread_name_prefix="manifest-reading") as ahead:
+    with (
+        _buffer(most) as buffer,
+        _buffer(most) as other,
+        ThreadPoolExecutor(1, thread_name_prefix="manifest-reading") as ahead,
+    ):
         coming = ahead.submit(_read, descriptor, buffer[: min(most, end - start)], start, name)
         while start < end:
             block = coming.result()
@@ -186,6 +193,23 @@ def read_blocks(descriptor: int, start: int, size: int, name: str, most: int = R
                 coming = ahead.submit(_read, descriptor, buffer[: min(most, end - start)], start, name)
             yield block
             progress.read(block.nbytes)
+
+
+@contextmanager
+def _buffer(size: int) -> Iterator[memoryview]:
+    """Memory of so many bytes; that of thousands of tensors in turn is asked of the system once."""
+    if size > _AHEAD:
+        yield memoryview(bytearray(size))
+        return
+    try:
+        memory = _kept.pop()
+    except IndexError:
+        memory = bytearray(_AHEAD)
+    try:
+        yield memoryview(memory)[:size]
+    finally:
+        if len(_kept) < _MOST_KEPT:
+            _kept.append(memory)
 
 
 def _read(descriptor: int, block: memoryview, start: int, name: str) -> memoryview:

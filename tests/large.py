@@ -17,11 +17,11 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def sparse_file(path: Path, size: int) -> Path:
-    """A safetensors file of zeros, a gigabyte each; the test is skipped where there can be none."""
-    each = 4 * _SIDE * _SIDE
+def sparse_file(path: Path, size: int, side: int = _SIDE) -> Path:
+    """A safetensors file of zeros, in matrices of so many rows; the test is skipped where there can be none."""
+    each = 4 * side * side
     entries = {
-        f"blocks.{n}.weight": {"dtype": "F32", "shape": [_SIDE, _SIDE], "data_offsets": [n * each, (n + 1) * each]}
+        f"blocks.{n}.weight": {"dtype": "F32", "shape": [side, side], "data_offsets": [n * each, (n + 1) * each]}
         for n in range(size // each)
     }
     header = json.dumps(entries).encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from mmap import mmap
@@ -270,7 +271,9 @@ class Checkpoint:
         if not any(record.crc for record in records):
             return []
         file = self.files[0]
-        return [record.name for record in records if wrong_checksum(file, record)]
+        with ThreadPoolExecutor(2) as pool:
+            wrong = pool.map(lambda record: wrong_checksum(file, record), records)
+            return [record.name for record, is_wrong in zip(records, wrong, strict=True) if is_wrong]
 
     def aliases(self) -> dict[str, str]:
         """Tied weights: each name whose values are the very bytes of an earlier tensor, with that tensor's name."""

@@ -32,7 +32,7 @@ Claimed = Annotated[
 Only = Annotated[
     str, typer.Option("--only", help="Components that it is meant to hold, as in vision_tower,vision_projection.")
 ]
-Fast = Annotated[bool, typer.Option("--fast", help="Look at samples of large tensors only, whatever their size.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Look at samples of large tensors only, and compare no checksums.")]
 
 
 def run(
@@ -66,7 +66,7 @@ def run(
             path, claimed=claimed, only=roles(only), state=state, policy=demanded, fast=fast, named=path in named
         )
 
-    reports = each_checked(paths, check, Kind.AUDIT, format=format, output=output)
+    reports = each_checked(paths, check, Kind.AUDIT, format=format, output=output, in_processes=True)
     found = reports[0] if len(paths) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 

@@ -17,7 +17,7 @@ import typer
 
 from manifest import progress
 from manifest.cli.options import FailOn, Format
-from manifest.errors import ManifestError, StorageError
+from manifest.errors import StorageError
 from manifest.escaping import printable
 from manifest.progress import Step
 
@@ -114,7 +114,13 @@ def exit_code(report: Report, fail_on: FailOn) -> int:
 
 
 def each_checked(
-    paths: Sequence[Path], check: Callable[[Path], Report], kind: Kind, *, format: Format, output: Path | None
+    paths: Sequence[Path],
+    check: Callable[[Path], Report],
+    kind: Kind,
+    *,
+    format: Format,
+    output: Path | None,
+    in_processes: bool = False,
 ) -> list[Report]:
     """A report of every checkpoint; what could not be checked is a report too, and on stderr unless that shows it.
 
@@ -124,27 +130,23 @@ def each_checked(
         kind: What its report is called.
         format: How the reports will be printed.
         output: Where to.
+        in_processes: See `workflows.several.check_each`.
 
     Raises:
         ManifestError: The only checkpoint could not be checked, and the format is not one for CI, which wants to know.
     """
-    from manifest.schema.report import Report
+    if len(paths) == 1 and format in (Format.TEXT, Format.JSON):
+        progress.now.subject = paths[0].name
+        return [check(paths[0])]
+    from manifest.workflows.several import check_each
 
-    alone = len(paths) == 1 and format in (Format.TEXT, Format.JSON)
     shown = format is Format.TEXT and output is None
-    reports = []
-    for number, path in enumerate(paths, start=1):
-        progress.now.subject = path.name if len(paths) == 1 else f"{number} of {len(paths)}, {path.name}"
-        try:
-            reports.append(check(path))
-        except ManifestError as error:
-            if alone:
-                raise
-            if not shown:
-                complain(str(error))
-            reports.append(Report(kind=kind, subject=path.name, path=str(path), error=str(error)))
-    progress.now.subject = ""
-    return reports
+    reports = {}
+    for number, report in check_each(paths, check, kind, in_processes=in_processes):
+        reports[number] = report
+        if report.error is not None and not shown:
+            complain(report.error)
+    return [reports[number] for number in range(len(paths))]
 
 
 def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:

@@ -46,7 +46,7 @@ def run(
 
     Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked. Of several checkpoints, the worst.
     """
-    first = _opened(checkpoints[0])
+    alone = _opened(checkpoints[0]) if len(checkpoints) == 1 else None
     from manifest.schema.report import Kind
     from manifest.signing import public_keys
     from manifest.workflows.verifying import verify
@@ -59,10 +59,11 @@ def run(
     trusted = public_keys(key)
 
     def check(path: Path) -> Report:
-        opened = first if path is checkpoints[0] else _opened(path)
-        return verify(opened, key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded)
+        return verify(
+            alone or _opened(path), key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded
+        )
 
-    reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output)
+    reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output, in_processes=fast)
     found = reports[0] if len(checkpoints) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 

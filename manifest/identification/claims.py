@@ -7,7 +7,6 @@ transformers, diffusers and open_clip write, timm's and Lightning's training che
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,26 +178,20 @@ def _whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20 else None
 
 
-def of_published_file(checkpoint: Checkpoint, identification: Identification) -> Iterator[Claim]:
-    """Which published weights a file is by its hash, and by the digits of one in its name.
-
-    The hash is taken only where it can be one of those that are known.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    path = checkpoint.path
+def may_be_published(checkpoint: Checkpoint, identification: Identification) -> bool:
+    """Whether the hash of a file can be one of those that are known of published weights."""
     tags = [
         (each.name, tag) for each in identification.candidates if each.exact for tag, _ in quick_gelu_tags(each.name)
     ]
     published = any((weights := pretrained(*each)) is not None and weights.sha256 for each in tags)
     # All that are known without a hash in their names were written by torch.
     possible = published and checkpoint.container != "safetensors"
+    return checkpoint.path.is_file() and (possible or _HASHED.search(checkpoint.path.name) is not None)
+
+
+def of_published_file(path: Path, digest: str) -> Iterator[Claim]:
+    """Which published weights a file is by its SHA-256, and by the digits of one in its name."""
     in_its_name = _HASHED.search(path.name)
-    if not path.is_file() or not (possible or in_its_name):
-        return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if (known := known_file(digest)) is not None:
         yield Claim(BY_HASH, known.library, known.name, known.tag, known.quick_gelu)
     elif in_its_name and (meant := known_file(in_its_name[1])) is not None:

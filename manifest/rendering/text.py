@@ -6,7 +6,7 @@ out of a file is escaped, so that a name in a checkpoint cannot move the cursor 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -26,6 +26,9 @@ _OUTCOMES = {
 }
 _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _TRAINING_STYLES = {Training.INITIALISED: "bold red", Training.BARELY: "bold red", Training.UNKNOWN: "yellow"}
+
+_MOST_NAMED = 3
+"""Checkpoints that are named beside a finding of several."""
 
 _SAFETY = {
     "safe": ("is safe to load: nothing in it would run", "bold green"),
@@ -59,29 +62,58 @@ def _is_only_unknown(content: Report) -> bool:
 
 
 def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> RenderableType:
-    """Several reports, one after the other, and how many are good of all that there are, if not all are shown."""
+    """Several reports: a line each, each kind of finding once, and how many are good of all that there are.
+
+    Args:
+        contents: Those that are shown.
+        of: All that there are, where not all are shown.
+    """
     everything = of or contents
     good = sum(content.passed for content in everything)
     style = "bold green" if good == len(everything) else "bold red"
     waived = sum(content.waived for content in everything if content.passed)
     summary = Text(f"{good} of {len(everything)} pass" + (f", with {waived} waived" if waived else ""), style=style)
-    if all(content.kind is Kind.AUDIT for content in contents):
-        return Group(*(_line(content) for content in contents), Text(), summary)
-    return Group(*(part for content in contents for part in (report(content), Text())), summary)
+    return Group(*(_line(content) for content in contents), *_grouped(contents), Text(), summary)
 
 
 def _line(content: Report) -> Text:
-    """One of many audits in a line: whether something is wrong, what it is, and what is wrong or odd."""
+    """One of many reports in a line: whether something is wrong, what it is, and what is wrong or odd."""
     mark, style = _OUTCOMES[_mark(content)]
-    line = Text(f"{mark} ", style=style).append(printable(content.path or content.subject, 200), style="default")
-    what = content.error or next((rung.reason for rung in content.rungs if rung.name == "identity"), None)
-    what = what or (content.rungs[0].reason if content.rungs else "")
-    line.append(f"  {printable(what, 200)}", style="dim")
-    loud = [found for found in content.findings() if found.severity is not Severity.NOTE and found.waived is None]
+    line = Text(f"{mark} ", style=style).append(_name(content), style="default")
+    line.append(f"  {printable(_in_short(content), 1000)}", style="dim")
+    loud = _loud(content)
     for code in dict.fromkeys(found.rule for found in loud):
         names = [found for found in loud if found.rule == code]
         line.append(f"  {code} {names[0].name}" + (f" × {len(names)}" if len(names) > 1 else ""), style=style)
     return line.append(f"  {content.waived} waived", style=style) if content.waived else line
+
+
+def _name(content: Report) -> str:
+    return printable(content.path or content.subject, 200)
+
+
+def _in_short(content: Report) -> str:
+    if content.error is not None:
+        return f"could not be checked: {content.error}"
+    if content.kind is Kind.AUDIT:
+        identity = next((rung.reason for rung in content.rungs if rung.name == "identity"), None)
+        return identity or (content.rungs[0].reason if content.rungs else "")
+    return _sentence(content, brief=True)[0]
+
+
+def _loud(content: Report) -> list[Finding]:
+    return [found for found in content.findings() if found.severity is not Severity.NOTE and found.waived is None]
+
+
+def _grouped(contents: Sequence[Report]) -> Iterator[Text]:
+    """Each rule that was broken, errors first: where, what is wrong in the first of them, and what to do."""
+    found = [(item, content) for content in contents for item in _loud(content)]
+    rules = dict.fromkeys((item.severity, item.rule) for item, _ in found)
+    for severity, rule in sorted(rules, key=lambda each: each[0] is not Severity.ERROR):
+        alike = [(item, content) for item, content in found if (item.severity, item.rule) == (severity, rule)]
+        names = list(dict.fromkeys(_name(content) for _, content in alike))
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        yield _finding(alike[0][0], where=f"{', '.join(names[:_MOST_NAMED])}{more}")
 
 
 def show(
@@ -138,31 +170,42 @@ def show(
 
 
 def _verdict(content: Report) -> Text:
-    failed = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.FAIL]
-    warned = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.WARN]
     name = printable(content.subject, 200)
     if content.error is not None:
         return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
+    sentence, mark, style = _sentence(content)
+    return Text(f"{mark}{name} {sentence}", style=style)
+
+
+def _sentence(content: Report, *, brief: bool = False) -> tuple[str, str, str]:
+    """What is said of a checkpoint behind its name, the mark before it, and the style of both.
+
+    Args:
+        content: The report.
+        brief: Whether rungs that warn go without mention.
+    """
+    failed = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.FAIL]
+    warned = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.WARN]
     if content.safety is not None:
         sentence, style = _SAFETY["unknown" if _is_only_unknown(content) else content.safety]
         if failed and content.safety == "safe":
-            return Text(f"✘ {name} is safe to load, and fails: {', '.join(failed)}", style="bold red")
+            return f"is safe to load, and fails: {', '.join(failed)}", "✘ ", "bold red"
         if "policy" in failed:
             sentence, style = f"{sentence}; it fails the policy", "bold red"
         elif content.waived and not failed:
             sentence = f"{sentence}; it passes, with {content.waived} waived"
-        return Text(f"{name} {sentence}", style=style)
+        return sentence, "", style
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if content.undecided:
-        return Text(f"✘ {name} could not be checked to its end: {', '.join(failed)}", style="bold red")
+        return f"could not be checked to its end: {', '.join(failed)}", "✘ ", "bold red"
     if failed:
-        return Text(f"✘ {name} {bad}: {', '.join(failed)}", style="bold red")
+        return f"{bad}: {', '.join(failed)}", "✘ ", "bold red"
     waived = f", with {content.waived} waived" if content.waived else ""
     if content.kind is Kind.VERIFY and any(item.rule == "T002" for item in content.findings()):
         good = "is consistent, by a manifest that nobody signed"
-    if warned:
-        return Text(f"✔ {name} {good}{waived}, with warnings: {', '.join(warned)}", style="bold yellow")
-    return Text(f"✔ {name} {good}{waived}", style="bold yellow" if waived else "bold green")
+    if warned and not brief:
+        return f"{good}{waived}, with warnings: {', '.join(warned)}", "✔ ", "bold yellow"
+    return f"{good}{waived}", "✔ ", "bold yellow" if waived else "bold green"
 
 
 def _rungs(content: Report) -> Table:
@@ -193,11 +236,11 @@ def _shown(rung: Rung) -> Outcome:
     return Outcome.WARN if waived and rung.outcome is Outcome.PASS else rung.outcome
 
 
-def _finding(item: Finding) -> Text:
+def _finding(item: Finding, where: str = "") -> Text:
     style = _SEVERITIES[item.severity] if item.waived is None else "dim"
     text = Text(f"\n{item.severity} {item.rule} {item.name}", style=style)
-    if item.where:
-        text.append(f"  {printable(item.where, 200)}", style="dim")
+    if where or item.where:
+        text.append(f"  {where or printable(item.where or '', 200)}", style="dim")
     text.append(f"\n  {printable(item.message, 1000)}", style="default")
     for line in item.evidence.get("diff", ()):
         text.append(f"\n    {printable(str(line), 200)}", style="dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +54,30 @@ def test_command_when_interrupted_then_ends_at_once_and_leaves_nothing(command: 
     assert err.splitlines()[-1] == "manifest: interrupted; no file was left half-written."
     assert "Traceback" not in err
     assert list(large.parent.iterdir()) == [large]
+
+
+def test_command_with_processes_when_interrupted_then_ends_in_a_line(tmp_path: Path) -> None:
+    """A terminal interrupts all of them at once."""
+    for number in range(60):
+        sparse_file(tmp_path / f"{number:02}.safetensors", 512 << 20, side=1 << 12)
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, "audit", str(tmp_path), "--verbose"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        while "opened" not in (line := process.stderr.readline()):
+            assert line, "it ended before it had opened a file"
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "manifest: interrupted; no file was left half-written."
+    assert "Traceback" not in err
 
 
 def test_command_when_interrupts_are_ignored_then_goes_on(tmp_path: Path) -> None:

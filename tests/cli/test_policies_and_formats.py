@@ -151,8 +151,25 @@ def test_text_of_several_says_once_what_could_not_be_checked(signed: Path, run: 
     shutil.copy(signed, signed.with_name("bare.pt"))
     answer = run("verify", "bare.pt", "ckpt.pt", "--fast")
     assert answer.code == 2
-    assert "✘ bare.pt could not be checked: There is no manifest beside bare.pt" in answer.out
+    assert "✘ bare.pt  could not be checked: There is no manifest beside bare.pt" in answer.out
     assert answer.err == ""
+
+
+def test_text_of_several_has_each_kind_of_finding_once(signed: Path, run: Run) -> None:
+    """A line each, then errors before warnings, each with those that it was found in and its remedy."""
+    for number in range(4):
+        for name in ("ckpt.pt", "ckpt.pt.manifest.json"):
+            shutil.copy(signed.with_name(name), signed.with_name(name.replace("ckpt", f"unsigned{number}")))
+    signed.with_name("ckpt.safetensors").write_bytes(b"broken")
+    names = ["ckpt.pt", *(f"unsigned{number}.pt" for number in range(4)), "ckpt.safetensors"]
+    lines = run("verify", *names, "--fast", "--key", "release.pub").out.splitlines()
+    assert [line[:2] for line in lines[:6]] == ["✔ ", *["✘ "] * 5]
+    assert "ckpt.pt  passes" in lines[0]
+    headings = [line.split("  ") for line in lines if line.startswith(("error", "warning"))]
+    unsigned = ["error T004 signature-missing", "unsigned0.pt, unsigned1.pt, unsigned2.pt and 1 more"]
+    assert headings.count(unsigned) == 1
+    assert len(headings) == len({heading[0] for heading in headings})
+    assert sum("→" in line for line in lines) == len(headings)
 
 
 def test_text_of_several_ends_with_how_many_pass(signed: Path, run: Run) -> None:
@@ -161,8 +178,8 @@ def test_text_of_several_ends_with_how_many_pass(signed: Path, run: Run) -> None
     assert answer.code == 1
     assert answer.out.rstrip().endswith("1 of 2 pass")
     quiet = run("verify", "ckpt.pt", "ckpt.safetensors", "--fast", "--quiet")
-    assert "ckpt.safetensors fails" in quiet.out
-    assert "ckpt.pt passes" not in quiet.out
+    assert "ckpt.safetensors  fails: integrity" in quiet.out
+    assert "ckpt.pt" not in quiet.out
 
 
 @pytest.mark.usefixtures("signed")

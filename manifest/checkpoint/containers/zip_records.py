@@ -41,7 +41,7 @@ _IN_EXTRA_32 = 0xFFFFFFFF
 _IN_EXTRA_16 = 0xFFFF
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _HAS_DESCRIPTOR = 0x0008
-_BLOCK = 16 << 20
+_INFLATED_AT_ONCE = 1 << 20  # bytes
 _METHODS = (0, 8)  # stored, deflated
 
 
@@ -151,10 +151,10 @@ def wrong_checksum(file: OpenFile, record: Record) -> bool:
     found = produced = 0
     inflater = None if record.inflated is None else zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        for data in read_blocks(file.descriptor, record.start, record.size, file.name, _BLOCK):
+        for data in read_blocks(file.descriptor, record.start, record.size, file.name):
             pending: bytes | memoryview = data
             while inflater is not None and pending:
-                inflated = inflater.decompress(pending, _BLOCK)
+                inflated = inflater.decompress(pending, _INFLATED_AT_ONCE)
                 produced += len(inflated)
                 if record.inflated is None or produced > record.inflated:
                     return True
