@@ -11,6 +11,8 @@ from typing import Any
 
 from manifest.errors import InputError
 from manifest.escaping import printable, printable_list
+from manifest.schema.report import Finding
+from manifest.schema.rules import finding
 from manifest.storage.bounded_read import read_small
 from manifest.weights.shape_diff import Shape
 
@@ -89,3 +91,22 @@ def adapter_config(checkpoint: Path) -> str:
 
 
 _SETTINGS = (("rank", "r"), ("alpha", "lora_alpha"))
+
+
+def adapter_finding(adapters: Adapters, path: Path) -> Finding:
+    """What to make of a file with adapters in it, or of nothing else.
+
+    Args:
+        adapters: Those that are in it.
+        path: The file, beside which their config may lie.
+    """
+    said = adapter_config(path)
+    more = f"; {said}" if said else ""
+    if not adapters.alone:
+        message = f"Beside the weights are {adapters.words()}, which are not merged into them{more}."
+        return finding("A014", message, where="identity")
+    message = f"These are {adapters.words()} alone, and the model that they adapt is not in the file{more}."
+    remedy = (
+        "Load the model that they adapt, then `peft.PeftModel.from_pretrained(model, DIRECTORY)`; audit it by itself."
+    )
+    return finding("A014", message, where="identity", remedy=remedy)

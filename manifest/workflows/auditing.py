@@ -21,7 +21,7 @@ from manifest.checks.safety import Safety, global_findings, safety_findings, saf
 from manifest.digests import file_sha256
 from manifest.errors import CheckpointError, InputError, NoWeightsError
 from manifest.escaping import printable
-from manifest.identification.adapters import Adapters, adapter_config
+from manifest.identification.adapters import adapter_finding
 from manifest.identification.candidates import ArchitectureCandidate, Identification
 from manifest.identification.claims import (
     Claim,
@@ -230,7 +230,7 @@ class _Audit:
         about = [*prefix, *found.renaming, *([f"written by {found.written_by}"] if found.written_by else [])]
         renamed = f" ({printable('; '.join(about), 160)})" if about else ""
         if found.adapters is not None:
-            findings.append(_of_adapters(found.adapters, self.stored.path))
+            findings.append(adapter_finding(found.adapters, self.stored.path))
             if found.adapters.alone:
                 return CheckResult("adapters alone, of a model that is not in the file", findings)
         said_of = not_held_to(self.claims, found, meant)
@@ -312,19 +312,6 @@ def _fitting(near: ArchitectureCandidate) -> int:
 
 def _named(near: ArchitectureCandidate) -> str:
     return f"{near.library} {near.name}, of whose {len(near.roles):,} tensors {_fitting(near):,} are there"
-
-
-def _of_adapters(adapters: Adapters, path: Path) -> Finding:
-    said = adapter_config(path)
-    more = f"; {said}" if said else ""
-    if not adapters.alone:
-        message = f"Beside the weights are {adapters.words()}, which are not merged into them{more}."
-        return finding("A014", message, where="identity")
-    message = f"These are {adapters.words()} alone, and the model that they adapt is not in the file{more}."
-    remedy = (
-        "Load the model that they adapt, then `peft.PeftModel.from_pretrained(model, DIRECTORY)`; audit it by itself."
-    )
-    return finding("A014", message, where="identity", remedy=remedy)
 
 
 def _component(role: str, meant: ArchitectureCandidate, *, by_design: bool) -> ComponentVerdict:
