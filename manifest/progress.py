@@ -6,9 +6,18 @@ whoever reads on a thread of its own, which an interrupt does not reach, is ende
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_BETWEEN = 0.1  # seconds
 
 
 @dataclass
@@ -26,6 +35,10 @@ class Step:
     total: int = 0
     done: int = 0
     began: float = field(default_factory=time.monotonic)
+
+
+Follower = Callable[[Step], None] | bool | None
+"""Who follows a piece of work: a function that is called with its steps, True for a bar of tqdm, None for nobody."""
 
 
 @dataclass
@@ -85,3 +98,88 @@ def stop() -> None:
 def end() -> None:
     """Say that nothing is going on any more."""
     now.step = None
+
+
+def followed(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose keyword `progress` says who follows it while it works; see `Follower`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        follower: Any = kwargs.get("progress")
+        if follower is None or follower is False:
+            return function(*args, **kwargs)
+        end()
+        try:
+            with _bars() if follower is True else nullcontext(follower) as shown, following(shown):
+                return function(*args, **kwargs)
+        finally:
+            end()
+
+    return call
+
+
+@contextmanager
+def following(follower: Callable[[Step], None], *, between: float = _BETWEEN) -> Iterator[None]:
+    """Call a function with a copy of the step that is going on, on a thread of its own, until the block ends.
+
+    What it raises is a warning, and it is not called any more: the work is not undone over it.
+
+    Args:
+        follower: The function.
+        between: Seconds from one call to the next.
+    """
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(between):
+            if (step := now.step) is not None:
+                try:
+                    follower(replace(step, done=min(step.done, step.total or step.done)))
+                except Exception as error:  # whatever a function of somebody else's raises
+                    failed.append(error)
+                    return
+
+    failed: list[Exception] = []
+    thread = threading.Thread(target=follow, name="manifest-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failed:
+        from manifest.warning import warn
+
+        warn(f"What follows the progress failed, and was not called again: {failed[0]!r}.")
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Step], None]]:
+    """Shows each step as a bar of tqdm, which is one of a notebook in a notebook.
+
+    Raises:
+        LibraryMissingError: There is no tqdm.
+    """
+    from manifest.errors import LibraryMissingError
+
+    try:
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        raise LibraryMissingError("progress=True needs tqdm: `pip install tqdm`, or give a function.") from None
+    bar, shown = None, Step("")
+
+    def show(step: Step) -> None:
+        nonlocal bar, shown
+        if bar is None or (step.name, step.began) != (shown.name, shown.began):
+            if bar is not None:
+                bar.close()
+            bar = tqdm(desc=step.name, unit="B", unit_scale=True, unit_divisor=1000, leave=False)
+        bar.total = step.total or None
+        bar.update(step.done - bar.n)
+        shown = step
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()

@@ -16,6 +16,7 @@ from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 
+from manifest import progress
 from manifest.checkpoint import directories, gathering, sniffing
 from manifest.checkpoint.containers import (
     dcp,
@@ -53,7 +54,7 @@ CONTAINERS: tuple[Container, ...] = (
     dcp.CONTAINER,
 )
 
-_BLOCK = 16 << 20  # bytes of a block that numbers are computed of
+_BLOCK = 4 << 20  # bytes of a block that numbers are computed of
 _WORTH_REMEMBERING = 4_096  # bytes; below, digesting again costs less than remembering the digest
 
 
@@ -224,7 +225,9 @@ class Checkpoint:
             return
         self._require_uncut(tensor)
         try:
-            yield from gathering.blocks(self._hashes.mappings, tensor)
+            for block in gathering.blocks(self._hashes.mappings, tensor):
+                yield block
+                progress.read(block.nbytes)
         except CheckpointError as error:
             raise _of_file(self.path, error) from None
 

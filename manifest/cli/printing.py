@@ -19,7 +19,7 @@ from manifest import progress
 from manifest.cli.options import FailOn, Format
 from manifest.errors import StorageError
 from manifest.escaping import printable
-from manifest.progress import Step
+from manifest.progress import Step, following
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -166,14 +166,11 @@ def showing_progress(*, shown: bool) -> Iterator[None]:
     if not shown or not sys.stderr.isatty():
         yield
         return
-    ended = threading.Event()
-    drawing = threading.Thread(target=_draw_progress, args=(ended,), name="manifest-progress", daemon=True)
-    drawing.start()
+    time_to_show = time.monotonic() + _PATIENCE
     try:
-        yield
+        with following(lambda step: _draw(step, time_to_show), between=_BETWEEN):
+            yield
     finally:
-        ended.set()
-        drawing.join()
         erase_progress()
 
 
@@ -186,17 +183,14 @@ def erase_progress() -> None:
             _line_is_drawn = False
 
 
-def _draw_progress(ended: threading.Event) -> None:
+def _draw(step: Step, time_to_show: float) -> None:
     global _line_is_drawn
-    time_to_show = time.monotonic() + _PATIENCE
-    while not ended.wait(_BETWEEN):
-        step = progress.now.step
-        if step is None or time.monotonic() < time_to_show:
-            continue
-        width = shutil.get_terminal_size().columns - 1
-        with _lock:
-            print(f"{_ERASE}{progress_words(step)[:width]}", end="", file=sys.stderr, flush=True)
-            _line_is_drawn = True
+    if time.monotonic() < time_to_show:
+        return
+    width = shutil.get_terminal_size().columns - 1
+    with _lock:
+        print(f"{_ERASE}{progress_words(step)[:width]}", end="", file=sys.stderr, flush=True)
+        _line_is_drawn = True
 
 
 def progress_words(step: Step) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from manifest import progress
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 
 Floats = npt.NDArray[np.float64]
@@ -208,7 +207,6 @@ def _not_finite(checkpoint: Checkpoint, tensor: StoredTensor) -> NotFinite | Non
             if first is None:
                 first = (position + int(special.argmax())) // parts
         position += bits.size
-        progress.read(bits.nbytes)
     return None if first is None else NotFinite(nans, infinities, first)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from manifest import progress
 from manifest.digests import threads_for_hashing
 
 _BLOCK = 4 << 20  # bytes
@@ -42,6 +43,7 @@ def digests_of_growing(path: Path, written: Future[Any]) -> tuple[str, str]:
             while count := file.readinto(block):
                 blake.update(block[:count])
                 sha256.update(block[:count])
+                progress.read(count)
             if not whole:
                 time.sleep(_PAUSE)
     written.result()

@@ -37,6 +37,7 @@ from manifest.identification.identify import identify, match_named
 from manifest.identification.tied import tied_once, untied_as_said
 from manifest.initialisation.findings import anomaly_finding, exponentiated_scales, training_findings
 from manifest.initialisation.verdict import anomalies_of, evidence
+from manifest.progress import Follower, followed
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
@@ -57,6 +58,7 @@ _WEIGHTS = "weights"
 """The role of what no known architecture has."""
 
 
+@followed
 def audit(
     path: str | os.PathLike[str],
     *,
@@ -66,6 +68,7 @@ def audit(
     policy: str | os.PathLike[str] | Policy | None = None,
     fast: bool = False,
     named: bool = True,
+    progress: Follower = None,
 ) -> Report:
     """Say what a checkpoint is and whether to trust it, without loading it.
 
@@ -80,6 +83,8 @@ def audit(
             are compared.
         named: Whether somebody named it. One that was found in a folder, and is no weights, as the state of an
             optimizer, is only asked what its pickle would run.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
     Returns:
         A report whose `safety` is one of three: `safe`, `unsafe`, or `unreadable`; with a rung each for the format,
@@ -95,6 +100,7 @@ def audit(
         >>> [f"{rung.name}: {rung.outcome}" for rung in report.rungs]
         ['format: pass', 'identity: pass', 'completeness: skip', 'numbers: pass']
     """
+    del progress  # `followed` takes it
     path = Path(path)
     demanded = None if policy is None else _demanded(policy)
     claim = None if claimed is None else parse_claim(claimed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from manifest import progress
+from manifest import progress as steps
 from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
 from manifest.checks.target import select_recorded
 from manifest.digests import file_digests, weights_digest
 from manifest.errors import CheckpointError, InputError, StorageError
+from manifest.progress import Follower, followed
 from manifest.schema.document import CheckpointRecord, File, Manifest
 from manifest.signing import PrivateKey, private_key
 from manifest.storage.files import synchronise
@@ -20,6 +21,7 @@ from manifest.storage.transaction import read_manifest, replace_file, staging
 from manifest.workflows.signing import publish_signed
 
 
+@followed
 def convert(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -29,6 +31,7 @@ def convert(
     force: bool = False,
     key: str | os.PathLike[str] | PrivateKey | None = None,
     passphrase: bytes | None = None,
+    progress: Follower = None,
 ) -> Manifest | None:
     """Write the weights of a checkpoint as safetensors, without torch and without running anything in it.
 
@@ -42,6 +45,8 @@ def convert(
         force: Replace a file that exists.
         key: Private key to sign the carried-over manifest with; an older signature covers other bytes.
         passphrase: Of an encrypted key.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
     Returns:
         The manifest beside the output; None when the source has none, or none that describes these weights.
@@ -57,6 +62,7 @@ def convert(
         >>> manifest.verify("converted.safetensors", fast=True).passed
         True
     """
+    del progress  # `followed` takes it
     source, target = described_checkpoint(path), place_to_save(Path(output))
     if target is None:
         raise InputError(f"{output} is {kind_of(Path(output))}, expected the name of a file to write; name one.")
@@ -75,25 +81,25 @@ def convert(
             raise CheckpointError(f"{source.name}: {error}", rule=error.rule) from None
         require_undamaged(stored)
         total = sum(tensor.nbytes for tensor in stored.tensors.values())
-        progress.begin("digests", total)
+        steps.begin("digests", total)
         digest = _digest(stored)
         if recorded is not None and recorded.weights.digest != digest:
             raise StorageError(
                 f"{source.name} does not hold the weights that its manifest describes, so it was not converted; "
                 f"find out which of them is right with `manifest verify {source.name}`."
             )
-        progress.begin("writing", total)
+        steps.begin("writing", total)
         with staged.open("xb") as file:
             write_safetensors(stored, file, aliases={} if untie else stored.aliases())
         synchronise(staged)
         with open_checkpoint(staged) as written:
-            progress.begin("reading back", total)
+            steps.begin("reading back", total)
             if _digest(written) != digest:
                 raise StorageError(f"{target.name} did not come out as it was written; check the disk and try again.")
         if recorded is None:
             replace_file(staged, target)
             return None
-        progress.begin("digests of the file")
+        steps.begin("digests of the file")
         blake3, sha = file_digests(staged)
         size = staged.stat().st_size
         manifest = recorded.model_copy(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Unpack
 
-from manifest import progress
+from manifest import progress as steps
 from manifest.capture.description import Description, manifest_of, require_recordable
 from manifest.capture.options import Key, RecordKeywords, RecordOptions, record_options
 from manifest.capture.provenance import facts_of, provenance_of
@@ -19,6 +19,7 @@ from manifest.escaping import printable
 from manifest.families import family as family_named
 from manifest.families.protocol import Captured, Creation
 from manifest.grants import granted
+from manifest.progress import Follower, followed
 from manifest.schema.document import Manifest
 from manifest.storage.run_record import RUN_RECORD, read_run_record, run_record_of
 from manifest.storage.sidecars import require_checkpoint
@@ -27,6 +28,7 @@ from manifest.weights.assign import misfits, shapes_of
 from manifest.workflows.signing import publish_signed
 
 
+@followed
 def describe(
     path: str | os.PathLike[str],
     model_name: str | None = None,
@@ -39,6 +41,7 @@ def describe(
     golden: bool = True,
     state: str | None = None,
     allow: Sequence[str] = (),
+    progress: Follower = None,
     **record: Unpack[RecordKeywords],
 ) -> Manifest:
     """Write a manifest beside an existing checkpoint.
@@ -55,6 +58,8 @@ def describe(
         golden: Whether to record golden outputs.
         state: Which set of weights, by the keys that lead to it joined with dots; the one that is meant by default.
         allow: Modules and scripts of your own that may be run to rebuild a model that is on record.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
         **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial` and `dataset`, as of
             `manifest.save`.
 
@@ -75,6 +80,7 @@ def describe(
         >>> manifest.verify("weights.safetensors", fast=True).passed
         True
     """
+    del progress  # `followed` takes it
     checkpoint = require_checkpoint(path)
     require_recordable(checkpoint.name)
     options = record_options(key, golden=golden, **record)
@@ -85,7 +91,7 @@ def describe(
     runs = [module for creation in creations for module in creation.runs]
     with granted([*runs, *allow]), open_checkpoint(checkpoint) as stored, ThreadPoolExecutor() as background:
         require_undamaged(stored)
-        progress.begin("architecture")
+        steps.begin("architecture")
         creation, description = (
             _described(stored, creations[0], state, options) if creations else _made_in_a_run(stored, state, options)
         )

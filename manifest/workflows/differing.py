@@ -16,6 +16,7 @@ from manifest.checks.target import VerificationTarget, open_target
 from manifest.escaping import printable
 from manifest.fingerprints.module_tree import changes, grouped, unfold
 from manifest.grants import granted
+from manifest.progress import Follower, followed
 from manifest.schema.document import Component
 from manifest.schema.name_ranges import listed
 from manifest.schema.report import Finding, Kind, Report, Severity
@@ -23,8 +24,14 @@ from manifest.schema.rules import finding
 from manifest.schema.vocabulary import component_tensors, role_words
 
 
+@followed
 def diff(
-    one: str | os.PathLike[str], other: str | os.PathLike[str], *, outputs: bool = False, allow: tuple[str, ...] = ()
+    one: str | os.PathLike[str],
+    other: str | os.PathLike[str],
+    *,
+    outputs: bool = False,
+    allow: tuple[str, ...] = (),
+    progress: Follower = None,
 ) -> Report:
     """Compare two checkpoints with manifests.
 
@@ -33,6 +40,8 @@ def diff(
         other: What is compared with it.
         outputs: Run both on the same probe, and find the first layer that departs.
         allow: Modules of your own that may be imported to rebuild the models.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
     Returns:
         A rung each for integrity (whether both are what their manifests describe, so that these can speak for them),
@@ -54,6 +63,7 @@ def diff(
         >>> [finding.message for finding in report.findings()]
         ['In the logit scale, 1 of 1 tensors differ: logit_scale.']
     """
+    del progress  # `followed` takes it
     first, second = open_target(one), open_target(other)
     try:
         models = _models(first), _models(second)

@@ -15,6 +15,7 @@ from manifest.families import family, remember
 from manifest.families.protocol import Creation
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
+from manifest.progress import Follower, followed
 from manifest.schema.report import Outcome, Report, Severity, VerificationError
 from manifest.schema.vocabulary import Status, role_words
 from manifest.signing import Trusted
@@ -34,6 +35,7 @@ class Transforms(NamedTuple):
     tokenizer: Any
 
 
+@followed
 def load(
     path: str | os.PathLike[str],
     *,
@@ -42,6 +44,7 @@ def load(
     device: str = "cpu",
     allow: Sequence[str] = (),
     state: str | None = None,
+    progress: Follower = None,
 ) -> nn.Module:
     """The exact model that was saved, in eval mode.
 
@@ -57,6 +60,8 @@ def load(
         allow: Modules of your own that may be imported to rebuild it, `["mypkg"]` for `mypkg` and all inside it, and
             scripts, `["src/train.py"]`, of which only what the model needs is run.
         state: Which model of several, by the keys that lead to its weights joined with dots: `state_dict_ema`.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
     Returns:
         The model, of the class, the element types and the tied weights that were saved.
@@ -72,6 +77,7 @@ def load(
         >>> model.encode_image(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 64])
     """
+    del progress  # `followed` takes it
     _, model = rebuilt(path, key=key, verify=verify, allow=allow, state=state)
     with neutral_process():
         return model.to(device)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from manifest import progress as steps
 from manifest.capture.description import require_recordable
 from manifest.capture.live_model import LiveModel, live_model
 from manifest.capture.options import Key, RecordKeywords, record_options
@@ -27,6 +28,7 @@ from manifest.errors import InputError, one_line
 from manifest.escaping import printable, writable
 from manifest.families.wrappers import unwrap
 from manifest.neutral_process import neutral_process
+from manifest.progress import Follower, followed
 from manifest.schema.document import Manifest
 from manifest.storage.files import synchronise
 from manifest.storage.growing_file import digests_of_growing
@@ -38,6 +40,7 @@ from manifest.workflows.signing import publish_signed
 _BUFFER = 1 << 20  # bytes
 
 
+@followed
 def save(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -48,6 +51,7 @@ def save(
     model_name: str | None = None,
     family: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    progress: Follower = None,
     **record: Unpack[RecordKeywords],
 ) -> Manifest | None:
     """Save a model with its manifest, and its signature when there is a key.
@@ -84,6 +88,8 @@ def save(
         family: Name of the model library, where the model does not show it: `callable` for a factory of your own, and
             `opaque` to record what the model shows and not how to rebuild it, as where nobody can.
         arguments: What `model_name` was called with.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
     Returns:
         The manifest that was written; None on a process that left the saving to the first, and of a device.
@@ -102,6 +108,7 @@ def save(
         >>> manifest.verify("next.pt", key="release.pub", fast=True).passed
         True
     """
+    del progress  # `followed` takes it
     if is_copy(model):
         return None
     checkpoint, module = Path(path), unwrap(model)
@@ -142,6 +149,7 @@ def _save(
             _write_into(named, state, extras)
         warn_of_special(named)
         return None
+    steps.begin("writing", sum(value.nbytes for value in state.values()))
     with staging(path) as staged:
         with ThreadPoolExecutor() as background:
             if path.suffix == ".safetensors":

@@ -19,6 +19,7 @@ from manifest.checks.target import Check, VerificationTarget, open_target, run_c
 from manifest.checks.trust import trust
 from manifest.escaping import printable
 from manifest.grants import granted
+from manifest.progress import Follower, followed
 from manifest.schema.report import Report, Severity
 from manifest.signing import Trusted, public_keys
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from manifest.checks.policy import Policy
 
 
+@followed
 def verify(
     path: str | os.PathLike[str] | Checkpoint,
     *,
@@ -34,6 +36,7 @@ def verify(
     allow: Sequence[str] = (),
     probes: Sequence[Any] = (),
     policy: str | os.PathLike[str] | Policy | None = None,
+    progress: Follower = None,
 ) -> Report:
     """Hold a checkpoint to its manifest.
 
@@ -47,6 +50,8 @@ def verify(
             and scripts, `["src/train.py"]`, of which only what the model needs is run.
         probes: Probes of your own that it was saved with: `manifest.Probe(…)`, or directories.
         policy: What a release demands beyond the manifest's promise: a YAML file.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
     Returns:
         Every rung with its outcome, reason, time in seconds and findings; `report.exit_code` is 0 when none failed.
@@ -64,6 +69,7 @@ def verify(
         >>> [rung.name for rung in report.rungs]
         ['trust', 'integrity', 'format', 'completeness', 'architecture', 'environment', 'golden']
     """
+    del progress  # `followed` takes it
     demanded = None if policy is None else _demanded(policy)
     subject = open_target(path)
     try:

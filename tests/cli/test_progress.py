@@ -103,7 +103,7 @@ def test_golden_outputs_are_told_step_by_step(digits: Any, tmp_path: Path, monke
     import manifest
 
     steps: list[str] = []
-    monkeypatch.setattr(progress, "begin", steps.append)
+    monkeypatch.setattr(progress, "begin", lambda name, total=0: steps.append(name))  # noqa: ARG005
     model = manifest.load(digits.WEIGHTS, verify="none")
     assert isinstance(model, torch.nn.Module)
     manifest.save(model, tmp_path / "a.pt")
