@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hashing import within_b3sum
 from measuring import MANIFEST, imports_torch, in_turn, run, seconds_of
 from place import Place, gigabytes
 from table import Row, in_memory, quick, within
@@ -30,12 +31,17 @@ def _from_disk(path: Path, measure: Callable[[], float]) -> Callable[[], float]:
 
 def rows(place: Place, runs: int) -> Iterator[Row]:
     """Time and memory of `manifest audit` of the model that is saved, without its manifest."""
-    path = place.bare
+    for name, precision in (("bare.safetensors", "float32"), ("bare.pt", "float32"), ("bare16.pt", "float16")):
+        yield from _rows(place, place.bare(name, precision), f"{precision} {Path(name).suffix}", runs)
+
+
+def _rows(place: Place, path: Path, kind: str, runs: int) -> Iterator[Row]:
     command = [*MANIFEST, "audit", path, "--output", place.directory / "audit.txt"]
-    what = f"manifest audit of {place.sizes.saved}, {gigabytes(path)}, whole process"
+    what = f"manifest audit of {place.sizes.saved}, {kind}, {gigabytes(path)}, whole process"
     reading = [sys.executable, "-c", _READING, path]
     auditing, reads = seconds_of(command), seconds_of(reading)
     yield within(f"{what} / reading the file once", in_turn(auditing, reads, runs), 1.5)
+    yield within_b3sum(what, command, path, runs, None)
     cold = in_turn(_from_disk(path, auditing), _from_disk(path, reads), runs)
     yield within(f"{what} / reading the file once, both from the disk", cold, 1.5)
     fast = seconds_of([*command, "--fast"])

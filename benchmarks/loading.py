@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from measuring import INSIDE, in_turn, run, seconds_said_by
 from place import Place
-from table import Row, faster, in_less_memory
+from table import Row, faster, in_less_memory, within
 
 _CONTRACT = ("open_clip", "ViT-L-14")
 _CALLS = {"open_clip": "open_clip.create_model(pretrained=path)", "timm": "timm.create_model(checkpoint_path=path)"}
@@ -26,6 +26,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
             what = f"load {library} {name}{suffix}, integrity checked"
             pair = in_turn(seconds_said_by(fast), seconds_said_by(theirs), runs)
             yield faster(f"{what} / {_CALLS[library]}", pair, 5 if promised else None)
+            bytes_alone = in_turn(seconds_said_by(fast), seconds_said_by([*INSIDE, "hash", path]), runs)
+            yield within(f"{what} / hashing its bytes alone", bytes_alone, 1.5 if promised else None)
             memory = f"{what}, peak memory of the process (RssAnon) / the same"
             yield in_less_memory(memory, run(fast, look=True), run(theirs, look=True), 1 / 3 if promised else None)
             full = in_turn(seconds_said_by([*fast[:-2], "full", library]), seconds_said_by(theirs), runs)

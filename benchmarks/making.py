@@ -4,7 +4,8 @@ The weights are random: they weigh as much as trained ones.
 
 python benchmarks/making.py model NAME PRECISION PATH [KEY]
 python benchmarks/making.py common LIBRARY NAME PATH
-python benchmarks/making.py bare NAME PATH
+python benchmarks/making.py bare NAME float32|float16 PATH
+python benchmarks/making.py small PATH
 python benchmarks/making.py experts PATH zip|legacy
 """
 
@@ -37,7 +38,14 @@ def common(library: str, name: str, path: str) -> None:
     manifest.save(manifest.create_model(name, family=library), path)
 
 
-def bare(name: str, path: str) -> None:
+def small(path: str) -> None:
+    """A model of 20 MB with its manifest."""
+    import manifest
+
+    manifest.save(manifest.create_model("resnet10t", family="timm"), path, golden=False)
+
+
+def bare(name: str, precision: str, path: str) -> None:
     """The weights of a model alone, moved a little from where they began, as training does."""
     import open_clip
     import torch
@@ -45,7 +53,12 @@ def bare(name: str, path: str) -> None:
 
     torch.manual_seed(0)
     state = open_clip.create_model(name).state_dict()
-    save_file({name: (value + 0.01 * torch.randn_like(value)).contiguous() for name, value in state.items()}, path)
+    kind = getattr(torch, precision)
+    moved = {name: (value + 0.01 * torch.randn_like(value)).to(kind) for name, value in state.items()}
+    if path.endswith(".safetensors"):
+        save_file({name: value.contiguous() for name, value in moved.items()}, path)
+    else:
+        torch.save(moved, path)
 
 
 def experts(path: str, form: str) -> None:
@@ -59,4 +72,4 @@ def experts(path: str, form: str) -> None:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    {"model": model, "common": common, "bare": bare, "experts": experts}[what](*arguments)
+    {"model": model, "common": common, "bare": bare, "small": small, "experts": experts}[what](*arguments)

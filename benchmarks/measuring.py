@@ -27,15 +27,30 @@ class Ran:
 
     Attributes:
         seconds: From its start to its end.
+        processor: Seconds of processors, in all of its threads.
         peak: Bytes of its greatest resident set, mapped files included.
         anonymous: Bytes of its greatest resident set without mapped files; 0 where that was not looked at.
         output: What it printed.
     """
 
     seconds: float
+    processor: float
     peak: int
     anonymous: int
     output: str
+
+
+class Took(float):
+    """Seconds that something took, and those of processors, where they are known."""
+
+    processor: float | None = None
+
+    @classmethod
+    def by(cls, ran: Ran) -> Took:
+        """What a whole process took."""
+        took = cls(ran.seconds)
+        took.processor = ran.processor
+        return took
 
 
 @dataclass(frozen=True)
@@ -46,17 +61,25 @@ class Pair:
         ours: Median of one.
         theirs: Median of the other.
         ratio: Median of ours over theirs, taken pair by pair, so that a slow moment of the machine hits both.
+        processors: Medians of the seconds of processors of both, where they are known.
     """
 
     ours: float
     theirs: float
     ratio: float
+    processors: tuple[float | None, float | None] = (None, None)
 
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Pair:
         """The medians of measurements that were taken in turn."""
         ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-        return cls(statistics.median(ours), statistics.median(theirs), statistics.median(ratios))
+        processors = (_processor(ours), _processor(theirs))
+        return cls(statistics.median(ours), statistics.median(theirs), statistics.median(ratios), processors)
+
+
+def _processor(took: Sequence[float]) -> float | None:
+    known = [each.processor for each in took if isinstance(each, Took) and each.processor is not None]
+    return statistics.median(known) if known else None
 
 
 def run(command: Sequence[str | Path], *, look: bool = False) -> Ran:
@@ -85,7 +108,7 @@ def run(command: Sequence[str | Path], *, look: bool = False) -> Ran:
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} exited with {process.returncode}:\n{output[-2000:]}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Ran(seconds, usage.ru_maxrss * unit, anonymous, output)
+    return Ran(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, anonymous, output)
 
 
 def in_turn(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> Pair:
@@ -100,7 +123,7 @@ def in_turn(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -
 
 def seconds_of(command: Sequence[str | Path]) -> Callable[[], float]:
     """A measurement of a whole process's time."""
-    return lambda: run(command).seconds
+    return lambda: Took.by(run(command))
 
 
 def seconds_said_by(command: Sequence[str | Path]) -> Callable[[], float]:

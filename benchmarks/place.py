@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ class Sizes:
         saved: The open_clip model that is saved.
         common: Models that people load, as library and name.
         hollow: Bytes of the file that only claims to hold values.
+        many: How many checkpoints are verified at once.
     """
 
     large: str
@@ -30,6 +32,7 @@ class Sizes:
     saved: str
     common: tuple[tuple[str, str], ...]
     hollow: int
+    many: int
 
 
 FULL = Sizes(  # 2.07 GB, and 0.6, 1.71, 1.41, 0.35, 1.21 and 0.79 GB
@@ -41,9 +44,10 @@ FULL = Sizes(  # 2.07 GB, and 0.6, 1.71, 1.41, 0.35, 1.21 and 0.79 GB
         *(("timm", name) for name in ("vit_base_patch32_clip_224", "vit_large_patch14_clip_224", "convnext_large")),
     ),
     10 * 10**9,
+    200,
 )
 QUICK = Sizes(
-    "ViT-B-32", "fp32", "ViT-B-32", (("open_clip", "ViT-B-32"), ("timm", "vit_base_patch32_clip_224")), 2 * 10**9
+    "ViT-B-32", "fp32", "ViT-B-32", (("open_clip", "ViT-B-32"), ("timm", "vit_base_patch32_clip_224")), 2 * 10**9, 20
 )
 
 
@@ -80,11 +84,21 @@ class Place:
         paths = {form: self.directory / f"experts.{form}.pt" for form in ("zip", "legacy")}
         return {form: _made(path, "experts", path, form) for form, path in paths.items()}
 
-    @cached_property
-    def bare(self) -> Path:
+    def bare(self, name: str, precision: str) -> Path:
         """The weights of the model that is saved, without a manifest."""
-        path = self.directory / "bare.safetensors"
-        return _made(path, "bare", self.sizes.saved, path)
+        path = self.directory / name
+        return path if path.exists() else _made(path, "bare", self.sizes.saved, precision, path)
+
+    @cached_property
+    def many(self) -> list[Path]:
+        """Checkpoints of some 20 MB with manifests, all of the same weights under other names."""
+        folder = self.directory / "many"
+        folder.mkdir()
+        first = _made(folder / "000.pt", "small", folder / "000.pt")
+        for number in range(1, self.sizes.many):
+            for suffix in ("", ".manifest.json"):
+                shutil.copy(f"{first}{suffix}", folder / f"{number:03}.pt{suffix}")
+        return sorted(folder.glob("*.pt"))
 
     @cached_property
     def hollow(self) -> Path:

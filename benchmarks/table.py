@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,8 +47,16 @@ def within(what: str, pair: Pair, times: float | None = None) -> Row:
 def quick(what: str, measure: Callable[[], float], runs: int, limit: float) -> Row:
     """So many seconds at most: the median, after one run to warm up."""
     measure()
-    found = statistics.median(measure() for _ in range(runs))
-    return Row(what, f"{found:.2f} s", "", f"{found:.2f} s", f"≤ {limit:g} s", found <= limit)
+    pair = Pair.of(taken := [measure() for _ in range(runs)], taken)
+    return Row(what, _seconds(pair)[0], "", f"{pair.ours:.2f} s", f"≤ {limit:g} s", pair.ours <= limit)
+
+
+def spends(what: str, measure: Callable[[], float], runs: int, limit: float) -> Row:
+    """So many seconds of processors at most: the median, after one run to warm up."""
+    measure()
+    pair = Pair.of(taken := [measure() for _ in range(runs)], taken)
+    spent = pair.processors[0] or 0.0
+    return Row(what, _seconds(pair)[0], "", f"{spent:.2f} CPU-s", f"≤ {limit:g} CPU-s", spent <= limit)
 
 
 def in_memory(what: str, seen: Ran, limit: float | None = None) -> Row:
@@ -77,4 +84,9 @@ def _megabytes(count: float) -> str:
 
 
 def _seconds(pair: Pair) -> tuple[str, str]:
-    return f"{pair.ours:.2f} s", f"{pair.theirs:.2f} s"
+    ours, theirs = pair.processors
+    return _spent(pair.ours, ours), _spent(pair.theirs, theirs)
+
+
+def _spent(seconds: float, processor: float | None) -> str:
+    return f"{seconds:.2f} s" + ("" if processor is None else f" ({processor:.2f} CPU-s)")

@@ -29,4 +29,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     pair = in_turn(seconds_said_by([*INSIDE, "hash", place.signed]), seconds_of(hashing), runs)
     yield within("its integrity check by itself / python with blake3 alone", pair)
     yield within(f"{title} / python with blake3 alone", in_turn(seconds_of(verify), seconds_of(hashing), runs), 1.3)
+    many = [*MANIFEST, "verify", "--fast", *place.many]
+    one = seconds_of([*BLAKE3, *place.many])
+    what = f"verify --fast of {len(place.many)} files of {place.many[0].stat().st_size / 1e6:.0f} MB"
+    yield within(f"{what} / python with blake3 alone", in_turn(seconds_of(many), one, runs), 1.2)
     yield in_memory("verify --fast, peak memory without the mapped file (RssAnon)", run(verify, look=True), 150e6)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import overrides
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.nn import functional
 from torch.nn.modules import module as modules
 from torch.utils import _device
 from torch.utils._python_dispatch import _disable_current_modes
@@ -88,6 +89,8 @@ def _settings(arithmetic: bool) -> list[_Setting]:
     ]
     if arithmetic:
         settings.append(_Setting(_deterministic, lambda value: _set_deterministic(*value), (False, False)))
+        # DeepSpeed puts another one there, of other operators, for all modules of the process.
+        settings.append(_Setting(lambda: functional.linear, _set_linear, torch._C._nn.linear))
     return settings
 
 
@@ -97,6 +100,10 @@ def _deterministic() -> tuple[bool, bool]:
 
 def _set_deterministic(enabled: bool, warn_only: bool) -> None:
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+def _set_linear(function: Callable[..., Any]) -> None:
+    functional.linear = function
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""Models whose parameters are spread over several processes, as `fully_shard` (FSDP2) leaves them.
+"""Models whose parameters are spread over processes, as `fully_shard` (FSDP2) and DeepSpeed's ZeRO-3 leave them.
 
-Sharding changes the class of modules and makes every parameter a `DTensor`. What the model is made of stays, and is
-shown here by a twin without values that every family reads as it does any other model.
+Sharding changes the class of modules and makes every parameter a `DTensor`; ZeRO-3 leaves parameters of no elements,
+which know their shape, and notes of its own on every module. What the model is made of stays, and is shown here by a
+twin without values that every family reads as it does any other model.
 """
 
 from __future__ import annotations
@@ -24,6 +25,21 @@ _OF_RUNNING = (
     "_load_state_dict_pre_hooks",
 )
 """Hooks by which a sharded module gathers and frees its parameters; the twin has none to gather."""
+_OF_ZERO = frozenset(
+    {
+        *("_external_params", "_original_parameters", "all_parameters", "applied_pre_backward_ref_cnt", "ds_id"),
+        *("ds_external_parameters", "ds_grads_remaining", "ds_model_name", "ds_recompute_parameters"),
+        *("post_bwd_fn", "pre_bwd_fn"),
+    }
+)
+"""What DeepSpeed notes on a module whose parameters it partitions (`deepspeed/runtime/zero/parameter_offload.py`)."""
+
+
+WHOLE_OF_ZERO = (
+    "write the whole with `engine.save_16bit_model(FOLDER)` under `manifest run`, or with `zero_to_fp32.py`, and "
+    "describe that file with `manifest create`"
+)
+"""What to do about weights that ZeRO-3 has partitioned."""
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -34,6 +50,17 @@ def is_sharded(module: nn.Module) -> bool:
 
     tensors = (*module.parameters(), *module.buffers())
     return any(isinstance(child, FSDPModule) for child in module.modules()) or any(map(_is_spread, tensors))
+
+
+def is_partitioned(module: nn.Module) -> bool:
+    """Whether ZeRO-3 has spread the parameters, so that a state dict of the module has no values."""
+    return any(hasattr(parameter, "ds_tensor") for parameter in module.parameters())
+
+
+def whole_shape(tensor: torch.Tensor) -> torch.Size:
+    """The shape of a tensor, of all of it where ZeRO-3 has left nothing in its place."""
+    shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
+    return shape
 
 
 def reshard(module: nn.Module) -> None:
@@ -91,7 +118,8 @@ class _Twins:
         inner = unwrap(module)
         if id(inner) not in self._modules:
             self._modules[id(inner)] = twin = object.__new__(_class_of(inner))
-            vars(twin).update(vars(inner), **{name: {} for name in _OF_RUNNING})
+            notes = {name: value for name, value in vars(inner).items() if name not in _OF_ZERO}
+            vars(twin).update(notes, **{name: {} for name in _OF_RUNNING})
             vars(twin).update(
                 _modules=_each(inner._modules, self.of),
                 _parameters=_each(inner._parameters, self._parameter),
@@ -101,7 +129,7 @@ class _Twins:
 
     def _parameter(self, parameter: nn.Parameter) -> torch.Tensor:
         if id(parameter) not in self._tensors:
-            ghost = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+            ghost = torch.empty(whole_shape(parameter), dtype=parameter.dtype, device="meta")
             self._tensors[id(parameter)] = nn.Parameter(ghost, parameter.requires_grad)
         return self._tensors[id(parameter)]
 

@@ -20,6 +20,7 @@ from manifest.capture.golden_process import AVAILABLE, GoldenProcess, NoOutputsE
 from manifest.capture.options import GoldenOptions, RecordOptions
 from manifest.capture.provenance import GitFacts, facts_of, git_facts, provenance_of
 from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.distributed.sharding import WHOLE_OF_ZERO, is_partitioned, unsharded
 from manifest.errors import ArchitectureError, CheckpointError
 from manifest.families import creation_of, family_of, why_not_known
 from manifest.families.adapter import frozen, mode_of
@@ -72,6 +73,9 @@ class ModelCapture:
         Args:
             path: A file, or a directory of shards.
             saved: The object that was written; see `CheckpointRecorder.describe`.
+
+        Raises:
+            ArchitectureError: Its model was partitioned, and it holds next to nothing.
         """
         identity = identity_of(path)
         try:
@@ -80,8 +84,13 @@ class ModelCapture:
             return str(error)
         owners = owners_in(stored, saved)
         if not owners:
-            count = len(stored.tensors)
+            count, empty = len(stored.tensors), sum(not each.numel for each in stored.tensors.values())
             stored.close()
+            if empty > count / 2:
+                words = f"{empty} of its {count} tensors are empty, as of a model that is partitioned; {WHOLE_OF_ZERO}"
+                if "ds_version" in stored.extras:  # DeepSpeed's own, which has the values in other files
+                    return words
+                raise ArchitectureError(words)
             return f"no model in memory has just the {count} tensors that it holds"
         descriptions = [self._description(stored.select(view), owner) for view, owner in owners]
         module = owners[0][1].module
@@ -110,17 +119,18 @@ class ModelCapture:
 
     def _look_at(self, module: nn.Module) -> _Known:
         """What is known of a module, captured once while it stays what it was."""
+        shown = unsharded(module) if is_partitioned(module) else module
         known = self._known.get(module)
-        if known is not None and first_difference(known.captured.module, module) is None:
-            now = {"frozen": frozen(module), "mode": mode_of(module)}
+        if known is not None and first_difference(known.captured.module, shown) is None:
+            now = {"frozen": frozen(shown), "mode": mode_of(shown)}
             captured = Captured(known.captured.architecture.model_copy(update=now), known.captured.module)
             return replace(known, captured=captured)
         try:
-            adapter = family_of(module)
-            captured = adapter.capture(module, creation_of(module))
+            adapter = family_of(shown)
+            captured = adapter.capture(shown, creation_of(module))
         except ArchitectureError as error:
             why = why_not_known(module) or str(error)
-            adapter, captured = OPAQUE, OPAQUE.capture_as_shown(module, why)
+            adapter, captured = OPAQUE, OPAQUE.capture_as_shown(shown, why)
             with contextlib.suppress(UserWarning):  # where warnings are made errors
                 warn(f"{type(module).__name__} is recorded, and not how to rebuild it: {why}")
         inputs = None

@@ -16,6 +16,7 @@ from torch import nn
 
 from manifest.checkpoint import Checkpoint, CompositeTensor, View
 from manifest.checkpoint.views import renamed
+from manifest.distributed.sharding import whole_shape
 from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family_of, tracked
 from manifest.families.wrappers import unwrap
@@ -170,13 +171,18 @@ def _same_names(own: Tensors, state: Tensors) -> bool:
         return False
     there = {id(own[name]) for name in state}
     return all(id(tensor) in there for tensor in own.values()) and all(
-        own[name].shape == tensor.shape for name, tensor in state.items()
+        whole_shape(own[name]) == tensor.shape for name, tensor in state.items()
     )
 
 
 def _is_same(own: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors are the same memory."""
-    return own.data_ptr() == other.data_ptr() and own.device == other.device and own.stride() == other.stride()
+    return (
+        own.shape == other.shape
+        and own.data_ptr() == other.data_ptr()
+        and own.device == other.device
+        and own.stride() == other.stride()
+    )
 
 
 def _has_values(own: torch.Tensor, other: torch.Tensor) -> bool:

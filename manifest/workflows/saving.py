@@ -23,8 +23,8 @@ from manifest.checkpoint import open_checkpoint
 from manifest.checkpoint.tensors import SAFETENSORS_CODES
 from manifest.digests import file_digests
 from manifest.distributed.process_group import ProcessGroup
-from manifest.distributed.sharding import is_copy, is_sharded, reshard, whole_state
-from manifest.errors import InputError, one_line
+from manifest.distributed.sharding import WHOLE_OF_ZERO, is_copy, is_partitioned, is_sharded, reshard, whole_state
+from manifest.errors import ArchitectureError, InputError, one_line
 from manifest.escaping import printable, writable
 from manifest.families.wrappers import unwrap
 from manifest.neutral_process import neutral_process
@@ -112,6 +112,10 @@ def save(
     if is_copy(model):
         return None
     checkpoint, module = Path(path), unwrap(model)
+    if is_partitioned(module):
+        raise ArchitectureError(
+            f"DeepSpeed's ZeRO-3 has partitioned the model, and {path} would be empty; {WHOLE_OF_ZERO}."
+        )
     sharded = is_sharded(module)
     together = ProcessGroup() if sharded else ProcessGroup.alone()
     if sharded:
