@@ -1,13 +1,13 @@
 """The contracts of speed and memory, as ratios on this machine: `python benchmarks/run.py [--quick] [--only GROUP]`.
 
 Every comparison runs both sides in turn after a warm-up and takes the median of the ratios, pair by pair. A contract
-that is missed is printed as missed; nothing here fails a build, since a ratio on a busy machine is no test.
+that is missed is printed as missed; nothing here fails a build, since a ratio on a busy machine is no test. With
+`--write`, the rows go to `results.json`, and from there to `docs/benchmarks.md` and the README; see `page.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import auditing
 import counting
 import golden
 import loading
+import page
 import reading
 import saving
 import starting
@@ -40,20 +41,22 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="smaller models: 0.6 GB instead of 2")
     options.add_argument("--runs", type=int, default=5, help="measurements of each side (5)")
     options.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="which groups (all)")
+    options.add_argument("--write", action="store_true", help="write the rows into the documentation")
     chosen = options.parse_args()
-    sizes = QUICK if chosen.quick else FULL
     console = Console(width=max(140, Console().width))
-    console.print(
-        f"{os.cpu_count()} cores; {sizes.large} in {sizes.large_precision}, and {sizes.saved}; medians of {chosen.runs}"
-    )
+    console.print(page.machine(chosen.runs))
     table = Table("", "this", "other", "found", "contract", "")
     with tempfile.TemporaryDirectory(prefix="manifest-bench-") as name:
-        place = Place(Path(name), sizes)
+        place = Place(Path(name), QUICK if chosen.quick else FULL)
         for group in chosen.only:
-            for row in GROUPS[group](place, chosen.runs):
-                verdict = {True: "kept", False: "MISSED", None: ""}[row.kept]
-                table.add_row(row.what, row.ours, row.theirs, row.found, row.contract, verdict)
+            rows = list(GROUPS[group](place, chosen.runs))
+            for row in rows:
+                table.add_row(row.what, row.ours, row.theirs, row.found, row.contract, row.verdict)
+            if chosen.write:
+                page.keep(group, rows, chosen.runs)
     console.print(table)
+    if chosen.write:
+        page.write()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ class Row:
     contract: str = ""
     kept: bool | None = None
 
+    @property
+    def verdict(self) -> str:
+        """In a word; empty where nothing was promised."""
+        return {True: "kept", False: "MISSED", None: ""}[self.kept]
+
 
 def faster(what: str, pair: Pair, times: float | None = None) -> Row:
     """So many times faster than the other, and at least `times` where that was promised."""
