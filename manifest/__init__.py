@@ -138,11 +138,16 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LIBRARIES:
-        return import_module(_LIBRARIES[name])
-    if name not in _HOMES:
+    if name not in _LIBRARIES and name not in _HOMES:
         raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(__dir__())}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return import_module(_LIBRARIES[name]) if name in _LIBRARIES else getattr(import_module(_HOMES[name]), name)
+    except ImportError as error:
+        missing = import_module("manifest.installing").what_is_missing(error)
+        if missing is None:
+            raise
+        # `hasattr`, `help` and `inspect.getmembers` take this for a name that is not there, and go on.
+        raise AttributeError(f"manifest.{name} {missing}") from None
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -9,31 +9,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from manifest import progress
-from manifest.cli import (
-    audit,
-    convert,
-    create,
-    diagnose,
-    diff,
-    doctor,
-    keygen,
-    log,
-    policy,
-    repair,
-    rule,
-    run,
-    schema,
-    show,
-    sign,
-    verify,
-)
 from manifest.cli.options import Verbose
 from manifest.cli.printing import complain, showing_progress
 from manifest.collecting import collect_seldom
@@ -43,16 +26,14 @@ from manifest.version import __version__
 
 _INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
-_QUIET = frozenset({"--quiet", "-q"})
-
-app = typer.Typer(
-    name="manifest",
-    help="Fingerprints model checkpoints and holds them to account.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+_COMMANDS = (
+    *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "log"),
+    *("convert", "sign", "repair", "keygen", "rule", "schema", "policy"),
 )
+"""In the order of the help."""
+_ELSEWHERE = {"card": ("show", "card")}
+"""Commands that are in another one's module: that, and the function."""
+_QUIET = frozenset({"--quiet", "-q"})
 
 
 def _with_verbose(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,14 +58,6 @@ def _with_verbose(command: Callable[..., None]) -> Callable[..., None]:
     return logged
 
 
-for command in (
-    *(create, verify, diff, diagnose, doctor, audit, run, show, log),
-    *(convert, sign, repair, keygen, rule, schema),
-):
-    app.command(name=command.__name__.rpartition(".")[2])(_with_verbose(command.run))
-app.add_typer(policy.app, name="policy")
-
-
 def _versions(asked: bool) -> None:
     """Print the versions that matter to a report of a fault; no library is imported for it."""
     if asked:
@@ -98,7 +71,6 @@ def _versions(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_versions, help="Print versions, and end.")
@@ -108,6 +80,32 @@ def _main(
     del version
     if verbose:
         show_log()
+
+
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line, with the command that is meant, whose module alone is imported, or with all of them.
+
+    Args:
+        words: What follows the program's name.
+    """
+    app = typer.Typer(
+        name="manifest",
+        help="Fingerprints model checkpoints and holds them to account.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_main)
+    first = next((word for word in words if not word.startswith("-")), None)
+    for name in _COMMANDS if first is None or first not in _COMMANDS else (first,):  # all for the help, and for suggestions
+        home, function = _ELSEWHERE.get(name, (name, "run"))
+        module = import_module(f"manifest.cli.{home}")
+        if name == "policy":
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name=name)(_with_verbose(getattr(module, function)))
+    return app
 
 
 @contextlib.contextmanager
@@ -138,12 +136,20 @@ def main() -> None:
     try:
         try:
             with _interruptible(), showing_progress(shown=not _QUIET.intersection(sys.argv)):
-                app()
+                application(sys.argv[1:])()
         finally:
             sys.stdout.flush()
     except ManifestError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        from manifest.installing import what_is_missing
+
+        missing = what_is_missing(error)
+        if missing is None:
+            raise
+        complain(f"this {missing}. `audit`, `show`, `log`, `convert`, `sign` and `verify --fast` do without.")
+        sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         sys.exit(1)

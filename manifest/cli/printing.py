@@ -150,6 +150,10 @@ def each_checked(
 
 
 def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:
+    if format is Format.MARKDOWN:
+        from manifest.rendering import markdown
+
+        return markdown.reports(reports)
     from manifest.rendering import junit, sarif
 
     return junit.render(reports) if format is Format.JUNIT else sarif.render(reports, exit_code=code)

@@ -1,4 +1,4 @@
-"""`manifest show`: what a manifest says, or what a checkpoint without one holds, for people."""
+"""`manifest show` and `manifest card`: what a manifest says, or what a checkpoint without one holds, for people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from manifest.cli.options import Checkpoint, NoColor, Output, ShownFormat, State
 from manifest.cli.printing import complain, emit, emit_data
+from manifest.errors import InputError
 
 
 def run(
@@ -38,6 +39,51 @@ def run(
         else:
             beside = Sidecars(path).manifest.name if described else None
             emit(contents.show(meant, tensors=tensors, manifest=beside), output, color=not no_color)
+
+
+def card(
+    checkpoint: Checkpoint,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="Model card to write it into, as README.md.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the section of a model card about a checkpoint, as Markdown, or write it into a card, in the place of the
+    one that is there."""
+    from manifest.rendering import markdown
+    from manifest.storage.sidecars import described_checkpoint
+    from manifest.storage.transaction import read_manifest
+
+    path = described_checkpoint(checkpoint)
+    section = markdown.card(read_manifest(path), path.name)
+    if into is None:
+        emit(section, None)
+        return
+    _write_into(into, section)
+
+
+def _write_into(page: Path, section: str) -> None:
+    """Replace a model card by one with the section in it, or begin one.
+
+    Raises:
+        InputError: It is no text, or the marks in it are not those that this command wrote.
+        StorageError: It cannot be written; nothing was changed.
+    """
+    from manifest.rendering.markdown import with_card
+    from manifest.storage.files import synchronise
+    from manifest.storage.places import kind_of, place_to_save
+    from manifest.storage.transaction import replace_file, staging
+
+    target = place_to_save(page)
+    if target is None:
+        raise InputError(f"{page} is {kind_of(page)}, expected the name of a text file; name one.")
+    try:
+        written = with_card(target.read_text(encoding="utf-8") if target.exists() else "", section)
+    except ValueError as error:
+        raise InputError(f"{page} cannot be a model card ({error}); correct it, or name another.") from None
+    with staging(target) as staged:
+        staged.write_text(written, encoding="utf-8")
+        synchronise(staged)
+        replace_file(staged, target)
 
 
 def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from manifest.errors import ArchitectureError, LibraryMissingError
+from manifest.installing import what_is_missing
 from manifest.families.protocol import Creation, Family
 
 _BUILT_IN = {
@@ -47,10 +48,10 @@ def family(name: str) -> Family:
         try:
             found: Family = import_module(f"manifest.families.{name}.adapter").FAMILY
         except ModuleNotFoundError as error:
-            raise LibraryMissingError(
-                f"Models of {name} need the package {error.name!r}, which is not installed; "
-                f"install it: `pip install {error.name}`."
-            ) from None
+            missing = what_is_missing(error)
+            if missing is None:
+                raise
+            raise LibraryMissingError(f"The family {name} {missing}.") from None
         return found
     for entry in entry_points(group="manifest.families", name=name):
         loaded: Family = entry.load()

@@ -7,43 +7,46 @@ out of a file is escaped, so that a name in a checkpoint cannot move the cursor 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import StringIO
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from manifest.escaping import printable
-from manifest.rendering.lineage import training_facts
+from manifest.rendering.facts import facts
+from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
 from manifest.schema.document import Manifest, Preprocess, Tokenizer
 from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, Severity
 from manifest.schema.vocabulary import Status, Training, activation_words, role_words, training_words
 
-_OUTCOMES = {
-    Outcome.PASS: ("✔", "green"),
-    Outcome.WARN: ("!", "yellow"),
-    Outcome.FAIL: ("✘", "bold red"),
-    Outcome.SKIP: ("–", "dim"),
-}
+_STYLES = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.SKIP: "dim"}
 _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _TRAINING_STYLES = {Training.INITIALISED: "bold red", Training.BARELY: "bold red", Training.UNKNOWN: "yellow"}
 
+_WIDTH = 120
 _MOST_NAMED = 3
 """Checkpoints that are named beside a finding of several."""
 
-_SAFETY = {
-    "safe": ("is safe to load: nothing in it would run", "bold green"),
-    "unsafe": ("is unsafe to load: it would run code", "bold red"),
-    "unknown": ("is unsafe to load: it names classes that are not known to be harmless", "bold red"),
-    "unreadable": ("cannot be read, so it is not called safe", "bold red"),
-}
 
-_VERDICTS = {
-    Kind.VERIFY: ("passes", "fails"),
-    Kind.COMPARE: ("says the same", "says something else"),
-    Kind.DIAGNOSE: ("gives these numbers", "gives other numbers"),
-    Kind.DIFF: ("are the same", "differ"),
-    Kind.DOCTOR: ("gives the same answers again", "gives other answers"),
-}
+
+
+def plain(content: Report | Manifest) -> str:
+    """What a terminal of a usual width shows, without colours."""
+    page = StringIO()
+    _show(content, Console(file=page, no_color=True, width=_WIDTH, highlight=False))
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
+
+
+def html(content: Report | Manifest) -> str:
+    """The same in its colours, for a notebook; everything in it is escaped."""
+    console = Console(file=StringIO(), record=True, width=_WIDTH, highlight=False, force_terminal=True)
+    _show(content, console)
+    return console.export_html(inline_styles=True, code_format='<pre style="white-space: pre-wrap">{code}</pre>')
+
+
+def _show(content: Report | Manifest, console: Console) -> None:
+    console.print(report(content) if isinstance(content, Report) else show(content))
 
 
 def report(content: Report) -> RenderableType:
@@ -51,14 +54,6 @@ def report(content: Report) -> RenderableType:
     if content.error is not None:
         return _verdict(content)
     return Group(_verdict(content), _rungs(content), *(_finding(item) for item in content.findings()))
-
-
-def _is_only_unknown(content: Report) -> bool:
-    """Whether a file is unsafe on account of names alone that are not known."""
-    found = [
-        item for item in content.findings() if item.rule in ("F010", "F012") and item.severity is not Severity.NOTE
-    ]
-    return bool(found) and all(item.evidence.get("effect") == "unknown" for item in found)
 
 
 def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> RenderableType:
@@ -78,8 +73,9 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
 
 def _line(content: Report) -> Text:
     """One of many reports in a line: whether something is wrong, what it is, and what is wrong or odd."""
-    mark, style = _OUTCOMES[_mark(content)]
-    line = Text(f"{mark} ", style=style).append(_name(content), style="default")
+    outcome = mark_of(content)
+    style = _STYLES[outcome]
+    line = Text(f"{MARKS[outcome]} ", style=style).append(_name(content), style="default")
     line.append(f"  {printable(_in_short(content), 1000)}", style="dim")
     loud = _loud(content)
     for code in dict.fromkeys(found.rule for found in loud):
@@ -98,7 +94,7 @@ def _in_short(content: Report) -> str:
     if content.kind is Kind.AUDIT:
         identity = next((rung.reason for rung in content.rungs if rung.name == "identity"), None)
         return identity or (content.rungs[0].reason if content.rungs else "")
-    return _sentence(content, brief=True)[0]
+    return sentence_of(content, brief=True)[0]
 
 
 def _loud(content: Report) -> list[Finding]:
@@ -127,43 +123,10 @@ def show(
         other: What shows that it is another file than the one described, if anything does.
         written: Whether the manifest was just written, of bytes that were read.
     """
-    architecture, weights = manifest.architecture, manifest.weights
-    files = manifest.checkpoint.files
-    first = files[0].path if len(files) == 1 else None
-    name = name or files[0].path
-    renamed = f" (saved as {first})" if first not in (None, name) else ""
-    signer = f"key {manifest.signer[:16]}" if manifest.signer else "nobody"
-    signer += ", as the manifest says; not checked" if manifest.signer and not written else ""
-    there = [(part.role, part.training) for part in manifest.components if part.status is not Status.ABSENT]
-    quick = architecture.config.get("quick_gelu")
-    facts = {
-        "checkpoint": f"{name}{renamed}: {manifest.checkpoint.container}, {sum(file.size for file in files):,} bytes"
-        + (f" in {len(files)} files" if len(files) > 1 else ""),
-        "bytes": "those of the file" if written else other or "of this size; not read, which `manifest verify` does",
-        "saved": f"{manifest.created} by {manifest.tool.name} {manifest.tool.version}, in {architecture.mode} mode",
-        "signed by": signer,
-        "model": f"{architecture.family} {architecture.name or '(no registered name)'} ({architecture.class_name})",
-        "precision": architecture.precision,
-        "activations": activation_words(architecture.activations)
-        + (f"  (quick_gelu: {quick})" if quick is not None else ""),
-        "arguments": ", ".join(f"{name}={value!r}" for name, value in architecture.arguments.items()) or "defaults",
-        "preprocess": _preprocess_words(architecture.preprocess),
-        "tokenizer": _tokenizer_words(architecture.tokenizer),
-        "weights": f"{weights.parameters:,} parameters in {len(weights.tensors)} tensors "
-        f"({', '.join(f'{count} {dtype}' for dtype, count in weights.dtypes.items())})",
-        "training": training_words(there) or "no components",
-        "digest": weights.digest,
-        "started from": ", ".join(
-            filter(None, [manifest.provenance.pretrained, *(parent.name for parent in manifest.provenance.parents)])
-        )
-        or "nothing on record",
-        **training_facts(manifest.provenance),
-        "libraries": ", ".join(f"{name} {version}" for name, version in manifest.environment.libraries.items()),
-    }
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")  # a digest is copied whole or not at all
-    for name, value in facts.items():
+    for name, value in facts(manifest, name, other, written=written).items():
         style = "bold red" if other is not None and name == "bytes" else ""
         table.add_row(Text(name, style="dim"), Text(printable(value, 400), style=style))
     return Group(table, Text(), _components(manifest), *_golden(manifest))
@@ -173,67 +136,20 @@ def _verdict(content: Report) -> Text:
     name = printable(content.subject, 200)
     if content.error is not None:
         return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
-    sentence, mark, style = _sentence(content)
+    sentence, mark, style = sentence_of(content)
     return Text(f"{mark}{name} {sentence}", style=style)
-
-
-def _sentence(content: Report, *, brief: bool = False) -> tuple[str, str, str]:
-    """What is said of a checkpoint behind its name, the mark before it, and the style of both.
-
-    Args:
-        content: The report.
-        brief: Whether rungs that warn go without mention.
-    """
-    failed = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.FAIL]
-    warned = [printable(rung.name, 60) for rung in content.rungs if rung.outcome is Outcome.WARN]
-    if content.safety is not None:
-        sentence, style = _SAFETY["unknown" if _is_only_unknown(content) else content.safety]
-        if failed and content.safety == "safe":
-            return f"is safe to load, and fails: {', '.join(failed)}", "✘ ", "bold red"
-        if "policy" in failed:
-            sentence, style = f"{sentence}; it fails the policy", "bold red"
-        elif content.waived and not failed:
-            sentence = f"{sentence}; it passes, with {content.waived} waived"
-        return sentence, "", style
-    good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
-    if content.undecided:
-        return f"could not be checked to its end: {', '.join(failed)}", "✘ ", "bold red"
-    if failed:
-        return f"{bad}: {', '.join(failed)}", "✘ ", "bold red"
-    waived = f", with {content.waived} waived" if content.waived else ""
-    if content.kind is Kind.VERIFY and any(item.rule == "T002" for item in content.findings()):
-        good = "is consistent, by a manifest that nobody signed"
-    if warned and not brief:
-        return f"{good}{waived}, with warnings: {', '.join(warned)}", "✔ ", "bold yellow"
-    return f"{good}{waived}", "✔ ", "bold yellow" if waived else "bold green"
 
 
 def _rungs(content: Report) -> Table:
     table = Table.grid(padding=(0, 2))
     for rung in content.rungs:
-        mark, style = _OUTCOMES[_shown(rung)]
+        outcome = shown_outcome(rung)
         spent = "" if rung.outcome is Outcome.SKIP else f"{rung.seconds:.2f} s"
         table.add_row(
-            Text(f"  {mark}", style=style), Text(printable(rung.name, 60)), Text(spent, style="dim", justify="right"),
+            Text(f"  {MARKS[outcome]}", style=_STYLES[outcome]), Text(printable(rung.name, 60)), Text(spent, style="dim", justify="right"),
             Text(printable(rung.reason, 300)),
         )  # fmt: skip
     return table
-
-
-def _mark(content: Report) -> Outcome:
-    """A whole report as one outcome; skipped where nothing of it was checked."""
-    if not content.passed:
-        return Outcome.FAIL
-    outcomes = {_shown(rung) for rung in content.rungs}
-    if Outcome.WARN in outcomes:
-        return Outcome.WARN
-    return Outcome.SKIP if outcomes == {Outcome.SKIP} else Outcome.PASS
-
-
-def _shown(rung: Rung) -> Outcome:
-    """The outcome of a rung, and a warning where it passes because something is waived."""
-    waived = any(item.waived is not None and item.severity is not Severity.NOTE for item in rung.findings)
-    return Outcome.WARN if waived and rung.outcome is Outcome.PASS else rung.outcome
 
 
 def _finding(item: Finding, where: str = "") -> Text:
@@ -278,24 +194,6 @@ def _golden(manifest: Manifest) -> list[RenderableType]:
             words = ", ".join(f"{prompt} {probability:.4f}" for prompt, probability in best)
             parts.append(Text(f"  {printable(reading.image)}: {printable(words, 300)}"))
     return [Text(), *parts] if parts else []
-
-
-def _preprocess_words(record: Preprocess | None) -> str:
-    if record is None:
-        return "none"
-    size = "×".join(map(str, record.size))
-    crop = f", crop {record.crop_pct:.3g}" if record.crop_pct else ""
-    return (
-        f"{size}, {record.resize_mode}{crop}, {record.interpolation}, "
-        f"mean {_numbers(record.mean)}, std {_numbers(record.std)}"
-    )
-
-
-def _tokenizer_words(record: Tokenizer | None) -> str:
-    if record is None:
-        return "none"
-    missing = "" if record.digest else ", vocabulary not at hand when saved"
-    return f"{record.class_name} {record.name or ''}".strip() + f", {record.context_length} tokens{missing}"
 
 
 def _numbers(values: list[float]) -> str:

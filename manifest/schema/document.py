@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manifest.digests import weights_digest
 from manifest.errors import DocumentError, NewerSchemaError
+from manifest.escaping import printable
+from manifest.schema.shown import Shown
 from manifest.schema.vocabulary import Mode, Status, Training, component_tensors
 from manifest.strict_json import NotStrictError, read_object
 from manifest.validation import fields_at, first_fault, nearest_names, quoted
@@ -342,7 +344,7 @@ class Model(_Part):
     golden: list[Golden] = Field(default_factory=list)
 
 
-class Manifest(_Part):
+class Manifest(Shown, _Part):
     """Everything that a checkpoint promises."""
 
     schema_version: str = Field(default=SCHEMA, alias="schema")
@@ -363,6 +365,14 @@ class Manifest(_Part):
         description="Other models in the same checkpoint, such as an average of the weights, each by its state.",
     )
     provenance: Provenance = Field(default_factory=Provenance)
+
+    @property
+    def in_short(self) -> str:
+        """The file, its model, how large it is, and who signed it."""
+        name = printable(self.architecture.name or self.architecture.class_name)
+        signer = f"signed by key {self.signer[:16]}" if self.signer else "not signed"
+        file = printable(self.checkpoint.files[0].path) if self.checkpoint.files else "no file"
+        return f"{file}: {self.architecture.family} {name}, {self.weights.parameters:,} parameters, {signer}"
 
     def meaning(self, other: Model) -> Manifest:
         """The same with another of its models as the one that is meant."""
@@ -434,7 +444,7 @@ def parse(data: bytes, *, source: str = "the manifest", strict: bool = False) ->
     if int(version[1]) > 1:
         raise NewerSchemaError(
             f"{source} is written in format manifest/v{version[1]}, and this version reads up to {SCHEMA}; "
-            "upgrade: `pip install -U checkpoint-manifest`."
+            "install a later version of this package."
         )
     manifest = _validated(Manifest, content, source, again)
     if strict and (unknown := _unknown_fields(manifest)):

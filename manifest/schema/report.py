@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from manifest.errors import ManifestError
+from manifest.escaping import printable
+from manifest.schema.shown import Shown
 from manifest.schema.vocabulary import Status, Training
 
 
@@ -76,7 +78,7 @@ class Kind(StrEnum):
     DOCTOR = "doctor"
 
 
-class Report(BaseModel):
+class Report(Shown):
     """What one command found."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
@@ -94,6 +96,13 @@ class Report(BaseModel):
     error: str | None = Field(
         default=None, description="Why it could not be checked, in one sentence; null where it was."
     )
+
+    @property
+    def in_short(self) -> str:
+        """What was checked, and how it ended."""
+        ends = {0: "passes", 1: "fails", 2: "could not be checked"}
+        failed = ", ".join(printable(rung.name) for rung in self.rungs if rung.outcome is Outcome.FAIL)
+        return f"{self.kind}: {printable(self.subject)} {ends[self.exit_code]}" + (f": {failed}" if failed else "")
 
     def findings(self) -> Iterator[Finding]:
         for rung in self.rungs:

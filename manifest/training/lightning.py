@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import Any, Unpack
 
 from manifest.capture.options import Key, RecordKeywords
-from manifest.errors import InputError
 from manifest.training.recorder import CheckpointRecorder
 from manifest.training.recording import recording
 from manifest.training.settings import When
@@ -26,15 +25,12 @@ def _callback_class() -> Any:
     """Lightning's `Callback`, of that of its two packages that is in use, or else installed.
 
     Raises:
-        InputError: Neither is.
+        ModuleNotFoundError: Neither is.
     """
     for name in sorted(_PACKAGES, key=lambda name: name not in sys.modules):
         with contextlib.suppress(ModuleNotFoundError):
             return import_module(name).Callback
-    raise InputError(
-        "manifest.lightning needs the package `lightning` or `pytorch_lightning`, and neither is installed; "
-        "install it: `pip install 'checkpoint-manifest[lightning]'`."
-    )
+    raise ModuleNotFoundError("Neither lightning nor pytorch_lightning is installed.", name="lightning")
 
 
 class ManifestCallback(_callback_class()):  # type: ignore[misc]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Unpack
 
 from manifest.capture.options import Key, RecordKeywords
-from manifest.families.transformers.building import library
 from manifest.families.wrappers import unwrap
 from manifest.training.recorder import CheckpointRecorder
 from manifest.training.recording import new_recorder
 from manifest.training.settings import When
 
+_LIBRARY: Any = import_module("transformers")
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
 
 
-class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
+class ManifestCallback(_LIBRARY.TrainerCallback):  # type: ignore[misc]
     """Describes what `Trainer.train` saves; in the process that saves, the first."""
 
     def __init__(
@@ -73,7 +74,7 @@ class ManifestCallback(library().TrainerCallback):  # type: ignore[misc]
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Inside, transformers does not log the config of every model that is rebuilt; `Trainer` has it log much."""
-    logging = library().logging
+    logging = _LIBRARY.logging
     before = logging.get_verbosity()
     logging.set_verbosity(max(before, logging.WARNING))
     try:

@@ -152,3 +152,35 @@ def test_hostile_name_of_a_file_reaches_no_terminal(signed: Path, run: Run, tmp_
     assert printable(answer.out + answer.err)
     absent = run("verify", f"{name}.absent")
     assert printable(absent.complaint)
+
+
+def test_card_is_printed_or_written_into_a_readme(signed: Path, run: Run) -> None:
+    printed = run("card", "ckpt.pt")
+    assert printed.code == 0
+    assert "manifest verify ckpt.pt --key PUBLIC_KEY" in printed.out
+    readme = signed.with_name("README.md")
+    readme.write_text("# Mine\n", encoding="utf-8")
+    readme.chmod(0o640)
+    for _ in range(2):
+        assert run("card", "ckpt.pt", "--into", "README.md").code == 0
+    written = readme.read_text(encoding="utf-8")
+    assert written.startswith("# Mine\n\n<!-- manifest -->\n## Manifest\n")
+    assert written.count("<!-- manifest -->") == 1
+    assert printed.out.strip() in written
+    assert readme.stat().st_mode & 0o777 == 0o640
+
+
+def test_card_is_not_written_into_what_is_no_card(signed: Path, run: Run) -> None:
+    signed.with_name("README.md").write_bytes(b"\xff\xfe<!-- manifest -->")
+    assert "cannot be a model card" in run("card", "ckpt.pt", "--into", "README.md").complaint
+    assert signed.with_name("README.md").read_bytes() == b"\xff\xfe<!-- manifest -->"
+
+
+def test_report_is_printed_as_markdown(signed: Path, run: Run) -> None:
+    answer = run("verify", "ckpt.pt", "--fast", "--format", "markdown")
+    assert answer.code == 0
+    assert answer.out.startswith("### ")
+    signed.with_name("ckpt.safetensors").write_bytes(b"broken")
+    answer = run("verify", "ckpt.pt", "ckpt.safetensors", "--fast", "--format", "markdown")
+    assert answer.code == 1
+    assert answer.out.startswith("**1 of 2 pass**")

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import manifest
 from manifest.checkpoint.discovering import discover
-from manifest.cli import app
+from manifest.cli import application
 from manifest.errors import ManifestError, NoManifestWarning, SignatureError
 from manifest.schema.document import parse, serialize
 from manifest.signing import generate_keys, load_public_key, verify_bundle
@@ -57,7 +57,7 @@ def place(made: Path, tmp_path: Path) -> Path:
 
 def command(*arguments: object) -> tuple[int, str]:
     """The exit status of a command, and all that it said."""
-    answer = CliRunner().invoke(app, [str(each) for each in arguments])
+    answer = CliRunner().invoke(application(), [str(each) for each in arguments])
     if isinstance(answer.exception, ManifestError):
         return answer.exception.exit_code, str(answer.exception)
     assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception

@@ -193,5 +193,5 @@ def test_lightning_when_it_is_not_installed_then_one_sentence_says_so(monkeypatc
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "manifest.training.lightning", raising=False)
-    with pytest.raises(InputError, match=r"^manifest.lightning needs the package `lightning` or `pytorch_lightning`"):
+    with pytest.raises(AttributeError, match=r"^manifest\.lightning needs the library lightning, .*\[lightning\]'`$"):
         _ = manifest.lightning

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from manifest.errors import ArchitectureError, InputError, LibraryMissingError, UnknownModelError
+from manifest.installing import what_is_missing
 from manifest.families.adapter import PRECISIONS, cast
 from manifest.families.json_arguments import as_data, from_data
 from manifest.families.limits import require_sane
@@ -50,11 +51,11 @@ def library() -> Any:
     """
     try:
         import transformers
-    except ImportError:
-        raise LibraryMissingError(
-            "Models of transformers need the package `transformers`, which is not installed; "
-            "install it: `pip install 'checkpoint-manifest[transformers]'`."
-        ) from None
+    except ModuleNotFoundError as error:
+        missing = what_is_missing(error)
+        if missing is None:
+            raise
+        raise LibraryMissingError(f"The family transformers {missing}.") from None
     return transformers
 
 
