@@ -61,9 +61,9 @@ def page(known: dict[str, Any]) -> str:
     """The page, as Markdown."""
     parts = [
         "# Measurements\n\n"
-        "Written by `python benchmarks/run.py --write`. Each row is measured in one run beside its peer or its limit,\n"
-        "both in turn after a warm-up; ratios are taken pair by pair. CPU-s are seconds of processors, in all threads.\n"
-        "A contract is what the project set itself; those that are missed are called so.\n"
+        "Written by `python benchmarks/run.py --write`. Each row is measured in one run beside its peer or its\n"
+        "limit, both in turn after a warm-up; ratios are taken pair by pair. CPU-s are seconds of processors, in all\n"
+        "threads. A contract is what the project set itself; those that are missed are called so.\n"
     ]
     for group, measured in known.items():
         parts.append(f"\n## {group.capitalize()}\n\n{measured['date']}: {measured['machine']}.\n\n")

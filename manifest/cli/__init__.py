@@ -98,7 +98,9 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     )
     app.callback()(_main)
     first = next((word for word in words if not word.startswith("-")), None)
-    for name in _COMMANDS if first is None or first not in _COMMANDS else (first,):  # all for the help, and for suggestions
+    for name in (
+        _COMMANDS if first is None or first not in _COMMANDS else (first,)
+    ):  # all for the help, and for suggestions
         home, function = _ELSEWHERE.get(name, (name, "run"))
         module = import_module(f"manifest.cli.{home}")
         if name == "policy":

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,13 +17,14 @@ import typer
 
 from manifest import progress
 from manifest.cli.options import FailOn, Format
-from manifest.errors import StorageError
+from manifest.errors import ManifestError, StorageError
 from manifest.escaping import printable
 from manifest.progress import Step, following
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from manifest.schema.document import Manifest
     from manifest.schema.report import Kind, Report
 
 _WIDTH_OF_FILES = 120
@@ -154,9 +155,25 @@ def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:
         from manifest.rendering import markdown
 
         return markdown.reports(reports)
+    if format is Format.HTML:
+        from manifest.rendering import html
+
+        return html.render(reports, _manifests(reports))
     from manifest.rendering import junit, sarif
 
     return junit.render(reports) if format is Format.JUNIT else sarif.render(reports, exit_code=code)
+
+
+def _manifests(reports: Sequence[Report]) -> dict[str, Manifest]:
+    """The manifests that lie beside checkpoints and can be read, by the path in the report."""
+    from manifest.storage.transaction import read_manifest
+
+    found = {}
+    for report in reports:
+        with suppress(ManifestError, OSError, ValueError):  # the report says why there is none
+            if report.path is not None:
+                found[report.path] = read_manifest(Path(report.path))
+    return found
 
 
 def emit_data(data: Any, output: Path | None) -> None:

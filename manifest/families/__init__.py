@@ -17,8 +17,8 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from manifest.errors import ArchitectureError, LibraryMissingError
-from manifest.installing import what_is_missing
 from manifest.families.protocol import Creation, Family
+from manifest.installing import what_is_missing
 
 _BUILT_IN = {
     "open_clip": "open_clip",

@@ -69,3 +69,7 @@ def _tokenizer_words(record: Tokenizer | None) -> str:
         return "none"
     missing = "" if record.digest else ", vocabulary not at hand when saved"
     return f"{record.class_name} {record.name or ''}".strip() + f", {record.context_length} tokens{missing}"
+
+
+def _numbers(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

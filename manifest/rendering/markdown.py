@@ -15,7 +15,7 @@ from manifest.escaping import printable
 from manifest.rendering.facts import facts
 from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
 from manifest.schema.document import Manifest
-from manifest.schema.report import Finding, Kind, Outcome, Report, Severity
+from manifest.schema.report import Finding, Kind, Report, Severity
 from manifest.schema.vocabulary import role_words
 
 BEGIN, END = "<!-- manifest -->", "<!-- /manifest -->"
@@ -100,13 +100,14 @@ def with_card(page: str, section: str) -> str:
     Raises:
         ValueError: It has one of the two marks alone, or one of them twice.
     """
-    counts = page.count(BEGIN), page.count(END)
-    if counts == (0, 0):
+    lines = page.splitlines(keepends=True)
+    begins, ends = ([at for at, line in enumerate(lines) if line.strip() == mark] for mark in (BEGIN, END))
+    if not begins and not ends:
         end = "" if not page or page.endswith("\n\n") else "\n" if page.endswith("\n") else "\n\n"
         return f"{page}{end}{BEGIN}\n{section}\n{END}\n"
-    if counts != (1, 1) or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"{BEGIN} and {END} are expected once each, in this order")
-    return f"{page[: page.index(BEGIN)]}{BEGIN}\n{section}\n{page[page.index(END) :]}"
+    if (len(begins), len(ends)) != (1, 1) or begins[0] > ends[0]:
+        raise ValueError(f"lines {BEGIN} and {END} are expected once each, in this order")
+    return "".join([*lines[: begins[0] + 1], f"{section}\n", *lines[ends[0] :]])
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

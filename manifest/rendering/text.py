@@ -16,9 +16,9 @@ from rich.text import Text
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
 from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
-from manifest.schema.document import Manifest, Preprocess, Tokenizer
-from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, Severity
-from manifest.schema.vocabulary import Status, Training, activation_words, role_words, training_words
+from manifest.schema.document import Manifest
+from manifest.schema.report import Finding, Kind, Outcome, Report, Severity
+from manifest.schema.vocabulary import Training, role_words
 
 _STYLES = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.SKIP: "dim"}
 _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -27,8 +27,6 @@ _TRAINING_STYLES = {Training.INITIALISED: "bold red", Training.BARELY: "bold red
 _WIDTH = 120
 _MOST_NAMED = 3
 """Checkpoints that are named beside a finding of several."""
-
-
 
 
 def plain(content: Report | Manifest) -> str:
@@ -126,9 +124,9 @@ def show(
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")  # a digest is copied whole or not at all
-    for name, value in facts(manifest, name, other, written=written).items():
-        style = "bold red" if other is not None and name == "bytes" else ""
-        table.add_row(Text(name, style="dim"), Text(printable(value, 400), style=style))
+    for what, value in facts(manifest, name, other, written=written).items():
+        style = "bold red" if other is not None and what == "bytes" else ""
+        table.add_row(Text(what, style="dim"), Text(printable(value, 400), style=style))
     return Group(table, Text(), _components(manifest), *_golden(manifest))
 
 
@@ -146,9 +144,11 @@ def _rungs(content: Report) -> Table:
         outcome = shown_outcome(rung)
         spent = "" if rung.outcome is Outcome.SKIP else f"{rung.seconds:.2f} s"
         table.add_row(
-            Text(f"  {MARKS[outcome]}", style=_STYLES[outcome]), Text(printable(rung.name, 60)), Text(spent, style="dim", justify="right"),
+            Text(f"  {MARKS[outcome]}", style=_STYLES[outcome]),
+            Text(printable(rung.name, 60)),
+            Text(spent, style="dim", justify="right"),
             Text(printable(rung.reason, 300)),
-        )  # fmt: skip
+        )
     return table
 
 
@@ -194,7 +194,3 @@ def _golden(manifest: Manifest) -> list[RenderableType]:
             words = ", ".join(f"{prompt} {probability:.4f}" for prompt, probability in best)
             parts.append(Text(f"  {printable(reading.image)}: {printable(words, 300)}"))
     return [Text(), *parts] if parts else []
-
-
-def _numbers(values: list[float]) -> str:
-    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

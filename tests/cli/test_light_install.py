@@ -90,7 +90,10 @@ def quoted(extra: str) -> str:
         ({"url": "file:///my%20code/manifest", "dir_info": {}}, "pip install '/my code/manifest[models]'"),
         ({"url": "file:///code", "dir_info": {"editable": True}}, "pip install -e '/code[models]'"),
         (
-            {"url": "https://host/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc123", "requested_revision": "v1"}},
+            {
+                "url": "https://host/x.git",
+                "vcs_info": {"vcs": "git", "commit_id": "abc123"},
+            },
             "pip install 'checkpoint-manifest[models] @ git+https://host/x.git@abc123'",
         ),
         (

@@ -24,12 +24,12 @@ STARTS: dict[str, tuple[set[str], int]] = {
     # Command: the libraries that it imports, and how many modules of this package.
     "--version": ({"typer"}, 27),
     "--help": ({"typer"}, 25),
-    "rule C003": ({"typer", "pydantic"}, 29),
-    "policy example": ({"typer", "pydantic"}, 25),
-    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 82),
-    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 89),
-    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 109),
-    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 102),
+    "rule C003": ({"typer", "pydantic"}, 15),
+    "policy example": ({"typer", "pydantic"}, 10),
+    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 70),
+    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 75),
+    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 97),
+    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 90),
 }
 
 _PROGRAM = """

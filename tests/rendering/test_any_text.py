@@ -67,5 +67,7 @@ def test_report_when_of_any_text_then_is_written_in_every_format(
     assert all(each.isprintable() or each == "\n" for each in text)
     if format is Format.JUNIT:
         assert ElementTree.fromstring(text).tag == "testsuites"
-    elif format is not Format.TEXT:
+    elif format in (Format.JSON, Format.SARIF):
         assert json.loads(text)
+    elif format is Format.HTML:
+        assert text.count("<script>") == text.count("</script>") == 1

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 import manifest
-from manifest.errors import InputError, NoManifestWarning
+from manifest.errors import NoManifestWarning
 from manifest.signing import generate_keys
 from manifest.storage.sidecars import has_manifest
 from manifest.storage.transaction import read_manifest

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from manifest.errors import ArchitectureError, InputError, LibraryMissingError, UnknownModelError
-from manifest.installing import what_is_missing
 from manifest.families.adapter import PRECISIONS, cast
 from manifest.families.json_arguments import as_data, from_data
 from manifest.families.limits import require_sane
+from manifest.installing import what_is_missing
 
 ATTENTION = "attn_implementation"
 """Attention by scaled_dot_product_attention or by plain products: the same formula, other arithmetic."""

@@ -1,0 +1,229 @@
+"""Reports as a page: one file that needs no network, to be read in any browser or printed.
+
+Everything that comes out of a file is text: the template escapes it, and the page forbids every script and style but
+its own by their hashes. Plots are boxes whose sizes are numbers computed here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from manifest.escaping import printable
+from manifest.rendering.facts import facts
+from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
+from manifest.schema.document import Component, Golden, Manifest
+from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report, Severity
+from manifest.schema.vocabulary import Status, Training, component_tensors, role_words
+
+_LEAST, _MOST = -9.0, 1.0
+"""Powers of ten at the ends of the axis of distances."""
+_MOST_TENSORS = 20_000
+_WORDS = {Outcome.PASS: "passed", Outcome.WARN: "warns", Outcome.FAIL: "failed", Outcome.SKIP: "not checked"}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A component in the picture of a model."""
+
+    role: str
+    state: str
+    share: float
+    parameters: int
+    tensors: str
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A distance on the axis."""
+
+    kind: str
+    words: str
+    value: float
+
+    @property
+    def place(self) -> float:
+        """Percent of the axis from its left end."""
+        power = math.log10(self.value) if self.value > 0 else _LEAST
+        return round(100 * (min(max(power, _LEAST), _MOST) - _LEAST) / (_MOST - _LEAST), 2)
+
+
+def render(reports: Sequence[Report], manifests: Mapping[str, Manifest]) -> str:
+    """The page.
+
+    Args:
+        reports: One or more.
+        manifests: Of the checkpoints that have one, by the path in their report.
+    """
+    good = sum(report.passed for report in reports)
+    subject = printable(reports[0].subject, 200) if len(reports) == 1 else f"{len(reports)} checkpoints"
+    style, script = _asset("report.css"), _asset("report.js")
+    page: str = _template().render(
+        title=f"manifest {reports[0].kind if reports else ''}: {subject}",
+        several=f"{good} of {len(reports)} pass" if len(reports) != 1 else "",
+        reports=[_shown(report, manifests.get(report.path or "")) for report in reports],
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'",
+    )
+    return page
+
+
+def _shown(report: Report, manifest: Manifest | None) -> dict[str, Any]:
+    outcome = Outcome.FAIL if report.error is not None else mark_of(report)
+    findings = [(rung.name, item) for rung in report.rungs for item in rung.findings]
+    return {
+        "name": printable(report.path or report.subject, 300),
+        "outcome": str(outcome),
+        "mark": MARKS[outcome],
+        "verdict": "could not be checked" if report.error is not None else sentence_of(report)[0],
+        "error": None if report.error is None else printable(report.error, 2000),
+        "rungs": [
+            {
+                "name": printable(rung.name, 60),
+                "outcome": str(shown_outcome(rung)),
+                "mark": MARKS[shown_outcome(rung)],
+                "word": _WORDS[shown_outcome(rung)],
+                "seconds": f"{rung.seconds:.2f} s" if rung.outcome is not Outcome.SKIP else "",
+                "reason": printable(rung.reason, 1000),
+            }
+            for rung in report.rungs
+        ],
+        "findings": [_finding(name, item) for name, item in sorted(findings, key=lambda each: _weight(each[1]))],
+        "compared": report.kind is Kind.DIFF,
+        "parts": (parts := _parts(report, manifest)),
+        "drawn": list(_drawn(parts)),
+        "marks": _distances(report, manifest),
+        "readings": _readings(manifest),
+        "facts": {} if manifest is None else {name: printable(text, 600) for name, text in facts(manifest).items()},
+        "tensors": [] if manifest is None else list(_tensors(manifest)),
+        "count": 0 if manifest is None else len(manifest.weights.tensors),
+    }
+
+
+def _weight(item: Finding) -> int:
+    return [Severity.ERROR, Severity.WARNING, Severity.NOTE].index(item.severity) + 3 * (item.waived is not None)
+
+
+def _finding(rung: str, item: Finding) -> dict[str, Any]:
+    return {
+        "rung": printable(rung, 60),
+        "severity": str(item.severity),
+        "rule": printable(item.rule, 20),
+        "name": printable(item.name, 60),
+        "where": printable(item.where or "", 300),
+        "message": _with_code(item.message),
+        "remedy": _with_code(item.remedy),
+        "waived": None if item.waived is None else printable(item.waived, 1000),
+        "lines": [printable(str(line), 300) for line in item.evidence.get("diff", ())],
+    }
+
+
+def _with_code(text: str) -> list[tuple[str, bool]]:
+    """A sentence in pieces, each with whether it is code, which is what stands between backquotes."""
+    pieces = printable(text, 2000).split("`")
+    if len(pieces) % 2 == 0:
+        return [("`".join(pieces), False)]
+    return [(piece, number % 2 == 1) for number, piece in enumerate(pieces) if piece]
+
+
+def _parts(report: Report, manifest: Manifest | None) -> list[_Part]:
+    """The components, by their share of the parameters where a manifest lists them."""
+    if manifest is None:
+        share = 1 / max(len(report.components), 1)
+        return [
+            _Part(printable(role_words(part.role)), _state(part.status, part.training), share, 0, "")
+            for part in report.components
+        ]
+    told: dict[str, Component | ComponentVerdict] = {part.role: part for part in report.components}
+    sizes = {tensor.name: math.prod(tensor.shape) for tensor in manifest.weights.tensors if tensor.alias is None}
+    counted = {
+        part.role: sum(sizes.get(name, 0) for name in component_tensors(part.prefixes, list(sizes)))
+        for part in manifest.components
+    }
+    whole = sum(counted.values()) or 1
+    return [
+        _Part(
+            printable(role_words(part.role)),
+            _state(now.status, now.training),
+            counted[part.role] / whole,
+            counted[part.role],
+            f"{part.present}/{part.expected}",
+        )
+        for part, now in ((part, told.get(part.role, part)) for part in manifest.components)
+    ]
+
+
+def _drawn(parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
+    """The parts side by side, a thousand wide in all; none too narrow to be seen."""
+    widths = [max(part.share, 0.004) for part in parts]
+    place = 0.0
+    for part, width in zip(parts, widths, strict=True):
+        share = 1000 * width / sum(widths)
+        words = f"{part.state}, {100 * part.share:.1f}% of the parameters" if part.parameters else part.state
+        state = part.state.replace(" ", "-")
+        yield {"role": part.role, "state": state, "words": words, "x": round(place, 1), "width": round(share, 1)}
+        place += share
+
+
+def _state(status: Status, training: Training) -> str:
+    if status is not Status.COMPLETE:
+        return str(status)
+    return "complete" if training is Training.UNKNOWN else training.words
+
+
+def _distances(report: Report, manifest: Manifest | None) -> list[_Mark]:
+    """What arithmetic moves golden outputs by, what wrong architectures do, and what was found."""
+    recorded: Sequence[Golden] = () if manifest is None else manifest.golden[:1]
+    marks = [_Mark("floor", f"arithmetic: {name}", value) for each in recorded for name, value in each.floor.items()]
+    marks += [_Mark("contrast", f"wrong: {name}", value) for each in recorded for name, value in each.contrast.items()]
+    for item in report.findings():
+        value = item.evidence.get("distance")
+        if isinstance(value, int | float) and math.isfinite(value):
+            marks.append(_Mark("found", "found here", float(value)))
+    known = [mark for mark in marks if math.isfinite(mark.value)]
+    return [_Mark(mark.kind, printable(mark.words), mark.value) for mark in known] if recorded else []
+
+
+def _readings(manifest: Manifest | None) -> list[dict[str, Any]]:
+    """What the model said of each photograph, the likeliest first."""
+    recorded = [] if manifest is None else [each for golden in manifest.golden[:1] for each in golden.reading]
+    return [
+        {
+            "image": printable(each.image),
+            "prompts": [
+                (printable(prompt), f"{100 * min(max(value, 0.0), 1.0):.1f}")
+                for prompt, value in sorted(each.prompts.items(), key=lambda item: -item[1])[:5]
+            ],
+        }
+        for each in recorded[:12]
+        if each.prompts
+    ]
+
+
+def _tensors(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    for tensor in manifest.weights.tensors[:_MOST_TENSORS]:
+        yield printable(tensor.name, 300), " × ".join(map(str, tensor.shape)) or "scalar", printable(tensor.dtype, 30)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("manifest.rendering") / "page" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_asset("report.html.jinja"))
