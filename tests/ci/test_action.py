@@ -97,7 +97,9 @@ def test_nothing_that_is_given_is_part_of_a_command() -> None:
 
 def test_action_installs_itself_and_uploads_also_after_a_failure() -> None:
     steps = {step.get("name"): step for step in ACTION["runs"]["steps"]}
-    assert '"$GITHUB_ACTION_PATH"' in steps["Install manifest"]["run"]
+    install = steps["Install manifest"]
+    assert '"$GITHUB_ACTION_PATH$EXTRA"' in install["run"]
+    assert "inputs.command == 'verify' && inputs.fast != 'true' && '[models]' || ''" in install["env"]["EXTRA"]
     upload = steps["Upload the findings"]
     assert upload["uses"].startswith("github/codeql-action/upload-sarif@")
     assert "!cancelled()" in upload["if"]

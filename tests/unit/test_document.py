@@ -61,7 +61,7 @@ def test_unknown_field_deep_inside_is_refused_by_its_path_when_strict(data: byte
 
 
 def test_newer_major_version_says_to_upgrade(data: bytes) -> None:
-    with pytest.raises(NewerSchemaError, match=r"manifest/v2.*upgrade"):
+    with pytest.raises(NewerSchemaError, match=r"manifest/v2.*install a later version"):
         parse(changed(data, schema="manifest/v2"))
 
 

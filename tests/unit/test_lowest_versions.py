@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_lowest_versions_are_those_that_the_project_allows() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     allowed = {}
-    for requirement in map(Requirement, project["dependencies"]):
+    for requirement in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["models"]]):
         (bound,) = requirement.specifier
         assert bound.operator == ">="
         allowed[requirement.name] = bound.version.split(".")

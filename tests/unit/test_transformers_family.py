@@ -302,7 +302,7 @@ def test_class_of_the_users_own_is_told_how_to_be_saved() -> None:
 
 def test_missing_library_is_one_sentence_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ArchitectureError, match=r"pip install 'checkpoint-manifest\[transformers\]'"):
+    with pytest.raises(ArchitectureError, match=r"needs the library transformers, .*\[transformers\]'`\.$"):
         hf().describe(Creation("CLIPModel"))
 
 
