@@ -11,7 +11,7 @@ test sweep: export OMP_WAIT_POLICY := passive
 # Where Python is told to keep no bytecode, each of the tests' processes would compile the package anew.
 test sweep: export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-lowest test-pythons sweep lint bench fuzz schemas fixtures index classes packages clean
+.PHONY: demo test test-lowest test-pythons test-hooks sweep lint bench fuzz schemas fixtures index classes packages clean
 
 demo: $(READY)
 	@$(RUN) fixtures/demo.py
@@ -38,6 +38,10 @@ test-lowest: $(READY)
 PYTHONS ?= 3.12 3.13
 test-pythons:
 	ci/test_pythons.sh $(VENV) $(PYTHONS)
+
+# The hooks of the last commit, installed by pre-commit itself.
+test-hooks:
+	PYTHON=$(PYTHON) ci/test_pre_commit.sh $(VENV)
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
