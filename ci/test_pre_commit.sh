@@ -26,6 +26,6 @@ if "$place/bin/pre-commit" run --all-files manifest-audit > out.txt; then
     echo "hostile.pt passed, expected that the hook stops it" >&2
     exit 1
 fi
-grep -q 'posix.system\|os.system\|F010' out.txt || { cat out.txt >&2; exit 1; }
+grep -q 'hostile.pt' out.txt || { cat out.txt >&2; exit 1; }
 megabytes=$(du -sm "$PRE_COMMIT_HOME" | cut -f1)
 echo "The hooks take $megabytes MB, with a clone of this repository."

@@ -6,7 +6,14 @@ sequences or marks that turn the reading direction. Every message of this packag
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 from collections.abc import Iterable
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+")
+"""With one slash too: paths of this system have no two in a row. A drive of Windows is a single letter."""
+_MOST_BESIDE = 10_000
 
 
 def printable(text: str, limit: int = 80) -> str:
@@ -39,6 +46,25 @@ def printable_list(texts: Iterable[str], most: int = 8) -> str:
             break
         shown.append(f"'{printable(text, 40)}'")
     return ", ".join(shown)
+
+
+def no_such_file(path: str) -> str:
+    """The sentence for a file that is not there: whether it is an address, and which name beside it is like it."""
+    address = _ADDRESS.match(path)
+    if address is not None:
+        whole = f"{address[1]}://{path[address.end() :]}"
+        return f"{printable(whole, 1000)} is an address, and files are read here; download it first."
+    import difflib
+
+    folder, name = os.path.split(path)
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = [entry.name for entry in itertools.islice(entries, _MOST_BESIDE)]
+    except (OSError, ValueError):
+        names = []
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    hint = f"did you mean {printable(os.path.join(folder, near[0]), 1000)}?" if near else "check the path."  # noqa: PTH118
+    return f"There is no file {printable(path, 1000)}; {hint}"
 
 
 def _escape(character: str) -> str:

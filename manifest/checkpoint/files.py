@@ -21,7 +21,7 @@ from pathlib import Path
 from manifest.checkpoint.file_bytes import FileBytes
 from manifest.digests import bytes_digest, descriptor_digests, was_cut
 from manifest.errors import CheckpointError, InputError
-from manifest.escaping import printable, writable
+from manifest.escaping import no_such_file, printable, writable
 
 if sys.platform == "linux":
     from mmap import MADV_RANDOM, MAP_PRIVATE, PROT_READ, PROT_WRITE
@@ -200,7 +200,7 @@ def _open(path: Path) -> tuple[mmap, int]:
         # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise InputError(f"No such file: {printable(str(path), 1000)}") from None
+        raise InputError(no_such_file(str(path))) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"Cannot open {printable(str(path), 1000)}: {reason}") from None

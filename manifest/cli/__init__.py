@@ -27,11 +27,11 @@ from manifest.version import __version__
 _INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 _COMMANDS = (
-    *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "log"),
+    *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "bom", "log"),
     *("convert", "sign", "repair", "keygen", "rule", "schema", "policy"),
 )
 """In the order of the help."""
-_ELSEWHERE = {"card": ("show", "card")}
+_ELSEWHERE = {"card": ("show", "card"), "bom": ("show", "bom")}
 """Commands that are in another one's module: that, and the function."""
 _QUIET = frozenset({"--quiet", "-q"})
 
@@ -92,15 +92,12 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         name="manifest",
         help="Fingerprints model checkpoints and holds them to account.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
     app.callback()(_main)
-    first = next((word for word in words if not word.startswith("-")), None)
-    for name in (
-        _COMMANDS if first is None or first not in _COMMANDS else (first,)
-    ):  # all for the help, and for suggestions
+    first = next((word for word in words if not word.startswith("-")), "")
+    for name in (first,) if first in _COMMANDS else _COMMANDS:  # all for the help, and for suggestions
         home, function = _ELSEWHERE.get(name, (name, "run"))
         module = import_module(f"manifest.cli.{home}")
         if name == "policy":

@@ -12,7 +12,9 @@ from manifest.cli.printing import finish
 
 
 def run(
-    one: Annotated[Path, typer.Argument(metavar="A", help="The reference.", show_default=False)],
+    one: Annotated[
+        Path, typer.Argument(metavar="A", help="The reference: a checkpoint, or a manifest.", show_default=False)
+    ],
     other: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.", show_default=False)],
     outputs: Annotated[
         bool, typer.Option("--outputs", help="Run both, and find the first layer that departs.")
@@ -23,7 +25,8 @@ def run(
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Say what changed between two checkpoints: weights by component, architecture, outputs by layer.
+    """Say what changed between two checkpoints or manifests: weights by component and how far they moved, architecture,
+    outputs by layer.
 
     Exit codes: 0 nothing did; 1 something did; 2 they could not be compared.
     """

@@ -42,10 +42,6 @@ class FailOn(StrEnum):
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CKPT", help="The checkpoint: a file, or a directory of files.", show_default=False)
 ]
-Checkpoints = Annotated[
-    list[Path],
-    typer.Argument(metavar="CKPT...", help="Checkpoints: files, or directories of files.", show_default=False),
-]
 Places = Annotated[
     list[str],
     typer.Argument(metavar="CKPT...", help="Checkpoints, folders of them, or patterns.", show_default=False),

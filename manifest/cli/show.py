@@ -1,4 +1,4 @@
-"""`manifest show` and `manifest card`: what a manifest says, or what a checkpoint without one holds, for people."""
+"""`manifest show`, `card` and `bom`: what a manifest says, or what a checkpoint without one holds."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ def card(
         emit(section, None)
         return
     _write_into(into, section)
+
+
+def bom(checkpoint: Checkpoint, output: Output = None) -> None:
+    """Print a bill of materials of a checkpoint: CycloneDX 1.6 with its model, files, libraries and ancestors."""
+    from manifest.rendering.bom import bill
+    from manifest.storage.sidecars import described_checkpoint
+    from manifest.storage.transaction import read_manifest
+
+    emit_data(bill(read_manifest(described_checkpoint(checkpoint))), output)
 
 
 def _write_into(page: Path, section: str) -> None:

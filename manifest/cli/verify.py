@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,13 @@ import typer
 
 from manifest.cli.options import (
     Allow,
-    Checkpoints,
     FailOn,
     FailOnOption,
     Format,
     FormatOption,
     NoColor,
     Output,
+    Places,
     PolicyFile,
     Probes,
     Quiet,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    checkpoints: Checkpoints,
+    places: Places,
     key: TrustedKey = None,
     fast: Annotated[bool, typer.Option("--fast", help="Stop before the checks that need torch.")] = False,
     allow: Allow = None,
@@ -44,8 +45,10 @@ def run(
 ) -> None:
     """Check who signed a checkpoint, that it is intact, whole and rebuilt exactly, and that it still says the same.
 
-    Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be checked. Of several checkpoints, the worst.
+    Of a folder, all that have a manifest. Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be
+    checked. Of several checkpoints, the worst.
     """
+    checkpoints = list(dict.fromkeys(_meant(places)))
     alone = _opened(checkpoints[0]) if len(checkpoints) == 1 else None
     from manifest.schema.report import Kind
     from manifest.signing import public_keys
@@ -68,10 +71,26 @@ def run(
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 
 
-def _described(folder: Path) -> Path:
-    from manifest.storage.sidecars import described_checkpoint
+def _meant(places: Sequence[str]) -> Iterator[Path]:
+    """Files as they are named, what matches patterns, and of folders what has a manifest."""
+    for place in places:
+        path = Path(place)
+        try:
+            is_folder, is_there = path.is_dir(), path.is_file()
+        except OSError:  # a name that is too long to be looked at
+            is_folder, is_there = False, True
+        if is_there:
+            yield path
+            continue
+        from manifest.checkpoint.discovering import discover
+        from manifest.storage.sidecars import has_manifest
 
-    return described_checkpoint(folder)
+        if not is_folder:
+            yield from discover([place])  # the name itself where nothing matches it, for `verify` to say so
+        elif has_manifest(path):
+            yield path
+        else:
+            yield from [each for each in discover([path]) if has_manifest(each)] or [path]
 
 
 def _opened(path: Path) -> OpenCheckpoint | Path:
@@ -79,7 +98,7 @@ def _opened(path: Path) -> OpenCheckpoint | Path:
     from manifest.checkpoint import open_checkpoint
 
     try:
-        opened = open_checkpoint(_described(path) if path.is_dir() else path)
+        opened = open_checkpoint(path)
     except (ManifestError, OSError):  # also a name that is too long to be looked at
         return path
     opened.hash_ahead()

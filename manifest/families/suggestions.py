@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 
 from manifest.errors import UnknownModelError
+from manifest.identification.candidates import LIBRARIES
+from manifest.identification.index import named
 
 
 def unknown_model(library: str, asked: str, name: str, known: Sequence[str]) -> UnknownModelError:
@@ -17,9 +19,14 @@ def unknown_model(library: str, asked: str, name: str, known: Sequence[str]) -> 
         name: The same as the library would look it up.
         known: The library's names.
     """
-    nearest = nearest_names(name, known)
-    hint = f"did you mean {' or '.join(nearest)}" if nearest else f"see `{library}.list_models()`"
-    return UnknownModelError(f"{library.partition('.')[0]} has no model {asked!r}; {hint}?")
+    family = library.partition(".")[0]
+    if other := next((each for each in LIBRARIES if each != family and named(each, name) is not None), None):
+        hint = f"{other} has one of this name: `--family {other}`, in Python `family={other!r}`."
+    elif nearest := nearest_names(name, known):
+        hint = f"did you mean {' or '.join(nearest)}?"
+    else:
+        hint = f"see `{library}.list_models()`."
+    return UnknownModelError(f"{family} has no model {asked!r}; {hint}")
 
 
 def nearest_names(name: str, known: Sequence[str]) -> list[str]:

@@ -169,6 +169,13 @@ def squares_from(checkpoint: Checkpoint, tensor: StoredTensor, values: Iterable[
     return min(sums.values())
 
 
+def numbers(checkpoint: Checkpoint, tensor: StoredTensor) -> Iterator[Floats] | None:
+    """All values of a tensor, in order and in pieces; None of a type that weights are not trained in."""
+    if tensor.dtype not in _DECODED or isinstance(tensor, CompositeTensor):
+        return None
+    return (_decoded(bits, tensor.dtype) for bits in _pieces(checkpoint, tensor, _SCANNED_AT_ONCE))
+
+
 def constant(checkpoint: Checkpoint, tensor: StoredTensor) -> float | None:
     """The one number that every value of a tensor is; None when they differ."""
     some = sample(checkpoint, tensor, most=_RUN)

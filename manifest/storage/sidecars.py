@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from manifest.errors import InputError
-from manifest.escaping import printable
+from manifest.escaping import no_such_file, printable
 from manifest.schema.document import File, Manifest
 from manifest.storage.places import kind_of_mode
 
@@ -87,7 +87,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> Path:
     try:
         mode = checkpoint.stat().st_mode
     except FileNotFoundError:
-        raise InputError(f"There is no file {checkpoint}; check the path.") from None
+        raise InputError(no_such_file(os.fspath(path))) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{checkpoint} cannot be read ({reason}); check the path.") from None

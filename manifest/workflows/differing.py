@@ -1,27 +1,41 @@
 """What changed between two checkpoints: weights by component, architecture by module, and outputs by layer.
 
-Weights are compared by their bytes, which the manifests only name and group; architectures are compared as recorded.
+Weights are compared by their bytes, which manifests only name and group; of a manifest alone, by what it has of them.
+Architectures are compared as recorded.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from manifest.checkpoint import Checkpoint
+from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.checks.target import VerificationTarget, open_target
+from manifest.errors import NoManifestError
 from manifest.escaping import printable
 from manifest.fingerprints.module_tree import changes, grouped, unfold
 from manifest.grants import granted
+from manifest.identification.identify import identify
 from manifest.progress import Follower, followed
-from manifest.schema.document import Component
+from manifest.schema.document import CheckpointRecord, Manifest, Model, parse
 from manifest.schema.name_ranges import listed
 from manifest.schema.report import Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
-from manifest.schema.vocabulary import component_tensors, role_words
+from manifest.schema.vocabulary import Training, component_tensors, role_words
+from manifest.storage.bounded_read import read_small
+from manifest.storage.sidecars import described_checkpoint, has_manifest
+from manifest.weights.distance import Moved, moved
+
+_MANIFEST = "manifest.json"
+"""How the name of a manifest ends, beside a file or in a directory of shards."""
+_LARGEST_MANIFEST = 256 << 20  # bytes
+_MOST_RENAMED = 5
 
 
 @followed
@@ -33,10 +47,10 @@ def diff(
     allow: tuple[str, ...] = (),
     progress: Follower = None,
 ) -> Report:
-    """Compare two checkpoints with manifests.
+    """Compare two checkpoints, with manifests or without, or manifests alone.
 
     Args:
-        one: The reference.
+        one: The reference: a checkpoint, or a manifest.
         other: What is compared with it.
         outputs: Run both on the same probe, and find the first layer that departs.
         allow: Modules of your own that may be imported to rebuild the models.
@@ -48,7 +62,7 @@ def diff(
         weights, architecture and outputs; the exit code is 1 where they differ.
 
     Raises:
-        NoManifestError: One of them has no manifest.
+        NoManifestError: Outputs are asked for, and one of them has no manifest.
         CheckpointError: One of them cannot be read.
 
     Example:
@@ -64,21 +78,24 @@ def diff(
         ['In the logit scale, 1 of 1 tensors differ: logit_scale.']
     """
     del progress  # `followed` takes it
-    first, second = open_target(one), open_target(other)
+    first = _opened(one)
     try:
-        models = _models(first), _models(second)
-        rungs: list[tuple[str, Callable[[], CheckResult]]] = [
-            ("integrity", lambda: _integrity((first, models[0]), (second, models[1]))),
-            ("weights", lambda: _weights((first, models[0]), (second, models[1]))),
-            ("architecture", lambda: _architecture(first, second)),
-        ]
-        if outputs:
-            rungs.append(("outputs", lambda: _outputs(first, second)))
-        with granted(allow):
-            return run_ladder(Kind.DIFF, f"{first.path.name} → {second.path.name}", rungs)
+        second = _opened(other)
+        try:
+            rungs: list[tuple[str, Callable[[], CheckResult]]] = [
+                ("integrity", lambda: _integrity(first, second)),
+                ("weights", lambda: _weights(first, second)),
+                ("architecture", lambda: _architecture(first, second)),
+            ]
+            if outputs:
+                targets = _target(first), _target(second)
+                rungs.append(("outputs", lambda: _outputs(*targets)))
+            with granted(allow):
+                return run_ladder(Kind.DIFF, f"{first.path.name} → {second.path.name}", rungs)
+        finally:
+            second.close()
     finally:
         first.close()
-        second.close()
 
 
 @dataclass(frozen=True)
@@ -86,78 +103,150 @@ class _Weights:
     """The weights of one model in a checkpoint.
 
     Attributes:
-        digests: Of its tensors, by the bytes that are there.
-        recorded: The same as the manifest has them.
-        components: By which tensors are grouped.
+        digests: Of its tensors: by the bytes that are there, or as recorded where there is a manifest alone.
+        recorded: The same as the manifest has them; empty where there is none.
+        roles: The component of each tensor that belongs to one.
+        initialised: Components that were never trained, as far as that is on record.
+        stored: The tensors themselves; None where there is a manifest alone.
     """
 
     digests: Mapping[str, str]
     recorded: Mapping[str, str]
-    components: Sequence[Component]
+    roles: Mapping[str, str]
+    initialised: frozenset[str]
+    stored: Checkpoint | None
 
 
-_Side = tuple[VerificationTarget, Mapping[str, _Weights]]
-"""One of the two checkpoints, and the weights of each model in it by the keys that lead there."""
+@dataclass(frozen=True)
+class _Side:
+    """One of the two: a checkpoint with or without a manifest, or a manifest alone.
+
+    Attributes:
+        path: As it was named, or the described file in it.
+        manifest: What is on record.
+        models: The weights of the model that is meant, under an empty key, and of others by the keys that lead there.
+        target: The checkpoint with its manifest.
+        stored: The open file.
+    """
+
+    path: Path
+    manifest: Manifest | None
+    models: Mapping[str, _Weights]
+    target: VerificationTarget | None = None
+    stored: Checkpoint | None = None
+
+    @property
+    def name(self) -> str:
+        return printable(self.path.name)
+
+    def close(self) -> None:
+        if self.target is not None:
+            self.target.close()
+        elif self.stored is not None:
+            self.stored.close()
 
 
-def _models(subject: VerificationTarget) -> dict[str, _Weights]:
-    """The weights of the model that is meant, under an empty key, and of the others in the checkpoint."""
-    models = {"": _weights_of(subject)}
-    for other in subject.others():
-        models[printable(".".join(other.manifest.checkpoint.state.path))] = _weights_of(other)
-    return models
+def _opened(named: str | os.PathLike[str]) -> _Side:
+    """A checkpoint with its manifest, one without, or a manifest alone."""
+    path = Path(named)
+    if path.is_file() and path.name.endswith(_MANIFEST):
+        manifest = parse(read_small(path, "manifest", most=_LARGEST_MANIFEST), source=path.name)
+        models = {"": manifest, **{_state(each): manifest.meaning(each) for each in manifest.others}}
+        return _Side(path, manifest, {state: _weights_of(None, each) for state, each in models.items()})
+    path = described_checkpoint(path)
+    if has_manifest(path):
+        target = open_target(path)
+        subjects = {"": target, **{_state(each.manifest.checkpoint): each for each in target.others()}}
+        weights = {state: _weights_of(_stored(each), each.manifest) for state, each in subjects.items()}
+        return _Side(path, target.manifest, weights, target, _stored(target))
+    stored = open_checkpoint(path)
+    return _Side(path, None, {"": _weights_of(stored, None)}, stored=stored)
 
 
-def _weights_of(subject: VerificationTarget) -> _Weights:
-    if not isinstance(subject.stored, Checkpoint):
-        raise subject.stored
-    stored, manifest = subject.stored, subject.manifest
-    digests = {name: stored.digest(tensor) for name, tensor in stored.tensors.items()}
-    return _Weights(digests, {each.name: each.digest for each in manifest.weights.tensors}, manifest.components)
+def _state(of: Model | CheckpointRecord) -> str:
+    return printable(".".join(of.state.path))
+
+
+def _stored(target: VerificationTarget) -> Checkpoint:
+    if not isinstance(target.stored, Checkpoint):
+        raise target.stored
+    return target.stored
+
+
+def _target(side: _Side) -> VerificationTarget:
+    if side.target is None:
+        raise NoManifestError(
+            f"Outputs are those of models that can be built, and {side.name} has no file or no manifest beside it; "
+            "leave out --outputs, or write a manifest with `manifest create`."
+        )
+    return side.target
+
+
+def _weights_of(stored: Checkpoint | None, manifest: Manifest | None) -> _Weights:
+    recorded = {} if manifest is None else {each.name: each.digest for each in manifest.weights.tensors}
+    digests = recorded if stored is None else {name: stored.digest(each) for name, each in stored.tensors.items()}
+    roles: dict[str, str] = {}
+    initialised = frozenset[str]()
+    if manifest is not None:
+        for part in manifest.components:
+            roles |= dict.fromkeys(component_tensors(part.prefixes, list(digests)), part.role)
+        initialised = frozenset(
+            part.role for part in manifest.components if part.training in (Training.INITIALISED, Training.BARELY)
+        )
+    elif stored is not None:
+        known = identify(stored.shapes, [str(key) for key in stored.extras], stored.prefix).candidates
+        if known and known[0].exact:
+            roles = {known[0].stored[name]: role for name, role in known[0].roles.items() if name in known[0].stored}
+    return _Weights(digests, recorded, roles, initialised, stored)
 
 
 def _integrity(*sides: _Side) -> CheckResult:
     """Whether both hold the weights that their manifests describe; what else these say is about those."""
     findings = []
-    for subject, models in sides:
-        name = printable(subject.path.name)
-        for state, model in models.items():
+    described = [side for side in sides if side.target is not None]
+    for side in described:
+        for state, model in side.models.items():
             names = model.digests.keys() | model.recorded.keys()
             stale = [each for each in names if model.digests.get(each) != model.recorded.get(each)]
             if stale:
                 message = (
-                    f"The manifest of {name} describes other weights than it holds, in {len(stale)} of {len(names)} "
-                    "tensors; so it may describe another model, too."
+                    f"The manifest of {side.name} describes other weights than it holds, in {len(stale)} of "
+                    f"{len(names)} tensors; so it may describe another model, too."
                 )
-                remedy = f"Find out which of them is right: `manifest verify {name}`."
-                findings.append(finding("I002", message, where=f"{name}: {state}" if state else name, remedy=remedy))
-    words = "a manifest is of other weights" if findings else "both hold the weights that their manifests describe"
-    return CheckResult(words, findings)
+                remedy = f"Find out which of them is right: `manifest verify {side.name}`."
+                where = f"{side.name}: {state}" if state else side.name
+                findings.append(finding("I002", message, where=where, remedy=remedy))
+    if not described:
+        return CheckResult("neither is a file with a manifest", skipped=True)
+    words = "both hold the weights that their manifests describe"
+    if len(described) == 1:
+        words = f"{described[0].name} holds the weights that its manifest describes"
+    return CheckResult("a manifest is of other weights" if findings else words, findings)
 
 
 def _weights(first: _Side, second: _Side) -> CheckResult:
     findings, counts = [], []
-    for state in dict.fromkeys([*first[1], *second[1]]):
-        then, now = first[1].get(state), second[1].get(state)
+    for state in dict.fromkeys([*first.models, *second.models]):
+        then, now = first.models.get(state), second.models.get(state)
         if then is None or now is None:
-            name = printable((first if now is None else second)[0].path.name)
+            name = (first if now is None else second).name
             findings.append(_difference("I002", f"Only {name} has a model under {state}.", state))
             continue
-        found = _changed(then, now, (printable(first[0].path.name), printable(second[0].path.name)))
+        found = _changed(then, now, (first.name, second.name))
         findings += [each.model_copy(update={"where": f"{state}: {each.where}"}) if state else each for each in found]
         if found:
             counts.append(f"{state}: {_counted(then, now)}" if state else _counted(then, now))
     words = "; ".join(counts) or ("they hold other models" if findings else "the same weights")
-    return CheckResult(words, [*findings, *_not_compared(first[0], second[0])])
+    return CheckResult(words, [*findings, *_not_compared(first, second)])
 
 
-def _not_compared(*subjects: VerificationTarget) -> list[Finding]:
+def _not_compared(*sides: _Side) -> list[Finding]:
     """Tensors whose values cannot be listed, of which nobody knows whether they are the same."""
     findings = []
-    for subject in subjects:
-        if isinstance(subject.stored, Checkpoint) and subject.stored.unlisted:
-            names = printable(listed(list(subject.stored.unlisted)), 300)
-            message = f"Of {printable(subject.path.name)}, these cannot be listed and were not compared: {names}."
+    for side in sides:
+        if side.stored is not None and side.stored.unlisted:
+            names = printable(listed(list(side.stored.unlisted)), 300)
+            message = f"Of {side.name}, these cannot be listed and were not compared: {names}."
             remedy = "Compare the outputs: `manifest diff A B --outputs`."
             findings.append(finding("F004", message, where="weights", severity=Severity.WARNING, remedy=remedy))
     return findings
@@ -166,34 +255,74 @@ def _not_compared(*subjects: VerificationTarget) -> list[Finding]:
 def _changed(then: _Weights, now: _Weights, names: tuple[str, str]) -> list[Finding]:
     """What two models do not have in common, by component as far as tensors belong to one."""
     changed = [name for name, digest in then.digests.items() if now.digests.get(name, digest) != digest]
-    findings, rest = [], set(changed)
-    for part in now.components:
-        members = component_tensors(part.prefixes, changed)
-        if members:
-            rest -= set(members)
-            total = len(component_tensors(part.prefixes, list(now.digests)))
-            message = f"In the {printable(role_words(part.role))}, {len(members)} of {total} tensors differ"
-            findings.append(_difference("I002", f"{message}: {_listed(members)}.", printable(part.role)))
-    if rest:
-        findings.append(_difference("I002", f"In no component, and different: {_listed(sorted(rest))}.", "weights"))
+    distances = _distances(then, now, changed)
+    findings = []
+    roles = {**then.roles, **now.roles}
+    for role in [*dict.fromkeys(role for name, role in roles.items() if name in now.digests), None]:
+        members = [name for name in changed if roles.get(name) == role]
+        if not members:
+            continue
+        total = sum(roles.get(name) == role for name in now.digests)
+        message = f"In the {printable(role_words(role))}" if role is not None else "In no component"
+        message += f", {len(members)} of {total} tensors differ: {_listed(members)}"
+        measured = {name: distances[name] for name in members if name in distances}
+        evidence: dict[str, Any] = {}
+        if measured:
+            most = max(measured, key=lambda name: measured[name].relative)
+            evidence = {"moved": Moved.together(list(measured.values())).relative, "most": printable(most)}
+            message += f"; moved by {evidence['moved']:.1e} (relative L2)"
+            message += f", most {printable(most)} ({measured[most].relative:.1e})" if len(measured) > 1 else ""
+        if role in now.initialised - then.initialised:
+            message += "; it was trained in the first and is initialised anew in the second"
+        where = "weights" if role is None else printable(role)
+        findings.append(_difference("I002", f"{message}.", where, **evidence))
+    renamed = _renamed(then, now)
+    if renamed:
+        shown = [f"{old} → {new}" for old, new in list(renamed.items())[:_MOST_RENAMED]]
+        more = f" and {len(renamed) - len(shown)} more" if len(renamed) > len(shown) else ""
+        message = f"{len(renamed)} tensors have other names: {printable(', '.join(shown), 300)}{more}."
+        findings.append(_difference("I002", message, "weights"))
     for own, other, name in ((then, now, names[0]), (now, then, names[1])):
-        if only := [each for each in own.digests if each not in other.digests]:
+        passed_over = renamed.keys() | set(renamed.values())
+        if only := [each for each in own.digests if each not in other.digests and each not in passed_over]:
             findings.append(_difference("I002", f"Only in {name}: {_listed(only)}.", "weights"))
     return findings
+
+
+def _distances(then: _Weights, now: _Weights, names: Sequence[str]) -> dict[str, Moved]:
+    """How far each of some tensors moved, where both files are at hand and their values are comparable."""
+    one, other = then.stored, now.stored
+    if one is None or other is None:
+        return {}
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda name: moved(one, one.tensors[name], other, other.tensors[name]), names)
+        return {name: each for name, each in zip(names, found, strict=True) if each is not None}
+
+
+def _renamed(then: _Weights, now: _Weights) -> dict[str, str]:
+    """Tensors of one that the other has under another name, where no two have the same values."""
+    gone = {name: digest for name, digest in then.digests.items() if name not in now.digests}
+    new = {digest: name for name, digest in now.digests.items() if name not in then.digests}
+    counts = Counter(gone.values())
+    return {name: new[digest] for name, digest in gone.items() if digest in new and counts[digest] == 1}
 
 
 def _counted(then: _Weights, now: _Weights) -> str:
     shared = then.digests.keys() & now.digests.keys()
     differ = sum(then.digests[name] != now.digests[name] for name in shared)
-    gone, added = len(then.digests.keys() - shared), len(now.digests.keys() - shared)
-    return f"{differ} of {len(shared)} tensors differ, {gone} gone, {added} added"
+    renamed = len(_renamed(then, now))
+    gone, added = len(then.digests.keys() - shared) - renamed, len(now.digests.keys() - shared) - renamed
+    words = f"{differ} of {len(shared)} tensors differ, {gone} gone, {added} added"
+    return f"{words}, {renamed} renamed" if renamed else words
 
 
 def _listed(names: Sequence[str]) -> str:
     return printable(listed(names), 300)
 
 
-def _architecture(first: VerificationTarget, second: VerificationTarget) -> CheckResult:
+def _architecture(first: _Side, second: _Side) -> CheckResult:
+    if first.manifest is None or second.manifest is None:
+        return CheckResult(f"{(first if first.manifest is None else second).name} has no manifest", skipped=True)
     then, now = first.manifest.architecture, second.manifest.architecture
     findings = []
     if then.structure != now.structure:
@@ -245,5 +374,5 @@ def _outputs_across_libraries(first: VerificationTarget, second: VerificationTar
 _REMEDY = "Keep the one that is meant."
 
 
-def _difference(rule: str, message: str, where: str) -> Finding:
-    return finding(rule, message, where=where, remedy=_REMEDY)
+def _difference(rule: str, message: str, where: str, **evidence: Any) -> Finding:
+    return finding(rule, message, where=where, remedy=_REMEDY, **evidence)

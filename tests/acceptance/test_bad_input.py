@@ -59,7 +59,7 @@ def test_checkpoint_without_manifest_says_how_to_write_one(run: Run, tmp_path: P
 def test_manifest_of_a_newer_format_says_to_upgrade(signed: Path, run: Run) -> None:
     sidecar = signed.with_name("ckpt.pt.manifest.json")
     sidecar.write_text(json.dumps(json.loads(sidecar.read_bytes()) | {"schema": "manifest/v2"}))
-    one_sentence(run("verify", signed.name), "manifest/v2", "upgrade")
+    one_sentence(run("verify", signed.name), "manifest/v2", "install a later version")
 
 
 def test_manifest_with_a_wrong_field_names_it(signed: Path, run: Run) -> None:

@@ -179,7 +179,7 @@ def test_file_that_is_not_the_tower_it_is_given_for_is_refused(digits: Any, digi
     torch.save(trunk, tmp_path / "image.pt")
     with pytest.raises(CreationMismatchError, match=r"image\.pt is not the vision tower of digits-clip .*missing"):
         manifest.create_model(digits.MODEL, pretrained_image_path=str(tmp_path / "image.pt"))
-    with pytest.raises(InputError, match=r"No such file: .*gone\.pt"):
+    with pytest.raises(InputError, match=r"There is no file .*gone\.pt"):
         manifest.create_model(digits.MODEL, pretrained_text_path=str(tmp_path / "gone.pt"))
     (tmp_path / "page.pt").write_text("<html>")
     with pytest.raises(CheckpointError, match=r"page\.pt"):

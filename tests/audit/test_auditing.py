@@ -241,4 +241,4 @@ def test_many_at_once_are_a_line_each_and_broken_ones_do_not_stop_the_rest(
     assert "notes.txt" not in answer.out
     pattern = run("audit", "runs/**/*.safetensors", "--format", "json")
     assert json.loads(pattern.out)["subject"] == "good.safetensors"
-    assert "No such file: nowhere" in run("audit", "nowhere").complaint
+    assert "There is no file nowhere" in run("audit", "nowhere").complaint

@@ -169,5 +169,5 @@ def test_checkpoint_when_there_is_no_such_file_then_is_an_input_error(kind, tmp_
         path.mkdir()
     if kind == "a pipe":
         os.mkfifo(path)
-    with pytest.raises(InputError, match=r"^No such file: |^Not a regular file: "):
+    with pytest.raises(InputError, match=r"^There is no file |^Not a regular file: "):
         Files(path)

@@ -148,7 +148,7 @@ def test_contiguous_when_asked_then_agrees_with_torch(shape, stride, contiguous)
 
 
 def test_missing_file_when_opened_then_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"^No such file: .*nothing\.pt$"):
+    with pytest.raises(InputError, match=r"^There is no file .*nothing\.pt; check the path\.$"):
         open_checkpoint(tmp_path / "nothing.pt")
 
 

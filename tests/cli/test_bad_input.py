@@ -194,3 +194,25 @@ def test_manifest_of_a_number_beyond_reading_is_one_sentence(signed: Path, run: 
 def listing(place: Path) -> dict[str, int]:
     """What lies in a directory: names and times of change."""
     return {file.name: file.stat().st_mtime_ns for file in place.iterdir()}
+
+
+@pytest.mark.usefixtures("signed")
+@pytest.mark.parametrize("command", ["verify", "audit", "show", "sign --key release.key"])
+def test_file_that_is_not_there_is_told_with_one_like_it(command: str, run: Run) -> None:
+    words = command.split()
+    assert run(*words, "ckp.pt").complaint.endswith("There is no file ckp.pt; did you mean ckpt.pt?")
+    assert run(*words, "nothing").complaint.endswith("There is no file nothing; check the path.")
+    said = run(*words, "s3://bucket/a.pt").complaint
+    assert said.endswith("s3://bucket/a.pt is an address, and files are read here; download it first.")
+
+
+def test_model_of_another_library_is_told(signed: Path, run: Run) -> None:
+    said = run("create", signed.name, "--model", "test_vit").complaint
+    assert "open_clip has no model 'test_vit'; timm has one of this name: `--family timm`" in said
+    assert "did you mean" in run("create", signed.name, "--model", "ViT-B-31").complaint
+
+
+def test_command_that_is_mistyped_is_told_with_one_like_it(run: Run) -> None:
+    said = run("verfy", "a.pt")
+    assert said.code == 2
+    assert "verify" in said.err

@@ -44,7 +44,7 @@ def test_diff_names_the_tensor_and_the_layer(signed: Path, other: Path, run: Run
     layers = run("diff", signed.name, other.name, "--outputs")
     assert layers.code == 1
     assert "Outputs differ, from visual.transformer.resblocks.2 on, by" in layers.out
-    assert "no manifest beside" in run("diff", signed.name, "release.pub").complaint
+    assert "which is no checkpoint" in run("diff", signed.name, "release.pub").complaint
 
 
 def test_diff_of_weights_needs_no_torch(signed: Path, other: Path) -> None:

@@ -283,3 +283,24 @@ def test_rule_when_explained_then_an_example_of_its_finding_is_shown(run: Run) -
 
 def test_names_of_rules_are_distinct() -> None:
     assert len({rule.name for rule in RULES.values()}) == len(RULES)
+
+
+def test_folders_and_patterns_stand_for_what_has_a_manifest_in_them(signed: Path, run: Run) -> None:
+    folder = signed.with_name("runs")
+    for number in range(2):
+        (folder / f"checkpoint-{number}").mkdir(parents=True)
+        for name in ("ckpt.safetensors", "ckpt.safetensors.manifest.json", "ckpt.safetensors.manifest.sig"):
+            shutil.copy(signed.with_name(name), folder / f"checkpoint-{number}" / name)
+    shutil.copy(signed, folder / "bare.pt")
+    answer = run("verify", "runs", "--fast", "--format", "json")
+    assert answer.code == 0
+    paths = [report["path"] for report in json.loads(answer.out)]
+    assert paths == [f"runs/checkpoint-{number}/ckpt.safetensors" for number in range(2)]
+    assert run("verify", "runs/*/*.safetensors", "--fast").out.endswith("2 of 2 pass\n")
+    assert "no manifest beside" in run("verify", "runs/*.pt", "--fast").complaint
+    (folder / "empty").mkdir()
+    assert run("verify", "runs/empty", "--fast").code == 2
+
+
+def test_checkpoint_that_is_named_twice_is_verified_once(signed: Path, run: Run) -> None:
+    assert run("verify", signed.name, signed.name, "--fast").out.count("passes") == 1
