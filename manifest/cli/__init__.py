@@ -97,7 +97,9 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     )
     app.callback()(_main)
     first = next((word for word in words if not word.startswith("-")), "")
-    for name in (first,) if first in _COMMANDS else _COMMANDS:  # all for the help, and for suggestions
+    # All for the help, and for suggestions.
+    meant = () if words == ["--version"] else (first,) if first in _COMMANDS else _COMMANDS
+    for name in meant:
         home, function = _ELSEWHERE.get(name, (name, "run"))
         module = import_module(f"manifest.cli.{home}")
         if name == "policy":

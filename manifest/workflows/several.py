@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -48,7 +49,7 @@ def check_each(
     left = dict(enumerate(paths))
     workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     if in_processes and workers > 1 and len(paths) >= _FEWEST:
-        small = {number: path for number, path in left.items() if path.is_file() and path.stat().st_size < _LARGE}
+        small = {number: path for number, path in left.items() if _is_small(path)}
         for number, report in _in_processes(small, checked, workers):
             del left[number]
             progress.now.subject = f"{len(paths) - len(left)} of {len(paths)}"
@@ -57,6 +58,15 @@ def check_each(
         progress.now.subject = path.name if len(paths) == 1 else f"{number + 1} of {len(paths)}, {path.name}"
         yield number, checked(path)
     progress.now.subject = ""
+
+
+def _is_small(path: Path) -> bool:
+    """Whether it is a file that one process can read beside others; what cannot be looked at is left to the check."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size < _LARGE
 
 
 def _in_processes(

@@ -45,10 +45,11 @@ def test_reports_out_of_processes_are_those_of_one_process(tmp_path: Path, digit
     paths[3].write_bytes(b"broken")
     paths[5].with_name("5.pt.manifest.json").unlink()
     paths[7] = tmp_path / "not there.pt"
+    paths[8] = tmp_path / ("long" * 200)
     together = dict(check_each(paths, _fast, Kind.VERIFY, in_processes=True))
     alone = dict(check_each(paths, _fast, Kind.VERIFY))
     assert _told(together) == _told(alone)
-    assert {number for number, each in together.items() if not each.passed} == {3, 5, 7}
+    assert {number for number, each in together.items() if not each.passed} == {3, 5, 7, 8}
 
 
 def test_checks_are_done_in_processes_and_large_files_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
