@@ -48,12 +48,21 @@ def printable_list(texts: Iterable[str], most: int = 8) -> str:
     return ", ".join(shown)
 
 
-def no_such_file(path: str) -> str:
-    """The sentence for a file that is not there: whether it is an address, and which name beside it is like it."""
+def no_such_file(path: str, *, look_beside: bool = True) -> str:
+    """The sentence for a file that is not there: whether it is an address, and which name beside it is like it.
+
+    Args:
+        path: As somebody gave it.
+        look_beside: Whether to look for that name; not where a file gave the path, and nobody typed it.
+    """
     address = _ADDRESS.match(path)
     if address is not None:
         whole = f"{address[1]}://{path[address.end() :]}"
         return f"{printable(whole, 1000)} is an address, and files are read here; download it first."
+    if os.path.islink(path):  # noqa: PTH114 - of any text
+        return f"{printable(path, 1000)} is a link to a file that is not there; get the file, or mend the link."
+    if not look_beside:
+        return f"There is no file {printable(path, 1000)}; check the path."
     import difflib
 
     folder, name = os.path.split(path)

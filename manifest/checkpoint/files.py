@@ -200,7 +200,7 @@ def _open(path: Path) -> tuple[mmap, int]:
         # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise InputError(no_such_file(str(path))) from None
+        raise InputError(no_such_file(str(path), look_beside=False)) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"Cannot open {printable(str(path), 1000)}: {reason}") from None

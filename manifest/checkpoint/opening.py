@@ -38,7 +38,7 @@ from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTe
 from manifest.checkpoint.views import View, seen
 from manifest.digests import READ_BLOCK, composite_digest, read_blocks, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
-from manifest.escaping import printable, printable_list
+from manifest.escaping import no_such_file, printable, printable_list
 
 _log = logging.getLogger(__name__)
 
@@ -307,6 +307,17 @@ class Checkpoint:
         self.close()
 
 
+def _is_missing(path: Path) -> bool:
+    """Whether there is nothing of this name; what cannot be looked at is left to whoever opens it."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and list its tensors, running no code out of it.
 
@@ -319,6 +330,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             that is not supported (`F004`), or names files elsewhere (`F007`) or that are missing (`F008`).
     """
     path = Path(path)
+    if _is_missing(path):
+        raise InputError(no_such_file(str(path)))
     files: Files | None = None
     try:
         files = Files(_entry(path) if _is_directory(path) else path)

@@ -283,7 +283,7 @@ FILES = [
     Row("a pipe", fifo, "InputError", "Not a regular file"),
     Row("a link to /dev/zero", lambda f: link(f, "/dev/zero"), "InputError", "Not a regular file"),
     Row("a link to itself", lambda f: link(f, "link.pt"), "InputError", "link.pt"),
-    Row("a link to nothing", lambda f: link(f, "nothing.pt"), "InputError", "No such file"),
+    Row("a link to nothing", lambda f: link(f, "nothing.pt"), "InputError", "is a link to a file that is not there"),
     Row("an empty file", lambda f: f.file(b""), "F001", "the file is empty"),
     Row("an empty directory", folder, "F001", "a directory without a checkpoint"),
     Row("a directory that holds itself", looping, "InputError", "loop.safetensors.index.json"),
