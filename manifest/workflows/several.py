@@ -83,7 +83,7 @@ def _in_processes(
                 for future in as_completed(running):
                     yield running[future], future.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)  # what runs now is short
                 raise
     except BrokenProcessPool:
         return  # as where memory is short: the others are checked one at a time
