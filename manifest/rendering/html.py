@@ -17,7 +17,7 @@ from typing import Any
 
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
-from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
+from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome, with_code
 from manifest.schema.document import Component, Golden, Manifest
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report, Severity
 from manifest.schema.vocabulary import Status, Training, component_tensors, role_words
@@ -118,19 +118,11 @@ def _finding(rung: str, item: Finding) -> dict[str, Any]:
         "rule": printable(item.rule, 20),
         "name": printable(item.name, 60),
         "where": printable(item.where or "", 300),
-        "message": _with_code(item.message),
-        "remedy": _with_code(item.remedy),
+        "message": with_code(item.message, 2000),
+        "remedy": with_code(item.remedy, 2000),
         "waived": None if item.waived is None else printable(item.waived, 1000),
         "lines": [printable(str(line), 300) for line in item.evidence.get("diff", ())],
     }
-
-
-def _with_code(text: str) -> list[tuple[str, bool]]:
-    """A sentence in pieces, each with whether it is code, which is what stands between backquotes."""
-    pieces = printable(text, 2000).split("`")
-    if len(pieces) % 2 == 0:
-        return [("`".join(pieces), False)]
-    return [(piece, number % 2 == 1) for number, piece in enumerate(pieces) if piece]
 
 
 def _parts(report: Report, manifest: Manifest | None) -> list[_Part]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
-from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
+from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome, with_code
 from manifest.schema.document import Manifest
 from manifest.schema.report import Finding, Kind, Report, Severity
 from manifest.schema.vocabulary import role_words
@@ -117,10 +117,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """Text in which nothing means anything, but for what is between backquotes."""
-    parts = printable(text, _LONGEST).split("`")
-    if len(parts) % 2 == 0:
-        return _plain("`".join(parts))
-    return "".join(_code(part) if number % 2 and part else _plain(part) for number, part in enumerate(parts))
+    return "".join(_code(part) if is_code else _plain(part) for part, is_code in with_code(text, _LONGEST))
 
 
 def _plain(text: str) -> str:

@@ -53,6 +53,14 @@ def sentence_of(content: Report, *, brief: bool = False) -> tuple[str, str, str]
     return f"{good}{waived}", "✔ ", "bold yellow" if waived else "bold green"
 
 
+def with_code(text: str, limit: int) -> list[tuple[str, bool]]:
+    """A sentence, escaped for a terminal, in pieces, each with whether it is code: what stands between backquotes."""
+    pieces = printable(text, limit).split("`")
+    if len(pieces) % 2 == 0:
+        return [("`".join(pieces), False)]
+    return [(piece, number % 2 == 1) for number, piece in enumerate(pieces) if piece]
+
+
 def mark_of(content: Report) -> Outcome:
     """A whole report as one outcome; skipped where nothing of it was checked."""
     if not content.passed:
