@@ -5,7 +5,7 @@ The weights are random: they weigh as much as trained ones.
 python benchmarks/making.py model NAME PRECISION PATH [KEY]
 python benchmarks/making.py common LIBRARY NAME PATH
 python benchmarks/making.py bare NAME float32|float16 PATH
-python benchmarks/making.py small PATH
+python benchmarks/making.py small PATH [KEY]
 python benchmarks/making.py experts PATH zip|legacy
 """
 
@@ -38,11 +38,11 @@ def common(library: str, name: str, path: str) -> None:
     manifest.save(manifest.create_model(name, family=library), path)
 
 
-def small(path: str) -> None:
-    """A model of 20 MB with its manifest."""
+def small(path: str, key: str | None = None) -> None:
+    """A model of 20 MB with its manifest, signed where there is a key."""
     import manifest
 
-    manifest.save(manifest.create_model("resnet10t", family="timm"), path, golden=False)
+    manifest.save(manifest.create_model("resnet10t", family="timm"), path, key=key, golden=False)
 
 
 def bare(name: str, precision: str, path: str) -> None:

@@ -91,12 +91,12 @@ class Place:
 
     @cached_property
     def many(self) -> list[Path]:
-        """Checkpoints of some 20 MB with manifests, all of the same weights under other names."""
+        """Checkpoints of some 20 MB with signed manifests, all of the same weights under other names."""
         folder = self.directory / "many"
         folder.mkdir()
-        first = _made(folder / "000.pt", "small", folder / "000.pt")
+        first = _made(folder / "000.pt", "small", folder / "000.pt", self.keys[0])
         for number in range(1, self.sizes.many):
-            for suffix in ("", ".manifest.json"):
+            for suffix in ("", ".manifest.json", ".manifest.sig"):  # a signature covers bytes, whatever their names
                 shutil.copy(f"{first}{suffix}", folder / f"{number:03}.pt{suffix}")
         return sorted(folder.glob("*.pt"))
 

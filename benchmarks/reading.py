@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hashing import BLAKE3, within_b3sum
-from measuring import INSIDE, in_turn, run, seconds_said_by
+from measuring import INSIDE, MANIFEST, in_turn, run, seconds_said_by
 from place import Place, gigabytes
 from table import Row, faster, in_less_memory, in_memory, within
 
@@ -24,6 +24,12 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     yield within_b3sum(f"{what}, whole process", digests, place.signed, runs)
     pair = in_turn(seconds_said_by(digests), seconds_said_by([*BLAKE3, place.signed]), runs)
     yield within(f"{what} / blake3 alone, both after imports", pair)
-    seen = run([*INSIDE, "digests", place.hollow], look=True)
-    what = f"digests of all tensors of {gigabytes(place.hollow)}, sparse on disk"
-    yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", seen, 300e6)
+    converted = place.hollow.with_name("converted.safetensors")
+    for what, command in (
+        ("digests of all tensors", [*INSIDE, "digests", place.hollow]),
+        ("manifest audit", [*MANIFEST, "audit", place.hollow, "--fail-on", "never"]),
+        ("manifest convert", [*MANIFEST, "convert", place.hollow, converted]),
+    ):
+        what = f"{what} of {gigabytes(place.hollow)}, sparse on disk"
+        yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", run(command, look=True), 300e6)
+        converted.unlink(missing_ok=True)

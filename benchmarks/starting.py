@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from measuring import MANIFEST, imports_torch, seconds_of
+from measuring import MANIFEST, imports_torch, run, seconds_of
 from place import Place
 from table import Row, spends
 
@@ -19,15 +19,18 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     trained.parent.mkdir()
     for name in (_TRAINED.name, f"{_TRAINED.name}.manifest.json"):
         shutil.copy(_TRAINED.with_name(name), trained.with_name(name))
+    private, public = place.keys
+    run([*MANIFEST, "sign", trained, "--key", private])
     for arguments, limit in (
         (["--help"], 0.12),
         (["--version"], 0.10),
         (["show", trained], 0.25),
+        (["verify", "--fast", trained, "--key", public], 0.30),
         (["verify", "--fast", trained], 0.30),
         (["audit", trained], 0.35),
     ):
         command = [*MANIFEST, *arguments]
-        words = " ".join(str(each) for each in arguments if each is not trained)
+        words = " ".join(str(each) for each in arguments if not isinstance(each, Path))
         size = f" of {trained.stat().st_size / 1e6:.0f} MB" if trained in arguments else ""
         yield spends(f"manifest {words}{size}, whole process", seconds_of(command), runs, limit)
         torch = imports_torch(command)

@@ -32,5 +32,7 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     many = [*MANIFEST, "verify", "--fast", *place.many]
     one = seconds_of([*BLAKE3, *place.many])
     what = f"verify --fast of {len(place.many)} files of {place.many[0].stat().st_size / 1e6:.0f} MB"
-    yield within(f"{what} / python with blake3 alone", in_turn(seconds_of(many), one, runs), 1.2)
+    for trust, options in (("signed by the key that is given", ["--key", public]), ("without a key", [])):
+        pair = in_turn(seconds_of([*many, *options]), one, runs)
+        yield within(f"{what}, {trust} / python with blake3 alone", pair, 1.2)
     yield in_memory("verify --fast, peak memory without the mapped file (RssAnon)", run(verify, look=True), 150e6)

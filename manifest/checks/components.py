@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
-from manifest.initialisation.verdict import TOWERS, UNTRAINED, evidence, untrained_throughout
+from manifest.initialisation.untrained import TOWERS, UNTRAINED, untrained_throughout
 from manifest.schema.document import Component
 from manifest.schema.name_ranges import shortened
 from manifest.schema.report import Finding, Severity
@@ -61,17 +61,20 @@ def assess(
     return components
 
 
-def reassess(components: Sequence[Component], expected: Iterable[str], checkpoint: Checkpoint) -> list[Component]:
+def reassess(
+    components: Sequence[Component], expected: Iterable[str], checkpoint: Checkpoint, *, numbers: bool = True
+) -> list[Component]:
     """Recorded components against the file as it is now: names and numbers, without the architecture.
 
     Args:
         components: As the manifest records them.
         expected: Names of all tensors that the manifest lists.
         checkpoint: The file.
+        numbers: Read the values and judge them; else the recorded verdicts stand.
     """
     members = {part.role: component_tensors(part.prefixes, expected) for part in components}
     roles = {name: role for role, names in members.items() for name in names}
-    training = _training(roles, checkpoint)
+    training = _training(roles, checkpoint) if numbers else {part.role: part.training for part in components}
     found = []
     for part in components:
         missing = [*part.missing, *(name for name in members[part.role] if name not in checkpoint.tensors)]
@@ -104,6 +107,8 @@ def component_findings(components: Sequence[Component], subject: str) -> list[Fi
 
 
 def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:
+    from manifest.initialisation.verdict import evidence  # imports numpy
+
     return {role: found.training for role, found in evidence(roles, checkpoint).items()}
 
 

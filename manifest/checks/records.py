@@ -13,19 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from manifest.checks.explanation import RecordedModel
 from manifest.escaping import printable
 from manifest.golden.compare import (
-    BELIEVABLE,
     FLOAT32_EPSILON,
     MULTIPLE,
-    OBJECTS,
     SHARE_OF_CONTRAST,
     WIDEST,
     Comparison,
     compare,
     worst_of,
 )
-from manifest.golden.detections import RESOLUTION
+from manifest.golden.detections import OBJECTS, RESOLUTION
 from manifest.golden.floor import Built, measure
 from manifest.golden.layers import layer_distance
+from manifest.golden.plausible import BELIEVABLE
 from manifest.golden.reach import unreached
 from manifest.golden.record import contrasted, prepared
 from manifest.golden.run import ProbeOutputs

@@ -31,6 +31,7 @@ class VerificationTarget:
         self.contents = contents
         self.manifest = manifest
         self.first = True  # whether these are the weights that the manifest describes first
+        self.signed = False  # whether somebody who is trusted signed the manifest
         self.intact = False
         self.components: list[ComponentVerdict] = []
         if stored is not None:
@@ -54,7 +55,7 @@ class VerificationTarget:
         """The same open checkpoint for each of the other models in it."""
         for model in self.manifest.others:
             other = self._with(model)
-            other.intact = self.intact
+            other.signed, other.intact = self.signed, self.intact
             yield other
 
     def meaning(self, state: str) -> VerificationTarget:

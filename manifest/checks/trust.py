@@ -48,6 +48,7 @@ def _trust(subject: VerificationTarget, keys: Sequence[PublicKey]) -> CheckResul
     if not keys:
         message = f"The signature names {signer}, and no key was given to check it by."
         return CheckResult("signer unknown: no key was given", [finding("T001", message, where=where)])
+    subject.signed = True
     among = f", one of {len(keys)} trusted keys" if len(keys) > 1 else ""
     return CheckResult(f"signed by the trusted {signer}{among}")
 

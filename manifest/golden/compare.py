@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from manifest.golden.detections import RESOLUTION, match
+from manifest.golden.detections import OBJECTS, RESOLUTION, match
+from manifest.golden.plausible import BELIEVABLE
 from manifest.golden.sketch import distance
 from manifest.schema.document import Golden, Output, Reading
 
@@ -28,14 +29,8 @@ FLOAT32_EPSILON = 2.0**-23
 COARSE = 1e-4
 """An allowance from which wrong architectures are asked too: no longer far below what they give."""
 
-BELIEVABLE = {"fp64": 1e-6, "fp32": 1e-2, "fp16": 0.5, "bf16": 1.0}
-"""By precision, a floor that no sound model comes near: ten times what the most sensitive one that was tried has."""
-
 SHARE_OF_CONTRAST = 0.5
 """Arithmetic that explains this share of what a wrong architecture does no longer tells the two apart."""
-
-OBJECTS = "objects"
-"""The output, and the part of the floor, that is what detectors found."""
 
 MOST_OF_OBJECTS = 0.25
 """Objects that are further apart than this are other objects, whatever moved them."""

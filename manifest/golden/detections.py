@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from manifest.schema.document import Found, Reading
 
+OBJECTS = "objects"
+"""The output, and the part of the floor, that is what detectors found."""
 LEAST_OVERLAP = 0.5
 """Intersection over union from which two boxes of a class are of the same object, as in PASCAL VOC."""
 RESOLUTION = 1e-5

@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from blake3 import blake3
+
+from manifest.lazily import lazily
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = lazily("numpy")
 
 PROJECTIONS = 64
 STANDARD_ERROR = 1 / math.sqrt(2 * PROJECTIONS)
@@ -52,6 +59,4 @@ def distance(one: Sequence[float], other: Sequence[float]) -> float:
     """
     if not one or len(one) != len(other):
         return math.inf
-    difference = np.asarray(one) - np.asarray(other)
-    with np.errstate(over="ignore"):  # numbers out of a file may be beyond what can be squared
-        return math.sqrt(float(np.mean(difference**2)))
+    return math.dist(one, other) / math.sqrt(len(one))

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from manifest.checkpoint import Checkpoint
 from manifest.escaping import printable
+from manifest.initialisation.untrained import UNTRAINED
 from manifest.initialisation.values import sample
-from manifest.initialisation.verdict import UNTRAINED, Anomaly, Evidence
+from manifest.initialisation.verdict import Anomaly, Evidence
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Training, role_words

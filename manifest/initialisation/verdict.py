@@ -20,28 +20,18 @@ still have their initialiser's distribution. `docs/training.md` has the rates at
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manifest.checkpoint import Checkpoint
 from manifest.initialisation.anomalies import Anomaly, anomalies_of
 from manifest.initialisation.distributions import SIGNIFICANCE
 from manifest.initialisation.examination import BiasState, Examination, MatrixState, NormState
+from manifest.initialisation.untrained import TOWERS, UNTRAINED
 from manifest.schema.name_ranges import listed
 from manifest.schema.vocabulary import Training
 
-__all__ = ["TOWERS", "UNTRAINED", "Evidence", "Anomaly", "evidence", "anomalies_of", "untrained_throughout"]
-
-TOWERS = {
-    "vision_projection": ("vision_tower",),
-    "text_projection": ("text_tower",),
-    "neck": ("backbone",),
-    "head": ("backbone", "vision_tower"),
-}
-"""Parts that are too small to tell by themselves, and whose verdict they share when that is untrained."""
-
-UNTRAINED = {Training.INITIALISED: "C003", Training.BARELY: "C010"}
-"""Verdicts that are a fault beside trained parts, each with its rule."""
+__all__ = ["Evidence", "Anomaly", "evidence", "anomalies_of"]
 
 NEAR = 1.5e-3
 """How far norms are from where they began, at most, where weights barely moved; `tests/initialisation` measures it."""
@@ -97,12 +87,6 @@ def evidence(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Evid
     found = {role: _of_component(parts) for role, parts in examined.items()}
     found = {role: _with_its_tower(role, verdict, found) for role, verdict in found.items()}
     return {role: _with_the_model(role, examined[role], verdict, found) for role, verdict in found.items()}
-
-
-def untrained_throughout(verdicts: Iterable[Training]) -> bool:
-    """Whether no part of a model that can show training shows more than a few small steps of it."""
-    shown = set(verdicts) - {Training.UNKNOWN}
-    return bool(shown) and shown <= UNTRAINED.keys()
 
 
 @dataclass(frozen=True)

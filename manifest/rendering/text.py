@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from manifest.escaping import printable
-from manifest.rendering.facts import facts
 from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
-from manifest.schema.document import Manifest
 from manifest.schema.report import Finding, Kind, Outcome, Report, Severity
 from manifest.schema.vocabulary import Training, role_words
+
+if TYPE_CHECKING:
+    from manifest.schema.document import Manifest
 
 _STYLES = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.SKIP: "dim"}
 _SEVERITIES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -121,6 +123,8 @@ def show(
         other: What shows that it is another file than the one described, if anything does.
         written: Whether the manifest was just written, of bytes that were read.
     """
+    from manifest.rendering.facts import facts  # knows the whole manifest, which a report does without
+
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")  # a digest is copied whole or not at all

@@ -79,7 +79,7 @@ def verify(
             report = run_checks(subject, rungs + floors)
             models = {"": report}
             for other in subject.others():
-                checks: list[tuple[str, Check]] = [("format", _listing), ("completeness", _completeness)]
+                checks: list[tuple[str, Check]] = [("format", _listing), _completeness_rung(not fast)]
                 checks += [] if fast else [rung for rung in _dynamic_rungs(probes) if rung[0] != "environment"]
                 state = printable(".".join(other.manifest.checkpoint.state.path))
                 models[state] = run_checks(other, checks + floors)
@@ -95,7 +95,8 @@ def static_rungs(key: Trusted, *, code: Severity = Severity.ERROR, thorough: boo
     Args:
         key: Public key of the signer that is trusted.
         code: How severe it is that `torch.load` would run code out of the file.
-        thorough: Read the file again, for the digests that the BLAKE3 of the whole does not show.
+        thorough: Read the file again, for what the BLAKE3 of the whole does not show: its other digests, and, where a
+            trusted signature says it, whether components were trained.
 
     Raises:
         KeyFileError: The key cannot be used.
@@ -105,8 +106,12 @@ def static_rungs(key: Trusted, *, code: Severity = Severity.ERROR, thorough: boo
         ("trust", lambda subject: trust(subject, trusted)),
         ("integrity", integrity),
         ("format", lambda subject: _format(subject, code, thorough)),
-        ("completeness", _completeness),
+        _completeness_rung(thorough),
     ]
+
+
+def _completeness_rung(thorough: bool) -> tuple[str, Check]:
+    return "completeness", lambda subject: _completeness(subject, thorough)
 
 
 def skipped_rungs() -> list[tuple[str, Check]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,6 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import manifest
+from manifest.signing import generate_keys
+from manifest.storage.sidecars import Sidecars
 
 _HELPERS = frozenset(
     {
@@ -29,7 +34,8 @@ STARTS: dict[str, tuple[set[str], int]] = {
     "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 70),
     "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 75),
     "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 97),
-    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 90),
+    "verify --fast SIGNED --key KEY": ({"typer", "pydantic", "blake3", "rich", "cryptography"}, 92),
+    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 86),
 }
 
 _PROGRAM = """
@@ -46,6 +52,17 @@ main()
 """
 
 
+@pytest.fixture(scope="module")
+def signed(digits: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A signed checkpoint, and the public key of its signer."""
+    folder = tmp_path_factory.mktemp("signed")
+    for source in (digits.WEIGHTS, Sidecars(digits.WEIGHTS).manifest):
+        shutil.copy(source, folder)
+    private, public = generate_keys(folder / "release")
+    manifest.sign(folder / digits.WEIGHTS.name, key=private)
+    return folder / digits.WEIGHTS.name, public
+
+
 def _is_pinned(library: str) -> bool:
     pins = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").split()
     return f"{library}=={version(library)}" in pins
@@ -55,8 +72,11 @@ def _is_pinned(library: str) -> bool:
     not (_is_pinned("typer") and _is_pinned("pydantic")), reason="the numbers are of the versions in constraints.txt"
 )
 @pytest.mark.parametrize("command", STARTS)
-def test_command_when_it_starts_then_imports_no_more_than_it_needs(command: str, digits: ModuleType) -> None:
-    words = [str(digits.WEIGHTS) if word == "CKPT" else word for word in command.split()]
+def test_command_when_it_starts_then_imports_no_more_than_it_needs(
+    command: str, digits: ModuleType, signed: tuple[Path, Path]
+) -> None:
+    files = {"CKPT": digits.WEIGHTS, "SIGNED": signed[0], "KEY": signed[1]}
+    words = [str(files.get(word, word)) for word in command.split()]
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *words],
         capture_output=True,

@@ -21,7 +21,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from training_models import OPTIMIZERS, TEXT, VISIONS, State, built, roles_of, told
 
-from manifest.initialisation.verdict import UNTRAINED, Evidence
+from manifest.initialisation.untrained import UNTRAINED
+from manifest.initialisation.verdict import Evidence
 from manifest.schema.vocabulary import Training
 
 KINDS = (

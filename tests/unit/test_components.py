@@ -16,7 +16,7 @@ from manifest.checkpoint import open_checkpoint
 from manifest.checks.components import assess, component_findings, reassess
 from manifest.families.open_clip.adapter import FAMILY
 from manifest.families.protocol import Creation
-from manifest.initialisation.verdict import untrained_throughout
+from manifest.initialisation.untrained import untrained_throughout
 from manifest.schema.document import Component
 from manifest.schema.report import Severity
 from manifest.schema.vocabulary import Status, Training, component_tensors, prefixes
