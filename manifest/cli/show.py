@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from manifest.cli.options import Checkpoint, NoColor, Output, ShownFormat, State
+from manifest.cli.options import Checkpoint, NoColor, Output, Places, ShownFormat, State
 from manifest.cli.printing import complain, emit, emit_data
-from manifest.errors import InputError
+from manifest.errors import InputError, ManifestError, NoWeightsError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from manifest.checkpoint import Checkpoint as OpenCheckpoint
+    from manifest.schema.document import Manifest
 
 
 def run(
-    checkpoint: Checkpoint,
+    checkpoints: Places,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the file.")] = False,
     state: State = None,
     format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
@@ -21,24 +31,18 @@ def run(
     no_color: NoColor = False,
 ) -> None:
     """Print what is on record about a checkpoint, or what is in it when there is no record; of its bytes only the size
-    is checked."""
-    from manifest.storage.sidecars import Sidecars, described_checkpoint, has_manifest
+    is checked. Of several, a line each."""
+    from manifest.storage.sidecars import named_checkpoints
 
-    path = described_checkpoint(checkpoint)
-    described = has_manifest(path)
-    if described and not tensors and state is None:
-        _show_manifest(path, format, output, color=not no_color)
-        return
-    from manifest.checkpoint import open_checkpoint
-    from manifest.rendering import contents
-
-    with open_checkpoint(path) as stored:
-        meant = stored if state is None else stored.select(state)
-        if format is ShownFormat.JSON:
-            emit_data(contents.data(meant), output)
-        else:
-            beside = Sidecars(path).manifest.name if described else None
-            emit(contents.show(meant, tensors=tensors, manifest=beside), output, color=not no_color)
+    paths = named_checkpoints(checkpoints)
+    asked = _Asked(tensors, state)
+    if len(paths) != 1:
+        _show_several(paths, set(map(Path, checkpoints)), asked, format, output, color=not no_color)
+    elif format is ShownFormat.TEXT:
+        emit(_page(paths[0], asked), output, color=not no_color)
+    else:
+        data = _data(paths[0], asked)
+        emit(data, output) if isinstance(data, str) else emit_data(data, output)
 
 
 def card(
@@ -95,19 +99,114 @@ def _write_into(page: Path, section: str) -> None:
         replace_file(staged, target)
 
 
-def _show_manifest(path: Path, format: ShownFormat, output: Path | None, *, color: bool) -> None:
-    from manifest.schema.document import parse, serialize
-    from manifest.storage.sidecars import Sidecars, pending_words
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked for of the files, whatever their manifests say."""
+
+    tensors: bool
+    state: str | None
+
+    @property
+    def of_files(self) -> bool:
+        return self.tensors or self.state is not None
+
+
+def _read(path: Path, asked: _Asked) -> tuple[Path, Manifest | None]:
+    """The checkpoint that a path names, and its manifest where that is what is shown."""
+    from manifest.storage.sidecars import Sidecars, described_checkpoint, has_manifest, pending_words
+
+    path = described_checkpoint(path)
+    if asked.of_files or not has_manifest(path):
+        return path, None
+    from manifest.schema.document import parse
     from manifest.storage.transaction import read_sidecars
 
     contents = read_sidecars(path)
     if contents.pending is not None:
         complain(pending_words(path, contents.pending))
-    manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
-    if format is ShownFormat.JSON:
-        emit(serialize(manifest).decode(), output)
-        return
-    from manifest.rendering import text
-    from manifest.storage.described import other_size
+    return path, parse(contents.manifest, source=Sidecars(path).manifest.name)
 
-    emit(text.show(manifest, path.name or path.resolve().name, other_size(path, manifest)), output, color=color)
+
+@contextmanager
+def _opened(path: Path, asked: _Asked) -> Iterator[OpenCheckpoint]:
+    from manifest.checkpoint import open_checkpoint
+
+    with open_checkpoint(path) as stored:
+        yield stored if asked.state is None else stored.select(asked.state)
+
+
+def _page(named: Path, asked: _Asked, *, brief: bool = False) -> RenderableType:
+    """One checkpoint for a person; in a line where it is one of several."""
+    path, manifest = _read(named, asked)
+    if manifest is not None:
+        from manifest.rendering import text
+        from manifest.storage.described import other_size
+
+        if brief:
+            return text.line(manifest, str(named), other_size(path, manifest))
+        return text.show(manifest, path.name or path.resolve().name, other_size(path, manifest))
+    from manifest.rendering import contents
+    from manifest.storage.sidecars import Sidecars, has_manifest
+
+    with _opened(path, asked) as stored:
+        if brief and not asked.of_files:
+            return contents.line(stored, str(named))
+        beside = Sidecars(path).manifest.name if has_manifest(path) else None
+        return contents.show(stored, tensors=asked.tensors, manifest=beside)
+
+
+def _data(named: Path, asked: _Asked) -> str | dict[str, Any]:
+    """One checkpoint for a program: the text of its manifest, or what is in the file."""
+    path, manifest = _read(named, asked)
+    if manifest is not None:
+        from manifest.schema.document import serialize
+
+        return serialize(manifest).decode()
+    from manifest.rendering import contents
+
+    with _opened(path, asked) as stored:
+        return contents.data(stored)
+
+
+def _show_several(
+    paths: Sequence[Path],
+    named: Container[Path],
+    asked: _Asked,
+    format: ShownFormat,
+    output: Path | None,
+    *,
+    color: bool,
+) -> NoReturn:
+    """Show each of several, and end with the worst exit code.
+
+    Files that nobody named and that hold no weights, such as an optimizer's, are left out.
+    """
+    from manifest.rendering import text
+
+    shown: list[Any] = []
+    code = 0
+    for path in paths:
+        try:
+            if format is ShownFormat.TEXT:
+                shown.append(_page(path, asked, brief=True))
+            else:
+                data = _data(path, asked)
+                of = {"manifest": json.loads(data)} if isinstance(data, str) else {"contents": data}
+                shown.append({"path": str(path), **of})
+        except ManifestError as error:
+            if isinstance(error, NoWeightsError) and path not in named:
+                continue
+            code = max(code, error.exit_code)
+            shown.append(
+                text.not_shown(str(path), str(error))
+                if format is ShownFormat.TEXT
+                else {"path": str(path), "error": str(error)}
+            )
+    if format is ShownFormat.JSON:
+        emit_data(shown, output)
+    else:
+        from rich.console import Group
+
+        between = [""] if asked.of_files else []
+        emit(Group(*(part for each in shown for part in (each, *between))), output, color=color)
+    raise typer.Exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +47,9 @@ def run(
     Of a folder, all that have a manifest. Exit codes: 0 all checks passed; 1 something is wrong; 2 it could not be
     checked. Of several checkpoints, the worst.
     """
-    checkpoints = list(dict.fromkeys(_meant(places)))
+    from manifest.storage.sidecars import named_checkpoints
+
+    checkpoints = named_checkpoints(places, described=True)
     alone = _opened(checkpoints[0]) if len(checkpoints) == 1 else None
     from manifest.schema.report import Kind
     from manifest.signing import public_keys
@@ -69,28 +70,6 @@ def run(
     reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output, in_processes=fast)
     found = reports[0] if len(checkpoints) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
-
-
-def _meant(places: Sequence[str]) -> Iterator[Path]:
-    """Files as they are named, what matches patterns, and of folders what has a manifest."""
-    for place in places:
-        path = Path(place)
-        try:
-            is_folder, is_there = path.is_dir(), path.is_file()
-        except OSError:  # a name that is too long to be looked at
-            is_folder, is_there = False, True
-        if is_there:
-            yield path
-            continue
-        from manifest.checkpoint.discovering import discover
-        from manifest.storage.sidecars import has_manifest
-
-        if not is_folder:
-            yield from discover([place])  # the name itself where nothing matches it, for `verify` to say so
-        elif has_manifest(path):
-            yield path
-        else:
-            yield from [each for each in discover([path]) if has_manifest(each)] or [path]
 
 
 def _opened(path: Path) -> OpenCheckpoint | Path:

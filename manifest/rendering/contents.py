@@ -44,7 +44,7 @@ def show(stored: Checkpoint, *, tensors: bool, manifest: str | None = None) -> R
         "beside them": ", ".join(stored.extras),
         "without values": ", ".join(f"{name} ({kind})" for name, kind in stored.unlisted.items()),
         "metadata": ", ".join(f"{key}: {text}" for key, text in stored.contents.metadata.items()),
-        "loading it": _NOT_KNOWN if is_only_unknown(stored) else _SAFETY[safety_of(stored)],
+        "loading it": _loading(stored),
         "globals": ", ".join(stored.globals),
         "programs": ", ".join(stored.contents.code),
         "manifest": f"{manifest}; `manifest show` without options prints it"
@@ -58,6 +58,20 @@ def show(stored: Checkpoint, *, tensors: bool, manifest: str | None = None) -> R
         if value:
             table.add_row(Text(name, style="dim"), Text(printable(value, _MOST_SHOWN)))
     return Group(table, Text(), listing(stored)) if tensors else table
+
+
+def line(stored: Checkpoint, name: str) -> Text:
+    """The same in a line, as one of several.
+
+    Args:
+        stored: The checkpoint, without a manifest.
+        name: How it was named.
+    """
+    first, _ = _chosen(stored)
+    shown = Text(f"  {printable(name, 200)}").append(f"  {stored.container}, {_describe(first)}", style="dim")
+    if safety_of(stored) is not Safety.SAFE:
+        shown.append(f"; {_loading(stored)}", style="bold red")
+    return shown.append("; no manifest", style="yellow")
 
 
 def listing(stored: Checkpoint) -> Table:
@@ -137,6 +151,10 @@ def _describe(candidate: StateDictCandidate) -> str:
     return f"{elements:,} elements in {len(candidate.tensors)} tensors ({counts})" + (
         ", an average" if candidate.average else ""
     )
+
+
+def _loading(stored: Checkpoint) -> str:
+    return _NOT_KNOWN if is_only_unknown(stored) else _SAFETY[safety_of(stored)]
 
 
 def _place(candidate: StateDictCandidate) -> str:

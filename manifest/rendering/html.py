@@ -17,7 +17,7 @@ from typing import Any
 
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
-from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome, with_code
+from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, with_code
 from manifest.schema.document import Component, Golden, Manifest
 from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report, Severity
 from manifest.schema.vocabulary import Status, Training, component_tensors, role_words
@@ -61,12 +61,11 @@ def render(reports: Sequence[Report], manifests: Mapping[str, Manifest]) -> str:
         reports: One or more.
         manifests: Of the checkpoints that have one, by the path in their report.
     """
-    good = sum(report.passed for report in reports)
     subject = printable(reports[0].subject, 200) if len(reports) == 1 else f"{len(reports)} checkpoints"
     style, script = _asset("report.css"), _asset("report.js")
     page: str = _template().render(
         title=f"manifest {reports[0].kind if reports else ''}: {subject}",
-        several=f"{good} of {len(reports)} pass" if len(reports) != 1 else "",
+        several=count_of(reports) if len(reports) != 1 else "",
         reports=[_shown(report, manifests.get(report.path or "")) for report in reports],
         style=style,
         script=script,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
-from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome, with_code
+from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, with_code
 from manifest.schema.document import Manifest
 from manifest.schema.report import Finding, Kind, Report, Severity
 from manifest.schema.vocabulary import role_words
@@ -32,8 +32,7 @@ _NOT_TOLD = frozenset({"", "none", "nobody", "nothing on record", "defaults"})
 
 def reports(contents: Sequence[Report]) -> str:
     """Reports, each with its verdict, its findings, and its rungs to unfold; above several, how many are good."""
-    good = sum(content.passed for content in contents)
-    head = [] if len(contents) == 1 else [f"**{good} of {len(contents)} pass**"]
+    head = [] if len(contents) == 1 else [f"**{count_of(contents)}**"]
     return "\n\n".join([*head, *(part for content in contents for part in _report(content))])
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.escaping import printable
-from manifest.rendering.verdicts import MARKS, mark_of, sentence_of, shown_outcome
+from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome
 from manifest.schema.report import Finding, Kind, Outcome, Report, Severity
 from manifest.schema.vocabulary import Training, role_words
 
@@ -64,10 +64,9 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
         of: All that there are, where not all are shown.
     """
     everything = of or contents
-    good = sum(content.passed for content in everything)
-    style = "bold green" if good == len(everything) else "bold red"
+    style = "bold green" if all(content.passed for content in everything) else "bold red"
     waived = sum(content.waived for content in everything if content.passed)
-    summary = Text(f"{good} of {len(everything)} pass" + (f", with {waived} waived" if waived else ""), style=style)
+    summary = Text(count_of(everything) + (f", with {waived} waived" if waived else ""), style=style)
     return Group(*(_line(content) for content in contents), *_grouped(contents), Text(), summary)
 
 
@@ -94,6 +93,9 @@ def _in_short(content: Report) -> str:
     if content.kind is Kind.AUDIT:
         identity = next((rung.reason for rung in content.rungs if rung.name == "identity"), None)
         return identity or (content.rungs[0].reason if content.rungs else "")
+    failed = [f"{rung.name} ({rung.reason})" for rung in content.rungs if rung.outcome is Outcome.FAIL]
+    if content.kind is Kind.DIFF and failed:
+        return f"differ: {', '.join(failed)}"
     return sentence_of(content, brief=True)[0]
 
 
@@ -132,6 +134,30 @@ def show(
         style = "bold red" if other is not None and what == "bytes" else ""
         table.add_row(Text(what, style="dim"), Text(printable(value, 400), style=style))
     return Group(table, Text(), _components(manifest), *_golden(manifest))
+
+
+def line(manifest: Manifest, name: str, other: str | None = None) -> Text:
+    """The same in a line, as one of several.
+
+    Args:
+        manifest: The manifest.
+        name: How the checkpoint was named.
+        other: What shows that it is another file than the one described, if anything does.
+    """
+    from manifest.rendering.facts import facts
+
+    said = facts(manifest)
+    words = f"{said['model']}, {manifest.weights.parameters:,} parameters; {said['training']}; "
+    words += f"names key {manifest.signer[:16]}, not checked" if manifest.signer else "not signed"
+    mark = Text("  ") if other is None else Text(f"{MARKS[Outcome.FAIL]} ", style="bold red")
+    mark.append(printable(name, 200), style="default").append(f"  {printable(words, 400)}", style="dim")
+    return mark if other is None else mark.append(f"; not these bytes: {printable(other, 400)}", style="bold red")
+
+
+def not_shown(name: str, error: str) -> Text:
+    """One of several of which nothing can be shown, in a line."""
+    mark = Text(f"{MARKS[Outcome.FAIL]} ", style="bold red").append(printable(name, 200), style="default")
+    return mark.append(f"  cannot be shown: {printable(error, 1000)}", style="bold red")
 
 
 def _verdict(content: Report) -> Text:

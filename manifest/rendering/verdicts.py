@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from manifest.escaping import printable
 from manifest.schema.report import Kind, Outcome, Report, Rung, Severity
 
@@ -51,6 +53,13 @@ def sentence_of(content: Report, *, brief: bool = False) -> tuple[str, str, str]
     if warned and not brief:
         return f"{good}{waived}, with warnings: {', '.join(warned)}", "✔ ", "bold yellow"
     return f"{good}{waived}", "✔ ", "bold yellow" if waived else "bold green"
+
+
+def count_of(contents: Sequence[Report]) -> str:
+    """How many of several reports are good."""
+    good = sum(content.passed for content in contents)
+    same = bool(contents) and contents[0].kind is Kind.DIFF
+    return f"{good} of {len(contents)} {'are the same' if same else 'pass'}"
 
 
 def with_code(text: str, limit: int) -> list[tuple[str, bool]]:

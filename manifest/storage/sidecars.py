@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
-from manifest.errors import InputError
+from manifest.errors import CheckpointError, InputError
 from manifest.escaping import no_such_file, printable
 from manifest.schema.document import File, Manifest
 from manifest.storage.places import kind_of_mode
@@ -145,3 +146,56 @@ def described_checkpoint(path: str | os.PathLike[str]) -> Path:
             "expected one; name the file that you mean."
         )
     return found[0] if found else checkpoint
+
+
+def named_checkpoints(places: Iterable[str], *, described: bool = False) -> list[Path]:
+    """The checkpoints that places name, each once: files as they are named, and what is in folders or matches patterns.
+
+    A folder that holds one checkpoint is named itself. What is not there is named too, for whoever opens it to say so.
+
+    Args:
+        places: Files, folders, or patterns such as `runs/**/*.pt`.
+        described: Whether of a folder only those with a manifest are meant.
+
+    Raises:
+        InputError: There are too many.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        path = Path(place)
+        try:
+            is_folder, is_there = path.is_dir(), path.is_file()
+        except OSError:  # a name that is too long to be looked at
+            is_folder, is_there = False, True
+        if is_there:
+            found[path] = None
+        elif is_folder:
+            found |= dict.fromkeys(_inside(path, described=described))
+        else:
+            from manifest.checkpoint.discovering import discover
+
+            found |= dict.fromkeys(discover([place]))
+    return list(found)
+
+
+def _inside(folder: Path, *, described: bool) -> list[Path]:
+    if has_manifest(folder):
+        return [folder]
+    from manifest.checkpoint.discovering import discover
+
+    found = discover([folder])
+    if described:
+        found = [each for each in found if has_manifest(each)]
+    elif all(each.parent == folder for each in found) and _is_one(folder):
+        return [folder]
+    return found or [folder]
+
+
+def _is_one(folder: Path) -> bool:
+    """Whether a folder stands for one checkpoint: the only one with a manifest, or else the one that is opened."""
+    from manifest.checkpoint.directories import entry
+
+    try:
+        return described_checkpoint(folder) != folder or bool(entry(folder))
+    except (InputError, CheckpointError):
+        return False

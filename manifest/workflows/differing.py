@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ def diff(
     first = _opened(one)
     try:
         second = _opened(other)
+        if first.name == second.name:
+            first, second = (replace(side, name=printable(str(side.path), 200)) for side in (first, second))
         try:
             rungs: list[tuple[str, Callable[[], CheckResult]]] = [
                 ("integrity", lambda: _integrity(first, second)),
@@ -91,11 +93,18 @@ def diff(
                 targets = _target(first), _target(second)
                 rungs.append(("outputs", lambda: _outputs(*targets)))
             with granted(allow):
-                return run_ladder(Kind.DIFF, f"{first.path.name} → {second.path.name}", rungs)
+                return run_ladder(Kind.DIFF, f"{first.name} → {second.name}", rungs)
         finally:
             second.close()
     finally:
         first.close()
+
+
+def only_in(place: str, name: str) -> Report:
+    """A report that one of two places has a checkpoint of this name and the other has none."""
+    message = f"Only {printable(place, 200)} has {printable(name, 200)}."
+    found = finding("F008", message, where=printable(name, 200), remedy=_REMEDY_OF_FOLDERS)
+    return run_ladder(Kind.DIFF, name, [("files", lambda: CheckResult(f"only in {printable(place, 200)}", [found]))])
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,7 @@ class _Side:
 
     Attributes:
         path: As it was named, or the described file in it.
+        name: What it is called in sentences.
         manifest: What is on record.
         models: The weights of the model that is meant, under an empty key, and of others by the keys that lead there.
         target: The checkpoint with its manifest.
@@ -130,14 +140,11 @@ class _Side:
     """
 
     path: Path
+    name: str
     manifest: Manifest | None
     models: Mapping[str, _Weights]
     target: VerificationTarget | None = None
     stored: Checkpoint | None = None
-
-    @property
-    def name(self) -> str:
-        return printable(self.path.name)
 
     def close(self) -> None:
         if self.target is not None:
@@ -152,15 +159,17 @@ def _opened(named: str | os.PathLike[str]) -> _Side:
     if path.is_file() and path.name.endswith(_MANIFEST):
         manifest = parse(read_small(path, "manifest", most=_LARGEST_MANIFEST), source=path.name)
         models = {"": manifest, **{_state(each): manifest.meaning(each) for each in manifest.others}}
-        return _Side(path, manifest, {state: _weights_of(None, each) for state, each in models.items()})
+        return _Side(
+            path, printable(path.name), manifest, {state: _weights_of(None, each) for state, each in models.items()}
+        )
     path = described_checkpoint(path)
     if has_manifest(path):
         target = open_target(path)
         subjects = {"": target, **{_state(each.manifest.checkpoint): each for each in target.others()}}
         weights = {state: _weights_of(_stored(each), each.manifest) for state, each in subjects.items()}
-        return _Side(path, target.manifest, weights, target, _stored(target))
+        return _Side(path, printable(path.name), target.manifest, weights, target, _stored(target))
     stored = open_checkpoint(path)
-    return _Side(path, None, {"": _weights_of(stored, None)}, stored=stored)
+    return _Side(path, printable(path.name), None, {"": _weights_of(stored, None)}, stored=stored)
 
 
 def _state(of: Model | CheckpointRecord) -> str:
@@ -372,6 +381,7 @@ def _outputs_across_libraries(first: VerificationTarget, second: VerificationTar
 
 
 _REMEDY = "Keep the one that is meant."
+_REMEDY_OF_FOLDERS = "Copy it into the other place, or compare two that hold the same checkpoints."
 
 
 def _difference(rule: str, message: str, where: str, **evidence: Any) -> Finding:

@@ -1,4 +1,4 @@
-"""Checks of many checkpoints, side by side in processes where there are processors for them.
+"""Checks of many checkpoints, side by side in processes where there are processors for them, and pairs of two folders.
 
 Each of them waits for the interpreter most of the time, so threads would not do. What a check is made of is inherited
 by the processes and never pickled; only reports come back.
@@ -6,6 +6,7 @@ by the processes and never pickled; only reports come back.
 
 from __future__ import annotations
 
+import glob
 import multiprocessing
 import os
 import signal
@@ -17,8 +18,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from manifest import progress
-from manifest.errors import ManifestError
+from manifest.checkpoint import open_checkpoint
+from manifest.checkpoint.discovering import discover
+from manifest.errors import InputError, ManifestError, NoWeightsError
+from manifest.escaping import printable
 from manifest.schema.report import Kind, Report
+from manifest.storage.sidecars import has_manifest, require_checkpoint
 
 _FEWEST = 8
 """Checkpoints from which processes are worth their start."""
@@ -98,3 +103,45 @@ def _begin() -> None:
 def _checked(path: Path) -> Report:
     assert _check is not None
     return _check(path)
+
+
+def pairs(one: str, other: str) -> dict[str, tuple[Path | None, Path | None]]:
+    """The checkpoints of two places by their names in these; None where one place has none of that name.
+
+    Args:
+        one: A folder, or a pattern such as `runs/*.pt`, whose names are those below `runs`.
+        other: The same.
+
+    Raises:
+        InputError: One is not there, or is one checkpoint and the other is not.
+    """
+    then, now = _by_name(one), _by_name(other)
+    return {name: (then.get(name), now.get(name)) for name in sorted({*then, *now})}
+
+
+def _by_name(place: str) -> dict[str, Path]:
+    """Checkpoints by their names below a folder, or below the folders that a pattern names in so many words."""
+    folder = Path(place)
+    paths = [folder] if has_manifest(folder) else discover([place])
+    if paths == [folder]:
+        named = require_checkpoint(place)
+        raise InputError(
+            f"{printable(str(named), 1000)} is one checkpoint, and the other place holds several; "
+            "name two checkpoints, or two folders."
+        )
+    parts = folder.parts
+    fixed = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return {os.path.relpath(path, Path(*parts[:fixed])): path for path in paths if _holds_weights(path)}
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether it is more than what lies beside weights, as the state of an optimizer; what is broken counts as it."""
+    if has_manifest(path):
+        return True
+    try:
+        open_checkpoint(path).close()
+    except NoWeightsError:
+        return False
+    except ManifestError:
+        return True
+    return True
