@@ -14,6 +14,8 @@ from collections.abc import Iterable
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 """With one slash too: paths of this system have no two in a row. A drive of Windows is a single letter."""
 _MOST_BESIDE = 10_000
+_IN_ASCII = {"✔": "+", "✘": "x", "–": "-", "×": "x", "→": "->", "…": "..."}
+"""What stands for the signs of this package where a terminal has none of them."""
 
 
 def printable(text: str, limit: int = 80) -> str:
@@ -35,6 +37,13 @@ def printable(text: str, limit: int = 80) -> str:
 def writable(text: str) -> str:
     """Text from a file that every encoding of Unicode can write: a lone surrogate becomes its escape."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def in_fewer_characters(error: UnicodeError) -> tuple[str, int]:
+    """A handler of errors for `codecs.register_error`: this package's signs in ASCII, and every other as its escape."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(each) or each.encode("ascii", "backslashreplace").decode() for each in lost), error.end
 
 
 def printable_list(texts: Iterable[str], most: int = 8) -> str:

@@ -37,6 +37,7 @@ hypothesis.settings.load_profile("manifest")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="do every case (`make sweep`), not a sample")
+    parser.addoption("--snapshots-written", action="store_true", help="write tests/rendering/snapshots/*.txt anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:

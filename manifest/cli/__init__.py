@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import inspect
@@ -21,7 +22,7 @@ from manifest.cli.options import Verbose
 from manifest.cli.printing import complain, showing_progress
 from manifest.collecting import collect_seldom
 from manifest.errors import ManifestError
-from manifest.escaping import show_log
+from manifest.escaping import in_fewer_characters, show_log
 from manifest.version import __version__
 
 _INTERRUPTED = 130
@@ -131,9 +132,10 @@ def _interruptible() -> Iterator[None]:
 def main() -> None:
     """Entry point: a problem is one sentence on stderr and an exit code, never a traceback."""
     collect_seldom()
+    codecs.register_error("manifest", in_fewer_characters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without ✔ is no reason to fail
+            stream.reconfigure(errors="manifest")  # a terminal without ✔ is no reason to fail
     try:
         try:
             with _interruptible(), showing_progress(shown=not _QUIET.intersection(sys.argv)):

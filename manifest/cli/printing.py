@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,12 +23,15 @@ from manifest.escaping import printable
 from manifest.progress import Step, following
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from manifest.schema.document import Manifest
     from manifest.schema.report import Kind, Report
 
 _WIDTH_OF_FILES = 120
+_WIDTH_OF_PIPES = 1 << 16
+"""No line is wrapped for a program that searches in lines."""
 _PATIENCE = 1.0  # seconds before anything is shown
 _BETWEEN = 0.2  # seconds
 _ERASE = "\r\x1b[K"
@@ -35,6 +39,24 @@ _GB = 1e9
 
 _lock = threading.Lock()
 _line_is_drawn = False
+
+
+@dataclass(frozen=True)
+class _WithoutTrailingBlanks:
+    """Something printed without the blanks by which the cells of its tables are filled up."""
+
+    content: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for line in Segment.split_lines(console.render(self.content, options)):
+            while line and not line[-1].text.rstrip():
+                line.pop()
+            yield from line[:-1]
+            if line:
+                yield Segment(line[-1].text.rstrip(), line[-1].style)
+            yield Segment.line()
 
 
 def emit(content: RenderableType | str, output: Path | None, *, color: bool = True) -> None:
@@ -49,12 +71,13 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
         from rich.console import Console
 
         if output is None:
-            terminal = sys.stdout.isatty()
-            width = None if terminal else _WIDTH_OF_FILES
-            Console(no_color=not color, highlight=False, soft_wrap=not terminal, width=width).print(content)
+            width = None if sys.stdout.isatty() else _WIDTH_OF_PIPES
+            Console(no_color=None if color else True, highlight=False, width=width).print(
+                _WithoutTrailingBlanks(content)
+            )
             return
         page = StringIO()
-        Console(file=page, no_color=True, width=_WIDTH_OF_FILES, highlight=False).print(content)
+        Console(file=page, no_color=True, width=_WIDTH_OF_FILES, highlight=False).print(_WithoutTrailingBlanks(content))
         content = page.getvalue()
     if output is None:
         print(content.rstrip("\n"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 
 from manifest.cli.options import Checkpoint, NoColor, Output, Places, ShownFormat, State
 from manifest.cli.printing import complain, emit, emit_data
-from manifest.errors import InputError, ManifestError, NoWeightsError
+from manifest.errors import InputError, ManifestError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +37,7 @@ def run(
     paths = named_checkpoints(checkpoints)
     asked = _Asked(tensors, state)
     if len(paths) != 1:
-        _show_several(paths, set(map(Path, checkpoints)), asked, format, output, color=not no_color)
+        _show_several(paths, asked, format, output, color=not no_color)
     elif format is ShownFormat.TEXT:
         emit(_page(paths[0], asked), output, color=not no_color)
     else:
@@ -169,18 +169,9 @@ def _data(named: Path, asked: _Asked) -> str | dict[str, Any]:
 
 
 def _show_several(
-    paths: Sequence[Path],
-    named: Container[Path],
-    asked: _Asked,
-    format: ShownFormat,
-    output: Path | None,
-    *,
-    color: bool,
+    paths: Sequence[Path], asked: _Asked, format: ShownFormat, output: Path | None, *, color: bool
 ) -> NoReturn:
-    """Show each of several, and end with the worst exit code.
-
-    Files that nobody named and that hold no weights, such as an optimizer's, are left out.
-    """
+    """Show each of several, and end with the worst exit code."""
     from manifest.rendering import text
 
     shown: list[Any] = []
@@ -194,8 +185,6 @@ def _show_several(
                 of = {"manifest": json.loads(data)} if isinstance(data, str) else {"contents": data}
                 shown.append({"path": str(path), **of})
         except ManifestError as error:
-            if isinstance(error, NoWeightsError) and path not in named:
-                continue
             code = max(code, error.exit_code)
             shown.append(
                 text.not_shown(str(path), str(error))

@@ -17,6 +17,7 @@ from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, Strid
 from manifest.checkpoint.contents import StateDictCandidate
 from manifest.checks.safety import Safety, is_only_unknown, safety_of
 from manifest.escaping import printable
+from manifest.rendering import text
 
 _SAFETY = {
     Safety.SAFE: "safe: nothing in it would run",
@@ -60,7 +61,7 @@ def show(stored: Checkpoint, *, tensors: bool, manifest: str | None = None) -> R
     return Group(table, Text(), listing(stored)) if tensors else table
 
 
-def line(stored: Checkpoint, name: str) -> Text:
+def line(stored: Checkpoint, name: str) -> RenderableType:
     """The same in a line, as one of several.
 
     Args:
@@ -68,10 +69,8 @@ def line(stored: Checkpoint, name: str) -> Text:
         name: How it was named.
     """
     first, _ = _chosen(stored)
-    shown = Text(f"  {printable(name, 200)}").append(f"  {stored.container}, {_describe(first)}", style="dim")
-    if safety_of(stored) is not Safety.SAFE:
-        shown.append(f"; {_loading(stored)}", style="bold red")
-    return shown.append("; no manifest", style="yellow")
+    warning = "" if safety_of(stored) is Safety.SAFE else _loading(stored)
+    return text.line_of_file(name, f"{stored.container}, {_describe(first)}", warning)
 
 
 def listing(stored: Checkpoint) -> Table:

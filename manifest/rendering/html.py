@@ -17,9 +17,9 @@ from typing import Any
 
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
-from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, with_code
+from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, weight_of, with_code
 from manifest.schema.document import Component, Golden, Manifest
-from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report, Severity
+from manifest.schema.report import ComponentVerdict, Finding, Kind, Outcome, Report
 from manifest.schema.vocabulary import Status, Training, component_tensors, role_words
 
 _LEAST, _MOST = -9.0, 1.0
@@ -94,7 +94,7 @@ def _shown(report: Report, manifest: Manifest | None) -> dict[str, Any]:
             }
             for rung in report.rungs
         ],
-        "findings": [_finding(name, item) for name, item in sorted(findings, key=lambda each: _weight(each[1]))],
+        "findings": [_finding(name, item) for name, item in sorted(findings, key=lambda each: weight_of(each[1]))],
         "compared": report.kind is Kind.DIFF,
         "parts": (parts := _parts(report, manifest)),
         "drawn": list(_drawn(parts)),
@@ -104,10 +104,6 @@ def _shown(report: Report, manifest: Manifest | None) -> dict[str, Any]:
         "tensors": [] if manifest is None else list(_tensors(manifest)),
         "count": 0 if manifest is None else len(manifest.weights.tensors),
     }
-
-
-def _weight(item: Finding) -> int:
-    return [Severity.ERROR, Severity.WARNING, Severity.NOTE].index(item.severity) + 3 * (item.waived is not None)
 
 
 def _finding(rung: str, item: Finding) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from manifest.escaping import printable
 from manifest.rendering.facts import facts
-from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, with_code
+from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, weight_of, with_code
 from manifest.schema.document import Manifest
-from manifest.schema.report import Finding, Kind, Report, Severity
+from manifest.schema.report import Finding, Kind, Report
 from manifest.schema.vocabulary import role_words
 
 BEGIN, END = "<!-- manifest -->", "<!-- /manifest -->"
 """What a section stands between in a model card."""
 _MEANING = re.compile(r"([\\`*_\[\]#!|~:]|(?<=www)\.)")
 _LONGEST = 1000
-_MOST_NOTES = 20
+_MOST_FINDINGS = 20
 _FOR_A_CARD = (
     *("model", "precision", "activations", "arguments", "preprocess", "tokenizer", "weights", "training"),
     *("started from", "digest", "signed by", "saved", "libraries"),
@@ -44,18 +44,13 @@ def _report(content: Report) -> Iterator[str]:
         yield _text(content.error)
         return
     yield f"### {mark} {name} {_text(sentence_of(content)[0])}"
-    yield from (_finding(item) for item in _ordered(content.findings()))
+    yield from (_finding(item) for item in sorted(content.findings(), key=weight_of)[:_MOST_FINDINGS])
     rows = [
         (MARKS[shown_outcome(rung)], _text(rung.name), f"{rung.seconds:.2f} s", _text(rung.reason))
         for rung in content.rungs
     ]
     title = "What was checked" if content.kind is not Kind.DIFF else "What was compared"
     yield f"<details><summary>{title}</summary>\n\n{_table(('', 'rung', 'time', 'found'), rows)}\n</details>"
-
-
-def _ordered(findings: Iterable[Finding]) -> list[Finding]:
-    order = [Severity.ERROR, Severity.WARNING, Severity.NOTE]
-    return sorted(findings, key=lambda item: order.index(item.severity))[:_MOST_NOTES]
 
 
 def _finding(item: Finding) -> str:

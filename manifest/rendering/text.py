@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifest.escaping import printable
-from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome
+from manifest.rendering.verdicts import MARKS, count_of, mark_of, sentence_of, shown_outcome, weight_of
 from manifest.schema.report import Finding, Kind, Outcome, Report, Severity
 from manifest.schema.vocabulary import Training, role_words
 
@@ -53,7 +53,11 @@ def report(content: Report) -> RenderableType:
     """A report: verdict, rungs, findings."""
     if content.error is not None:
         return _verdict(content)
-    return Group(_verdict(content), _rungs(content), *(_finding(item) for item in content.findings()))
+    return Group(
+        _verdict(content),
+        _rungs(content),
+        *(part for item in sorted(content.findings(), key=weight_of) for part in _finding(item)),
+    )
 
 
 def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> RenderableType:
@@ -70,17 +74,18 @@ def reports(contents: Sequence[Report], *, of: Sequence[Report] = ()) -> Rendera
     return Group(*(_line(content) for content in contents), *_grouped(contents), Text(), summary)
 
 
-def _line(content: Report) -> Text:
+def _line(content: Report) -> Table:
     """One of many reports in a line: whether something is wrong, what it is, and what is wrong or odd."""
     outcome = mark_of(content)
     style = _STYLES[outcome]
-    line = Text(f"{MARKS[outcome]} ", style=style).append(_name(content), style="default")
-    line.append(f"  {printable(_in_short(content), 1000)}", style="dim")
+    line = Text(_name(content)).append(f"  {printable(_in_short(content), 1000)}", style="dim")
     loud = _loud(content)
     for code in dict.fromkeys(found.rule for found in loud):
         names = [found for found in loud if found.rule == code]
         line.append(f"  {code} {names[0].name}" + (f" × {len(names)}" if len(names) > 1 else ""), style=style)
-    return line.append(f"  {content.waived} waived", style=style) if content.waived else line
+    if content.waived:
+        line.append(f"  {content.waived} waived", style=style)
+    return _paragraph(_mark(outcome), line)
 
 
 def _name(content: Report) -> str:
@@ -100,18 +105,19 @@ def _in_short(content: Report) -> str:
 
 
 def _loud(content: Report) -> list[Finding]:
-    return [found for found in content.findings() if found.severity is not Severity.NOTE and found.waived is None]
+    found = (item for item in content.findings() if item.severity is not Severity.NOTE and item.waived is None)
+    return sorted(found, key=weight_of)
 
 
-def _grouped(contents: Sequence[Report]) -> Iterator[Text]:
+def _grouped(contents: Sequence[Report]) -> Iterator[RenderableType]:
     """Each rule that was broken, errors first: where, what is wrong in the first of them, and what to do."""
     found = [(item, content) for content in contents for item in _loud(content)]
-    rules = dict.fromkeys((item.severity, item.rule) for item, _ in found)
-    for severity, rule in sorted(rules, key=lambda each: each[0] is not Severity.ERROR):
+    found.sort(key=lambda each: weight_of(each[0]))
+    for severity, rule in dict.fromkeys((item.severity, item.rule) for item, _ in found):
         alike = [(item, content) for item, content in found if (item.severity, item.rule) == (severity, rule)]
         names = list(dict.fromkeys(_name(content) for _, content in alike))
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        yield _finding(alike[0][0], where=f"{', '.join(names[:_MOST_NAMED])}{more}")
+        yield from _finding(alike[0][0], where=f"{', '.join(names[:_MOST_NAMED])}{more}")
 
 
 def show(
@@ -136,7 +142,7 @@ def show(
     return Group(table, Text(), _components(manifest), *_golden(manifest))
 
 
-def line(manifest: Manifest, name: str, other: str | None = None) -> Text:
+def line(manifest: Manifest, name: str, other: str | None = None) -> Table:
     """The same in a line, as one of several.
 
     Args:
@@ -149,23 +155,40 @@ def line(manifest: Manifest, name: str, other: str | None = None) -> Text:
     said = facts(manifest)
     words = f"{said['model']}, {manifest.weights.parameters:,} parameters; {said['training']}; "
     words += f"names key {manifest.signer[:16]}, not checked" if manifest.signer else "not signed"
-    mark = Text("  ") if other is None else Text(f"{MARKS[Outcome.FAIL]} ", style="bold red")
-    mark.append(printable(name, 200), style="default").append(f"  {printable(words, 400)}", style="dim")
-    return mark if other is None else mark.append(f"; not these bytes: {printable(other, 400)}", style="bold red")
+    shown = Text(printable(name, 200)).append(f"  {printable(words, 400)}", style="dim")
+    if other is None:
+        return _paragraph("  ", shown)
+    shown.append(f"; not these bytes: {printable(other, 400)}", style="bold red")
+    return _paragraph(_mark(Outcome.FAIL), shown)
 
 
-def not_shown(name: str, error: str) -> Text:
+def line_of_file(name: str, words: str, warning: str = "") -> Table:
+    """A checkpoint without a manifest in a line, as one of several.
+
+    Args:
+        name: How it was named.
+        words: What is in it.
+        warning: Why not to load it, if there is a reason.
+    """
+    shown = Text(printable(name, 200)).append(f"  {printable(words, 400)}", style="dim")
+    if warning:
+        shown.append(f"; {printable(warning, 400)}", style="bold red")
+    return _paragraph("  ", shown.append("; no manifest", style="yellow"))
+
+
+def not_shown(name: str, error: str) -> Table:
     """One of several of which nothing can be shown, in a line."""
-    mark = Text(f"{MARKS[Outcome.FAIL]} ", style="bold red").append(printable(name, 200), style="default")
-    return mark.append(f"  cannot be shown: {printable(error, 1000)}", style="bold red")
+    shown = Text(printable(name, 200)).append(f"  cannot be shown: {printable(error, 1000)}", style="bold red")
+    return _paragraph(_mark(Outcome.FAIL), shown)
 
 
-def _verdict(content: Report) -> Text:
+def _verdict(content: Report) -> Table:
     name = printable(content.subject, 200)
     if content.error is not None:
-        return Text(f"✘ {name} could not be checked: {printable(content.error, 1000)}", style="bold red")
+        error = printable(content.error, 1000)
+        return _paragraph(_mark(Outcome.FAIL), Text(f"{name} could not be checked: {error}", style="bold red"))
     sentence, mark, style = sentence_of(content)
-    return Text(f"{mark}{name} {sentence}", style=style)
+    return _paragraph(Text(mark, style=style), Text(f"{name} {sentence}", style=style))
 
 
 def _rungs(content: Report) -> Table:
@@ -182,17 +205,33 @@ def _rungs(content: Report) -> Table:
     return table
 
 
-def _finding(item: Finding, where: str = "") -> Text:
+def _finding(item: Finding, where: str = "") -> Iterator[RenderableType]:
     style = _SEVERITIES[item.severity] if item.waived is None else "dim"
-    text = Text(f"\n{item.severity} {item.rule} {item.name}", style=style)
+    title = Text().append(f"{item.severity} {item.rule} {item.name}", style=style)
     if where or item.where:
-        text.append(f"  {where or printable(item.where or '', 200)}", style="dim")
-    text.append(f"\n  {printable(item.message, 1000)}", style="default")
-    for line in item.evidence.get("diff", ()):
-        text.append(f"\n    {printable(str(line), 200)}", style="dim")
+        title.append(f"  {where or printable(item.where or '', 200)}", style="dim")
+    yield Text()
+    yield title
+    yield _paragraph("  ", Text(printable(item.message, 1000)))
+    for each in item.evidence.get("diff", ()):
+        yield _paragraph("    ", Text(printable(str(each), 200), style="dim"))
     if item.waived is not None:
-        return text.append(f"\n  waived: {printable(item.waived, 1000)}", style="italic")
-    return text.append(f"\n  → {printable(item.remedy, 1000)}", style="italic")
+        yield _paragraph("  ", Text(f"waived: {printable(item.waived, 1000)}", style="italic"))
+    else:
+        yield _paragraph("  → ", Text(printable(item.remedy, 1000), style="italic"))
+
+
+def _mark(outcome: Outcome) -> Text:
+    return Text(f"{MARKS[outcome]} ", style=_STYLES[outcome])
+
+
+def _paragraph(lead: str | Text, text: Text) -> Table:
+    """Text behind what stands before its first line; the others are indented as far."""
+    table = Table.grid()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(lead, text)
+    return table
 
 
 def _components(manifest: Manifest) -> Table:
@@ -213,14 +252,11 @@ def _golden(manifest: Manifest) -> list[RenderableType]:
         measured = ", ".join(f"{name} {value:.1e}" for name, value in golden.floor.items())
         floor = f"arithmetic moves them by {measured}" if measured else "how far arithmetic moves them was not measured"
         contrast = ", ".join(f"{name} {value:.1e}" for name, value in golden.contrast.items()) or "none known"
-        parts.append(
-            Text(
-                printable(f"golden outputs of {golden.probe}: {', '.join(golden.outputs)}", 300)
-                + f"\n  {floor}; a wrong architecture by {printable(contrast, 300)}"
-            )
-        )
+        title = f"golden outputs of {golden.probe}: {', '.join(golden.outputs)}"
+        parts.append(Text(printable(title, 300)))
+        parts.append(_paragraph("  ", Text(f"{floor}; a wrong architecture by {printable(contrast, 300)}")))
         for reading in golden.reading:
             best = sorted(reading.prompts.items(), key=lambda item: -item[1])[:3]
             words = ", ".join(f"{prompt} {probability:.4f}" for prompt, probability in best)
-            parts.append(Text(f"  {printable(reading.image)}: {printable(words, 300)}"))
+            parts.append(_paragraph("  ", Text(f"{printable(reading.image)}: {printable(words, 300)}")))
     return [Text(), *parts] if parts else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manifest.escaping import printable
-from manifest.schema.report import Kind, Outcome, Report, Rung, Severity
+from manifest.schema.report import Finding, Kind, Outcome, Report, Rung, Severity
 
 MARKS = {Outcome.PASS: "✔", Outcome.WARN: "!", Outcome.FAIL: "✘", Outcome.SKIP: "–"}
 
@@ -41,7 +41,7 @@ def sentence_of(content: Report, *, brief: bool = False) -> tuple[str, str, str]
             sentence, style = f"{sentence}; it fails the policy", "bold red"
         elif content.waived and not failed:
             sentence = f"{sentence}; it passes, with {content.waived} waived"
-        return sentence, "", style
+        return sentence, "✔ " if content.passed else "✘ ", style
     good, bad = _VERDICTS.get(content.kind, _VERDICTS[Kind.VERIFY])
     if content.undecided:
         return f"could not be checked to its end: {', '.join(failed)}", "✘ ", "bold red"
@@ -60,6 +60,11 @@ def count_of(contents: Sequence[Report]) -> str:
     good = sum(content.passed for content in contents)
     same = bool(contents) and contents[0].kind is Kind.DIFF
     return f"{good} of {len(contents)} {'are the same' if same else 'pass'}"
+
+
+def weight_of(item: Finding) -> int:
+    """By what findings are sorted, wherever they are shown: errors first, and last what is waived."""
+    return [Severity.ERROR, Severity.WARNING, Severity.NOTE].index(item.severity) + 3 * (item.waived is not None)
 
 
 def with_code(text: str, limit: int) -> list[tuple[str, bool]]:

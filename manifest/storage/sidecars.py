@@ -10,15 +10,16 @@ describes the checkpoint always counts before a pending one, which anybody may h
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
-from manifest.errors import CheckpointError, InputError
+from manifest.errors import InputError, ManifestError, NoWeightsError
 from manifest.escaping import no_such_file, printable
 from manifest.schema.document import File, Manifest
 from manifest.storage.places import kind_of_mode
@@ -148,10 +149,11 @@ def described_checkpoint(path: str | os.PathLike[str]) -> Path:
     return found[0] if found else checkpoint
 
 
-def named_checkpoints(places: Iterable[str], *, described: bool = False) -> list[Path]:
-    """The checkpoints that places name, each once: files as they are named, and what is in folders or matches patterns.
+def named_checkpoints(places: Sequence[str], *, described: bool = False) -> list[Path]:
+    """The checkpoints that places name, each once: files as they are named, what matches patterns, what is in folders.
 
-    A folder that holds one checkpoint is named itself. What is not there is named too, for whoever opens it to say so.
+    In folders and among matches, what lies beside weights is none, such as the state of an optimizer.
+    What is not there is named too, for whoever opens it to say so.
 
     Args:
         places: Files, folders, or patterns such as `runs/**/*.pt`.
@@ -164,38 +166,38 @@ def named_checkpoints(places: Iterable[str], *, described: bool = False) -> list
     for place in places:
         path = Path(place)
         try:
-            is_folder, is_there = path.is_dir(), path.is_file()
+            is_there, is_file = path.exists(), path.is_file()
         except OSError:  # a name that is too long to be looked at
-            is_folder, is_there = False, True
-        if is_there:
+            is_there = is_file = True
+        if is_file:
             found[path] = None
-        elif is_folder:
-            found |= dict.fromkeys(_inside(path, described=described))
-        else:
-            from manifest.checkpoint.discovering import discover
-
-            found |= dict.fromkeys(discover([place]))
-    return list(found)
+            continue
+        matches = [path] if is_there else sorted(map(Path, glob.glob(place, recursive=True))) or [path]  # noqa: PTH207
+        for each in matches:
+            found |= dict.fromkeys(_inside(each, described=described) if each.is_dir() else [each])
+    named = set(map(Path, places))
+    kept = [each for each in found if each in named or described or not _is_beside_weights(each)]
+    return kept or list(found)
 
 
 def _inside(folder: Path, *, described: bool) -> list[Path]:
+    """The checkpoints in a folder; the folder itself where it is one, or where none is known by its name."""
     if has_manifest(folder):
         return [folder]
     from manifest.checkpoint.discovering import discover
 
-    found = discover([folder])
-    if described:
-        found = [each for each in found if has_manifest(each)]
-    elif all(each.parent == folder for each in found) and _is_one(folder):
-        return [folder]
-    return found or [folder]
+    return [each for each in discover([folder]) if has_manifest(each) or not described] or [folder]
 
 
-def _is_one(folder: Path) -> bool:
-    """Whether a folder stands for one checkpoint: the only one with a manifest, or else the one that is opened."""
-    from manifest.checkpoint.directories import entry
+def _is_beside_weights(path: Path) -> bool:
+    if has_manifest(path):
+        return False
+    from manifest.checkpoint import open_checkpoint
 
     try:
-        return described_checkpoint(folder) != folder or bool(entry(folder))
-    except (InputError, CheckpointError):
+        open_checkpoint(path).close()
+    except NoWeightsError:
+        return True
+    except ManifestError:  # it may be a checkpoint that is broken
         return False
+    return False

@@ -18,12 +18,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from manifest import progress
-from manifest.checkpoint import open_checkpoint
-from manifest.checkpoint.discovering import discover
-from manifest.errors import InputError, ManifestError, NoWeightsError
+from manifest.errors import InputError, ManifestError
 from manifest.escaping import printable
 from manifest.schema.report import Kind, Report
-from manifest.storage.sidecars import has_manifest, require_checkpoint
+from manifest.storage.sidecars import named_checkpoints, require_checkpoint
 
 _FEWEST = 8
 """Checkpoints from which processes are worth their start."""
@@ -121,27 +119,13 @@ def pairs(one: str, other: str) -> dict[str, tuple[Path | None, Path | None]]:
 
 def _by_name(place: str) -> dict[str, Path]:
     """Checkpoints by their names below a folder, or below the folders that a pattern names in so many words."""
-    folder = Path(place)
-    paths = [folder] if has_manifest(folder) else discover([place])
-    if paths == [folder]:
+    paths = named_checkpoints([place])
+    if paths == [Path(place)]:
         named = require_checkpoint(place)
         raise InputError(
             f"{printable(str(named), 1000)} is one checkpoint, and the other place holds several; "
             "name two checkpoints, or two folders."
         )
-    parts = folder.parts
+    parts = Path(place).parts
     fixed = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return {os.path.relpath(path, Path(*parts[:fixed])): path for path in paths if _holds_weights(path)}
-
-
-def _holds_weights(path: Path) -> bool:
-    """Whether it is more than what lies beside weights, as the state of an optimizer; what is broken counts as it."""
-    if has_manifest(path):
-        return True
-    try:
-        open_checkpoint(path).close()
-    except NoWeightsError:
-        return False
-    except ManifestError:
-        return True
-    return True
+    return {os.path.relpath(path, Path(*parts[:fixed])): path for path in paths}

@@ -93,7 +93,7 @@ def test_passphrase_that_is_no_text_opens_what_it_locked(run: Run, signed: Path)
     assert run("sign", signed.name, "--key", "locked.key", MANIFEST_PASSPHRASE=odd).code == 0
 
 
-@pytest.mark.parametrize("arguments", [("verify",), ("show", "a", "b"), ("verify", "a", "--format", "xml"), ("x",)])
+@pytest.mark.parametrize("arguments", [("verify",), ("card", "a", "b"), ("verify", "a", "--format", "xml"), ("x",)])
 def test_wrong_usage_ends_with_two(arguments: tuple[str, ...], run: Run) -> None:
     answer = run(*arguments)
     assert answer.code == 2

@@ -96,6 +96,8 @@ def test_show_of_a_folder_with_one_checkpoint_is_of_that(signed: Path, run: Run)
     assert run("show", "alone", "--format", "json").out == run("show", "ckpt.pt", "--format", "json").out
     copied(signed, signed.with_name("above") / "inner" / "ckpt.pt")
     assert run("show", "above").out == run("show", "ckpt.pt").out
+    shutil.copytree(alone, signed.with_name("bare"), ignore=shutil.ignore_patterns("*.manifest.*"))
+    assert "manifest    none" in run("show", "bare").out
 
 
 @pytest.mark.usefixtures("again")

@@ -52,10 +52,10 @@ def test_digest_that_is_piped_is_whole(signed: Path, run: Run) -> None:
     assert read_manifest(signed).weights.digest in run("show", signed.name).out
 
 
-def test_terminal_without_marks_gets_escapes(signed: Path, run_process: Run) -> None:
+def test_terminal_without_marks_gets_signs_in_ascii(signed: Path, run_process: Run) -> None:
     answer = run_process("verify", signed.name, "--fast", PYTHONIOENCODING="ascii")
     assert answer.code == 0
-    assert "\\u2714 ckpt.pt passes" in answer.out
+    assert answer.out.startswith("+ ckpt.pt passes")
 
 
 def on_a_terminal(*arguments: object) -> str:
