@@ -21,7 +21,7 @@ from manifest.golden.diagnose import Diagnosis, Question, Tried, diagnose
 from manifest.golden.floor import Built
 from manifest.golden.hypotheses import hypotheses
 from manifest.golden.hypotheses.activations import restored
-from manifest.golden.layers import first_divergence, layer_distance
+from manifest.golden.layers import finite, first_divergence, layer_distance
 from manifest.golden.precision import in_float32
 from manifest.golden.record import prepared
 from manifest.golden.run import ProbeOutputs
@@ -165,7 +165,11 @@ def golden_mismatch_finding(
         f"{greatest_change(golden.reading, answers.readings)}."
     )
     message += layer_words(departure, known=bool(golden.layers))
-    evidence = {**measures(golden, worst), **diagnosis_evidence(diagnosis)}
+    evidence = {
+        **measures(golden, worst),
+        **layer_evidence(golden.layers, first.layers, worst.tolerance),
+        **diagnosis_evidence(diagnosis),
+    }
     if diagnosis.cause is None:
         message += unexplained_words(diagnosis)
         return finding("G001", message, where="golden", **evidence)
@@ -206,6 +210,21 @@ def measures(golden: Golden, worst: Comparison) -> dict[str, Any]:
         "floor": golden.floor,
         "contrast": golden.contrast,
         "least_passing": {"relative": worst.distance, "absolute": worst.absolute},
+    }
+
+
+def layer_evidence(recorded: Sequence[Layer], found: Mapping[str, Layer], allowed: float) -> dict[str, Any]:
+    """How far each layer on record is off, in the order of the model, and how far arithmetic explains it.
+
+    Args:
+        recorded: The layers on record.
+        found: The layers now, by path.
+        allowed: The greatest relative distance of an output that arithmetic explains.
+    """
+    there = [layer for layer in recorded if layer.module in found]
+    return {
+        "layers": finite({layer.module: layer_distance(layer, found[layer.module]) for layer in there}),
+        "layer_floors": {layer.module: max(allowed, layer.floor) for layer in there},
     }
 
 

@@ -122,6 +122,11 @@ def layer_distance(recorded: Layer, found: Layer) -> float:
     return relative if math.isfinite(relative) else math.inf
 
 
+def finite(distances: Mapping[str, float]) -> dict[str, float | None]:
+    """Distances as JSON can have them: None where one is infinite."""
+    return {name: distance if math.isfinite(distance) else None for name, distance in distances.items()}
+
+
 def first_divergence(
     recorded: Sequence[Layer], found: Mapping[str, Layer], allowed: float
 ) -> tuple[Layer, float] | None:

@@ -49,9 +49,42 @@ class _Mark:
 
     @property
     def place(self) -> float:
-        """Percent of the axis from its left end."""
-        power = math.log10(self.value) if self.value > 0 else _LEAST
-        return round(100 * (min(max(power, _LEAST), _MOST) - _LEAST) / (_MOST - _LEAST), 2)
+        return _place(self.value)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """How far what one layer gives is off.
+
+    Attributes:
+        name: Its path in the model.
+        kind: `explained` by arithmetic, `first` to depart, or `departs` after it.
+        distance: Relative; None where one of the two is not finite.
+        floor: How far arithmetic explains it.
+    """
+
+    name: str
+    kind: str
+    distance: float | None
+    floor: float
+
+    @property
+    def place(self) -> float:
+        return 100.0 if self.distance is None else _place(self.distance)
+
+    @property
+    def floor_place(self) -> float:
+        return _place(self.floor)
+
+    @property
+    def words(self) -> str:
+        return "not finite" if self.distance is None else f"{self.distance:.1e}"
+
+
+def _place(distance: float) -> float:
+    """Percent of the axis from its lower end."""
+    power = math.log10(distance) if distance > 0 else _LEAST
+    return round(100 * (min(max(power, _LEAST), _MOST) - _LEAST) / (_MOST - _LEAST), 2)
 
 
 def render(reports: Sequence[Report], manifests: Mapping[str, Manifest]) -> str:
@@ -99,6 +132,7 @@ def _shown(report: Report, manifest: Manifest | None) -> dict[str, Any]:
         "parts": (parts := _parts(report, manifest)),
         "drawn": list(_drawn(parts)),
         "marks": _distances(report, manifest),
+        "layers": list(_layers(report)),
         "readings": _readings(manifest),
         "facts": {} if manifest is None else {name: printable(text, 600) for name, text in facts(manifest).items()},
         "tensors": [] if manifest is None else list(_tensors(manifest)),
@@ -176,6 +210,18 @@ def _distances(report: Report, manifest: Manifest | None) -> list[_Mark]:
             marks.append(_Mark("found", "found here", float(value)))
     known = [mark for mark in marks if math.isfinite(mark.value)]
     return [_Mark(mark.kind, printable(mark.words), mark.value) for mark in known] if recorded else []
+
+
+def _layers(report: Report) -> Iterator[_Layer]:
+    """The layers of the first finding that has some, in the order of the model."""
+    evidence = next((item.evidence for item in report.findings() if item.evidence.get("layers")), {})
+    floors = evidence.get("layer_floors", {})
+    has_departed = False
+    for name, distance in evidence.get("layers", {}).items():
+        floor = floors.get(name, 0.0)
+        kind = "explained" if distance is not None and distance <= floor else "departs" if has_departed else "first"
+        has_departed = has_departed or kind == "first"
+        yield _Layer(printable(name, 300), kind, distance, floor)
 
 
 def _readings(manifest: Manifest | None) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from manifest.checks.explanation import (
     distance_words,
     greatest_change,
     inputs_apart,
+    layer_evidence,
     layer_words,
     measures,
     question_of,
@@ -349,7 +350,8 @@ def _explained(
         # The first sample alone may not show it, or not all of it, as where only the others are not square.
         target = OutputsTarget(found.outputs, allowed)
         diagnosis = original.diagnose(target, question_of(original, golden), left_after)
-    departure = first_divergence(golden.layers, {layer.module: layer for layer in found.layers}, worst.tolerance)
+    now = {layer.module: layer for layer in found.layers}
+    departure = first_divergence(golden.layers, now, worst.tolerance)
     message = (
         f"The model gives other {worst.output} than its checkpoint: {distance_words(golden, worst)}"
         f"{greatest_change(golden.reading, found.reading)}."
@@ -362,7 +364,8 @@ def _explained(
         message += (
             f" Its precision, {found.precision} instead of {golden.precision}, is among what arithmetic explains."
         )
-    evidence = {**measures(golden, worst), **diagnosis_evidence(diagnosis)}
+    layers = layer_evidence(golden.layers, now, worst.tolerance)
+    evidence = {**measures(golden, worst), **layers, **diagnosis_evidence(diagnosis)}
     on_record = original.architecture.preprocess or original.architecture.tokenizer
     inputs_too = ", with `manifest.load_transforms(CKPT)`" if on_record else ""
     remedy = f"Rebuild it as it was saved: `manifest.load(CKPT)`{inputs_too}."

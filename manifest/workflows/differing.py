@@ -241,10 +241,12 @@ def _weights(first: _Side, second: _Side) -> CheckResult:
             name = (first if now is None else second).name
             findings.append(_difference("I002", f"Only {name} has a model under {state}.", state))
             continue
-        found = _changed(then, now, (first.name, second.name))
+        renamed = _renamed(then, now)
+        found = _changed(then, now, renamed, (first.name, second.name))
         findings += [each.model_copy(update={"where": f"{state}: {each.where}"}) if state else each for each in found]
         if found:
-            counts.append(f"{state}: {_counted(then, now)}" if state else _counted(then, now))
+            counted = _counted(then, now, len(renamed))
+            counts.append(f"{state}: {counted}" if state else counted)
     words = "; ".join(counts) or ("they hold other models" if findings else "the same weights")
     return CheckResult(words, [*findings, *_not_compared(first, second)])
 
@@ -261,7 +263,7 @@ def _not_compared(*sides: _Side) -> list[Finding]:
     return findings
 
 
-def _changed(then: _Weights, now: _Weights, names: tuple[str, str]) -> list[Finding]:
+def _changed(then: _Weights, now: _Weights, renamed: Mapping[str, str], names: tuple[str, str]) -> list[Finding]:
     """What two models do not have in common, by component as far as tensors belong to one."""
     changed = [name for name, digest in then.digests.items() if now.digests.get(name, digest) != digest]
     distances = _distances(then, now, changed)
@@ -285,7 +287,6 @@ def _changed(then: _Weights, now: _Weights, names: tuple[str, str]) -> list[Find
             message += "; it was trained in the first and is initialised anew in the second"
         where = "weights" if role is None else printable(role)
         findings.append(_difference("I002", f"{message}.", where, **evidence))
-    renamed = _renamed(then, now)
     if renamed:
         shown = [f"{old} → {new}" for old, new in list(renamed.items())[:_MOST_RENAMED]]
         more = f" and {len(renamed) - len(shown)} more" if len(renamed) > len(shown) else ""
@@ -316,10 +317,9 @@ def _renamed(then: _Weights, now: _Weights) -> dict[str, str]:
     return {name: new[digest] for name, digest in gone.items() if digest in new and counts[digest] == 1}
 
 
-def _counted(then: _Weights, now: _Weights) -> str:
+def _counted(then: _Weights, now: _Weights, renamed: int) -> str:
     shared = then.digests.keys() & now.digests.keys()
     differ = sum(then.digests[name] != now.digests[name] for name in shared)
-    renamed = len(_renamed(then, now))
     gone, added = len(then.digests.keys() - shared) - renamed, len(now.digests.keys() - shared) - renamed
     words = f"{differ} of {len(shared)} tensors differ, {gone} gone, {added} added"
     return f"{words}, {renamed} renamed" if renamed else words
@@ -356,6 +356,7 @@ def _settings(before: Any, after: Any) -> str:
 
 def _outputs(first: VerificationTarget, second: VerificationTarget) -> CheckResult:
     """Both models on the reference's own inputs, layer by layer."""
+    from manifest.golden.layers import finite
     from manifest.workflows.first_divergence import departure
 
     if first.manifest.architecture.family != second.manifest.architecture.family:
@@ -365,7 +366,7 @@ def _outputs(first: VerificationTarget, second: VerificationTarget) -> CheckResu
         return CheckResult("the family has no probe for this model", skipped=True)
     if not found.message:
         return CheckResult("the same bit for bit, in every layer")
-    rule = finding("G001", found.message, where="outputs", remedy=_REMEDY, layers=found.layers)
+    rule = finding("G001", found.message, where="outputs", remedy=_REMEDY, layers=finite(found.layers))
     return CheckResult(f"{found.departed} of {len(found.layers)} layers differ", [rule])
 
 

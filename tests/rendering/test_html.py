@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -45,7 +47,8 @@ class Page(HTMLParser):
 def report_of(text: str) -> Report:
     def found(severity: Severity, rung: str) -> Finding:
         words = dict.fromkeys(("name", "message", "where", "remedy"), text)
-        return Finding(rule=f"X{rung}", severity=severity, evidence={"diff": [text]}, **words)
+        layers = {"layers": {text: 0.5, f"{text}.1": None}, "layer_floors": {text: 1e-6}}
+        return Finding(rule=f"X{rung}", severity=severity, evidence={"diff": [text], **layers}, **words)
 
     rungs = [
         Rung(name="format", outcome=Outcome.FAIL, reason=text, seconds=0.1, findings=[found(Severity.ERROR, "1")]),
@@ -97,7 +100,8 @@ def test_page_says_what_the_report_says(digits: ModuleType, recorded: Manifest) 
     for tensor in recorded.weights.tensors:
         assert tensor.name in page.seen
     assert "vision tower" in page.seen
-    widths = [float(each["width"] or 0) for each in page.of("rect")[: len(recorded.components)]]
+    widths = [float(each["width"] or 0) for each in page.of("rect") if each.get("height") == "40"]
+    assert len(widths) == len(recorded.components)
     assert sum(widths) == pytest.approx(1000, abs=1)
 
 
@@ -115,6 +119,48 @@ def test_page_shows_how_far_outputs_move_and_what_the_model_answers(digits: Modu
     assert places["contrast"] > places["found"]
     for prompt in saved.golden[0].reading[0].prompts:
         assert prompt in page.seen
+
+
+@pytest.fixture(scope="module")
+def departing(digits: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A verification of a model that is rebuilt with another activation."""
+    path = tmp_path_factory.mktemp("departing") / "a.safetensors"
+    manifest.save(manifest.load(digits.WEIGHTS, verify="none"), path, floor="none")
+    sidecar = Path(f"{path}.manifest.json")
+    content = json.loads(sidecar.read_bytes())
+    content["architecture"]["config"]["quick_gelu"] = False
+    sidecar.write_text(json.dumps(content), encoding="utf-8")
+    return manifest.verify(path)
+
+
+def test_page_shows_how_far_each_layer_departs(departing: Report) -> None:
+    (found,) = (item for item in departing.findings() if item.evidence.get("layers"))
+    layers, floors = found.evidence["layers"], found.evidence["layer_floors"]
+    assert (
+        list(layers)
+        == list(floors)
+        == [layer.module for layer in read_manifest(Path(str(departing.path))).golden[0].layers]
+    )
+    first = next(name for name, distance in layers.items() if distance > floors[name])
+    assert f"The first layer to depart is {first}, by {layers[first]:.1e}" in found.message
+    page = Page(html.render([departing], {}))
+    assert re.search(rf"{re.escape(first)} departs first\s*{layers[first]:.1e}\s*{floors[first]:.1e}", page.seen)
+    heights = [float(each["height"] or 0) for each in page.of("rect") if each.get("x") and each.get("class") != "line"]
+    expected = [10 * (max(math.log10(each or 1e-9), -9) + 9) for each in layers.values()]
+    assert heights[: len(layers)] == pytest.approx(expected, abs=0.01)
+    kinds = [str(each["class"]) for each in page.of("tr") if each.get("class") in ("explained", "first", "departs")]
+    assert kinds.count("first") == 1
+    assert kinds.index("first") == list(layers).index(first)
+    assert {kind for kind, distance in zip(kinds, layers.values(), strict=True) if not distance} == {"explained"}
+
+
+def test_page_shows_layers_of_two_models_without_a_floor(digits: ModuleType, tmp_path: Path) -> None:
+    model: Any = manifest.load(digits.WEIGHTS, verify="none")
+    model.visual.transformer.resblocks[2].mlp.c_fc.weight.data[2, 3] += 0.1
+    manifest.save(model, tmp_path / "next.safetensors", golden=False)
+    seen = Page(html.render([manifest.diff(digits.WEIGHTS, tmp_path / "next.safetensors", outputs=True)], {})).seen
+    assert "visual.transformer.resblocks.2 departs first" in seen
+    assert "arithmetic explains" not in seen
 
 
 def test_page_of_several_begins_with_all_of_them(digits: ModuleType, tmp_path: Path) -> None:
@@ -152,6 +198,26 @@ def test_browser_runs_nothing_of_a_file(text: str, browser: Any, recorded: Manif
     assert browser.get_log("browser") == []
     with pytest.raises(Exception, match="no such alert"):
         browser.switch_to.alert.accept()
+
+
+@pytest.mark.parametrize("width", [400, 1000])
+def test_browser_draws_a_bar_for_each_layer(width: int, browser: Any, departing: Report, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(html.render([departing], {}), encoding="utf-8")
+    browser.set_window_size(width, 1000)
+    browser.get(page.as_uri())
+    chart = browser.find_element("css selector", ".layers .chart svg")
+    assert chart.get_attribute("role") == "img"
+    assert chart.size["height"] == pytest.approx(128, abs=1)
+    assert chart.size["width"] > width / 2
+    bars = chart.find_elements("css selector", ".explained, .first, .departs")
+    rows = browser.find_elements("css selector", ".layers tbody tr")
+    assert len(rows) == len([bar for bar in bars if bar.tag_name == "rect"])
+    assert all(row.is_displayed() for row in rows)
+    (first,) = browser.find_elements("css selector", ".layers tbody tr.first")
+    assert "departs first" in first.text
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.get_log("browser") == []
 
 
 def test_browser_filters_findings_and_searches_tensors(browser: Any, recorded: Manifest, tmp_path: Path) -> None:
