@@ -38,7 +38,7 @@ def reports(contents: Sequence[Report]) -> str:
 
 def _report(content: Report) -> Iterator[str]:
     mark = MARKS[mark_of(content)]
-    name = _code(content.path or content.subject)
+    name = _code(printable(content.path or content.subject, _LONGEST))
     if content.error is not None:
         yield f"### {mark} {name} could not be checked"
         yield _text(content.error)
@@ -56,7 +56,7 @@ def _report(content: Report) -> Iterator[str]:
 def _finding(item: Finding) -> str:
     where = f" {_text(item.where)}" if item.where else ""
     lines = [f"- **{item.severity} {item.rule} {_text(item.name)}**{where}: {_text(item.message)}"]
-    lines += [f"    - {_code(str(line))}" for line in item.evidence.get("diff", ())]
+    lines += [f"    - {_code(printable(str(line), _LONGEST))}" for line in item.evidence.get("diff", ())]
     end = f"waived: {item.waived}" if item.waived is not None else f"→ {item.remedy}"
     return "\n".join([*lines, f"    - {_text(end)}"])
 
@@ -76,7 +76,7 @@ def card(manifest: Manifest, name: str | None = None) -> str:
         [
             "## Manifest",
             "",
-            f"What is on record beside {_code(name)}.",
+            f"What is on record beside {_code(printable(name, _LONGEST))}.",
             "",
             _table(("", ""), rows),
             _table(("component", "tensors", "status", "training"), parts),
@@ -115,9 +115,11 @@ def _text(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    """Printable text in which nothing means anything."""
     return _MEANING.sub(r"\\\1", html.escape(text, quote=False)).replace("@", "&#64;")
 
 
 def _code(text: str) -> str:
-    escaped = html.escape(printable(text, _LONGEST), quote=False)
+    """Printable text as code."""
+    escaped = html.escape(text, quote=False)
     return f"<code>{_MEANING.sub(lambda found: f'&#{ord(found[0])};', escaped).replace('@', '&#64;')}</code>"

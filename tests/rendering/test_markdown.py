@@ -89,6 +89,15 @@ def test_any_text_is_text(text: str) -> None:
     assert Page(markdown.reports([report_of(text)])).elements <= OURS
 
 
+def test_text_between_backquotes_is_escaped_once() -> None:
+    words = {"name": "n", "message": "It names `a\x1bb` and c\x1bd.", "remedy": "r"}
+    rung = Rung(name="format", outcome=Outcome.FAIL, reason="r", seconds=0.1)
+    rung.findings.append(Finding(rule="X1", severity=Severity.ERROR, **words))
+    page = markdown.reports([Report(kind=Kind.VERIFY, subject="e\x1bf", rungs=[rung])])
+    assert "It names <code>a&#92;x1bb</code> and c\\\\x1bd." in page
+    assert "<code>e&#92;x1bf</code> fails" in page
+
+
 def test_report_has_its_verdict_first_and_its_rungs_to_unfold(digits: ModuleType) -> None:
     report = manifest.verify(digits.WEIGHTS, fast=True)
     written = markdown.reports([report])
