@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -218,14 +219,20 @@ def layer_evidence(recorded: Sequence[Layer], found: Mapping[str, Layer], allowe
 
     Args:
         recorded: The layers on record.
-        found: The layers now, by path.
+        found: The layers now, by path; none where they were not watched.
         allowed: The greatest relative distance of an output that arithmetic explains.
+
+    Returns:
+        The distance of each by its path, None where it is not finite or the layer did not run, and the floor of each.
     """
-    there = [layer for layer in recorded if layer.module in found]
-    return {
-        "layers": finite({layer.module: layer_distance(layer, found[layer.module]) for layer in there}),
-        "layer_floors": {layer.module: max(allowed, layer.floor) for layer in there},
+    if not found:
+        return {}
+    distances = {
+        layer.module: layer_distance(layer, found[layer.module]) if layer.module in found else math.inf
+        for layer in recorded
     }
+    floors = {layer.module: max(allowed, layer.floor) for layer in recorded}
+    return {"layers": finite(distances), "layer_floors": floors}
 
 
 def distance_words(golden: Golden, worst: Comparison) -> str:

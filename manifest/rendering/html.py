@@ -59,7 +59,7 @@ class _Layer:
     Attributes:
         name: Its path in the model.
         kind: `explained` by arithmetic, `first` to depart, or `departs` after it.
-        distance: Relative; None where one of the two is not finite.
+        distance: Relative; None where one of the two is not finite, or the layer did not run.
         floor: How far arithmetic explains it.
     """
 
@@ -78,7 +78,7 @@ class _Layer:
 
     @property
     def words(self) -> str:
-        return "not finite" if self.distance is None else f"{self.distance:.1e}"
+        return "none" if self.distance is None else f"{self.distance:.1e}"
 
 
 def _place(distance: float) -> float:
