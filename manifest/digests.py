@@ -139,9 +139,13 @@ def descriptor_blake3(descriptor: int, size: int, name: str) -> str:
         size: How many bytes it had when it was opened.
         name: What to call it in a message.
     """
-    threads = threads_for_hashing() if size >= _PARALLEL_FROM else 1
-    hasher = blake3(max_threads=threads)
-    for block in read_blocks(descriptor, 0, size, name):
+    return blocks_blake3(read_blocks(descriptor, 0, size, name), size)
+
+
+def blocks_blake3(blocks: Iterable[Buffer], size: int) -> str:
+    """The same of so many bytes that come in consecutive blocks."""
+    hasher = blake3(max_threads=threads_for_hashing() if size >= _PARALLEL_FROM else 1)
+    for block in blocks:
         hasher.update(block)
     return hasher.hexdigest()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 """With one slash too: paths of this system have no two in a row. A drive of Windows is a single letter."""
+_FETCHED = re.compile(r"(https?|s3|gs|hf):/+(?=[^/])")
 _MOST_BESIDE = 10_000
 _IN_ASCII = {"✔": "+", "✘": "x", "–": "-", "×": "x", "→": "->", "…": "..."}
 """What stands for the signs of this package where a terminal has none of them."""
@@ -55,6 +56,22 @@ def printable_list(texts: Iterable[str], most: int = 8) -> str:
             break
         shown.append(f"'{printable(text, 40)}'")
     return ", ".join(shown)
+
+
+def address_in(path: str | os.PathLike[str]) -> str | None:
+    """The address that somebody means whose bytes can be fetched, as in `https://…`; None for what is a path."""
+    text = os.fspath(path)
+    written = _FETCHED.match(text)
+    return None if written is None else f"{written[1]}://{text[written.end() :]}"
+
+
+def public(address: str) -> str:
+    """An address without what may be secret in it: the user's name and password, and what is asked of a web server."""
+    scheme, _, rest = address.partition("://")
+    if not scheme.startswith("http"):
+        return address
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def no_such_file(path: str, *, look_beside: bool = True) -> str:

@@ -4,7 +4,7 @@ Nothing here imports torch, unpickles, or runs anything out of a file. A contain
 entry in `opening.CONTAINERS`.
 """
 
-from manifest.checkpoint.opening import Checkpoint, open_checkpoint, require_undamaged
+from manifest.checkpoint.opening import Checkpoint, open_address, open_checkpoint, require_undamaged
 from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
 from manifest.checkpoint.views import View
 
@@ -14,6 +14,7 @@ __all__ = [
     "StoredTensor",
     "StridedTensor",
     "View",
+    "open_address",
     "open_checkpoint",
     "require_undamaged",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from manifest.checkpoint.files import stays_home
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
 
@@ -46,3 +47,38 @@ def entry(directory: Path) -> Path:
         "or a single file of weights was expected; pass the checkpoint itself.",
         rule="F001",
     )
+
+
+def entry_at_home(directory: Path) -> Path:
+    """The same; it must lie in the directory, as all the others must.
+
+    Raises:
+        CheckpointError: `F007` where it is a link that leads out of it.
+    """
+    path = entry(directory)
+    if not stays_home(path):
+        raise CheckpointError(
+            f"its '{printable(path.name)}' is a link that leads out of it; "
+            "do not load it unless you know who made it, and pass the file itself if you do.",
+            rule="F007",
+        )
+    return path
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is nothing of this name; what cannot be looked at is left to whoever opens it."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def is_directory(path: Path) -> bool:
+    """Whether it is a directory; what cannot be looked at is none, and opening it says why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

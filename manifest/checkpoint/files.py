@@ -1,7 +1,8 @@
 """The open files of one checkpoint: the one that was named, and those that it names.
 
 Each is looked up by name once, opened, and mapped privately, copy-on-write. A file named inside a checkpoint is hostile
-input: it must lie beside the one that names it, and be a regular file.
+input: it must lie beside the one that names it, and be a regular file. Of a file at an address, what is to be read is
+fetched first.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import re
 import stat
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from manifest import progress
 from manifest.checkpoint.file_bytes import FileBytes
-from manifest.digests import bytes_digest, descriptor_digests, was_cut
+from manifest.digests import READ_BLOCK, blocks_blake3, bytes_digest, descriptor_digests, read_blocks, was_cut
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import no_such_file, printable, writable
+
+if TYPE_CHECKING:
+    from manifest.remote import Mirror, RemoteFile
 
 if sys.platform == "linux":
     from mmap import MADV_RANDOM, MAP_PRIVATE, PROT_READ, PROT_WRITE
@@ -31,6 +37,8 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 """What libraries call the files of a checkpoint in parts: the number of the part, and how many there are."""
 _MAP_NORESERVE = 0x4000
 """Of Linux, on all of its architectures that torch runs on; older Pythons have no name for it."""
+_KEPT = 1 << 20
+"""Bytes of a range of a file at an address that is kept once it was read."""
 _MOST_DESCRIPTORS = 200  # a process has about a thousand, and each mapping takes one too
 
 
@@ -43,16 +51,54 @@ class OpenFile:
         path: Where it was opened.
         mapping: The whole of it; writing there changes memory only.
         descriptor: The same open file, to read from where it may be cut meanwhile; -1 beyond the first hundreds.
+        remote: What fetches its bytes, where it is a file at an address.
     """
 
     name: str
     path: Path
     mapping: mmap
     descriptor: int = -1
+    remote: RemoteFile | None = None
 
     def read(self) -> FileBytes:
         """Its bytes, to be read and not touched where it is mapped."""
-        return FileBytes(self.mapping, self.descriptor, self.name)
+        return FileBytes(
+            self.mapping, self.descriptor, self.name, need=None if self.remote is None else self.remote.need
+        )
+
+    def blocks(self, start: int, size: int, most: int = READ_BLOCK) -> Iterator[memoryview]:
+        """A range of it in consecutive blocks, each valid until the next is asked for.
+
+        Raises:
+            InputError: It was cut while it was read, or it cannot be read.
+        """
+        if self.remote is None or (size <= _KEPT and self.descriptor >= 0):
+            self.need([(start, start + size)])
+            yield from read_blocks(self.descriptor, start, size, self.name, most)
+            return
+        for block in self.remote.blocks(start, size):
+            yield block
+            progress.read(block.nbytes)
+
+    def blake3(self) -> str:
+        """BLAKE3 of it, as 64 hexadecimal digits.
+
+        Raises:
+            InputError: As of `blocks`.
+        """
+        if self.descriptor < 0 and self.remote is None:
+            return bytes_digest(self.mapping)
+        size = len(self.mapping)
+        return blocks_blake3(self.blocks(0, size), size)
+
+    def need(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """See that some ranges can be read: those of a file at an address are fetched.
+
+        Raises:
+            InputError: They cannot be had.
+        """
+        if self.remote is not None:
+            self.remote.need(ranges)
 
     def expect_samples(self) -> None:
         """Tell Linux that only a little of it will be read, here and there: it then reads no pages ahead."""
@@ -81,11 +127,14 @@ class Files:
 
     Args:
         path: The file that leads to all others.
+        mirror: Where files appear that are at addresses; None of files of this machine.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
         self._directory = path.parent
-        self._open = [OpenFile(path.name, path, *_open(path))]
+        self.mirror = mirror
+        remote = None if mirror is None else mirror.open(path.name)
+        self._open = [OpenFile(path.name, path, *_open(path), remote)]
         self._by_name = {path.name: 0}
         self._descriptors = [self._open[0].descriptor]
         weakref.finalize(self, _close_all, self._descriptors)
@@ -128,8 +177,9 @@ class Files:
                 rule="F007",
             )
         try:
+            remote = None if self.mirror is None else self.mirror.open(name)
             mapping, descriptor = _open(path)
-        except InputError:
+        except (FileNotFoundError, InputError):
             raise _missing(name, self._directory) from None
         except CheckpointError as error:
             raise CheckpointError(f"of '{printable(name)}', which it names, {error}", rule=error.rule) from None
@@ -139,7 +189,7 @@ class Files:
         else:
             self._descriptors.append(descriptor)
         self._by_name[name] = len(self._open)
-        self._open.append(OpenFile(name, path, mapping, descriptor))
+        self._open.append(OpenFile(name, path, mapping, descriptor, remote))
         return self._by_name[name]
 
     def close(self) -> None:
@@ -148,6 +198,8 @@ class Files:
         for file in self._open:
             with suppress(BufferError):
                 file.mapping.close()
+        if self.mirror is not None:
+            self.mirror.close()
 
 
 def _missing(name: str, directory: Path) -> CheckpointError:

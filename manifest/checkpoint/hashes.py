@@ -10,8 +10,7 @@ import threading
 import time
 
 from manifest import progress
-from manifest.checkpoint.files import Files, OpenFile
-from manifest.digests import bytes_digest, descriptor_blake3
+from manifest.checkpoint.files import Files
 from manifest.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -57,15 +56,9 @@ class Hashes:
     def _hash(self) -> None:
         started = time.perf_counter()
         try:
-            self._of_files = [_file_digest(file) for file in self._files]
+            self._of_files = [file.blake3() for file in self._files]
             _log.debug("hashed %d bytes in %.2f s", self._files.size, time.perf_counter() - started)
         except InputError as error:  # on another thread, nobody would hear of it
             self._cut = error
         except progress.StoppedError:
             _log.debug("stopped hashing after %.2f s", time.perf_counter() - started)
-
-
-def _file_digest(file: OpenFile) -> str:
-    if file.descriptor < 0:
-        return bytes_digest(file.mapping)
-    return descriptor_blake3(file.descriptor, len(file.mapping), file.name)

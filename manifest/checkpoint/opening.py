@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from manifest import progress
 from manifest.checkpoint import directories, gathering, sniffing
@@ -32,13 +33,16 @@ from manifest.checkpoint.containers import (
 from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.file_bytes import FileBytes
-from manifest.checkpoint.files import Files, stays_home
+from manifest.checkpoint.files import Files
 from manifest.checkpoint.hashes import Hashes
-from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor
+from manifest.checkpoint.tensors import CompositeTensor, StoredTensor, StridedTensor, extents
 from manifest.checkpoint.views import View, seen
-from manifest.digests import READ_BLOCK, composite_digest, read_blocks, streamed_tensor_digest
+from manifest.digests import READ_BLOCK, composite_digest, streamed_tensor_digest
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import no_such_file, printable, printable_list
+
+if TYPE_CHECKING:
+    from manifest.remote import Mirror
 
 _log = logging.getLogger(__name__)
 
@@ -178,6 +182,11 @@ class Checkpoint:
         return self.files.size
 
     @property
+    def mirror(self) -> Mirror | None:
+        """Where its files appear, when they are at addresses; None of files of this machine."""
+        return self.files.mirror
+
+    @property
     def mapping(self) -> mmap:
         """The first file, whole; writing to it changes memory only."""
         return self.files[0].mapping
@@ -199,15 +208,21 @@ class Checkpoint:
         """
         return self._hashes.blake3(file)
 
-    def values(self, tensor: StoredTensor) -> memoryview:
+    def values(self, tensor: StoredTensor, only: Iterable[tuple[int, int]] | None = None) -> memoryview:
         """A tensor's values: contiguous, row-major, little-endian bytes.
 
         They are the mapping itself where they lie in the file that way, and a copy of `tensor.nbytes` otherwise.
 
+        Args:
+            tensor: One of the tensors.
+            only: The ranges of these bytes that will be looked at, of a tensor that lies in the file that way; all
+                when None.
+
         Raises:
             CheckpointError: It is sparse or quantized and has no plain values.
+            InputError: The file was cut, or it is at an address and cannot be had.
         """
-        self._require_uncut(tensor)
+        self._require(tensor, only)
         try:
             return gathering.values(self._hashes.mappings, tensor)
         except CheckpointError as error:
@@ -223,7 +238,7 @@ class Checkpoint:
         if isinstance(tensor, StridedTensor) and tensor.plain and self._can_read(tensor.file):
             yield from self._read(tensor, _BLOCK)
             return
-        self._require_uncut(tensor)
+        self._require(tensor)
         try:
             for block in gathering.blocks(self._hashes.mappings, tensor):
                 yield block
@@ -252,17 +267,23 @@ class Checkpoint:
         return streamed_tensor_digest(tensor.dtype, tensor.shape, self.blocks(tensor))
 
     def _can_read(self, file: int) -> bool:
-        """Whether a file can be read by its descriptor, and not only where it is mapped."""
-        return self.files[file].descriptor >= 0 and not self._hashes.closed
+        """Whether a file can be read by its descriptor or its address, and not only where it is mapped."""
+        found = self.files[file]
+        return (found.descriptor >= 0 or found.remote is not None) and not self._hashes.closed
 
     def _read(self, tensor: StridedTensor, most: int) -> Iterator[memoryview]:
-        file = self.files[tensor.file]
-        return read_blocks(file.descriptor, tensor.offset, tensor.nbytes, file.name, most)
+        return self.files[tensor.file].blocks(tensor.offset, tensor.nbytes, most)
 
-    def _require_uncut(self, tensor: StoredTensor) -> None:
-        if not self._hashes.closed:
-            for file in [self.files[tensor.file]] if isinstance(tensor, StridedTensor) else self.files:
-                file.require_uncut()
+    def _require(self, tensor: StoredTensor, only: Iterable[tuple[int, int]] | None = None) -> None:
+        """See that a tensor's bytes can be touched where they are mapped, or some ranges of them."""
+        if self._hashes.closed:
+            return
+        if self.files.mirror is not None:
+            for file, start, end in extents(tensor):
+                parts = [(start, end)] if only is None else [(start + first, start + last) for first, last in only]
+                self.files[file].need(parts)
+        for file in [tensor.file] if isinstance(tensor, StridedTensor) else range(len(self.files)):
+            self.files[file].require_uncut()
 
     def damaged_records(self) -> list[str]:
         """Names of zip records whose values do not have their checksum; a pass over all bytes.
@@ -307,17 +328,6 @@ class Checkpoint:
         self.close()
 
 
-def _is_missing(path: Path) -> bool:
-    """Whether there is nothing of this name; what cannot be looked at is left to whoever opens it."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
-
-
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint and list its tensors, running no code out of it.
 
@@ -330,11 +340,29 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             that is not supported (`F004`), or names files elsewhere (`F007`) or that are missing (`F008`).
     """
     path = Path(path)
-    if _is_missing(path):
+    if directories.is_missing(path):
         raise InputError(no_such_file(str(path)))
+    return _opened(path)
+
+
+def open_address(text: str) -> Checkpoint:
+    """The same of a file or an index at an address, of which only what is needed is fetched."""
+    from manifest.remote import Address, Mirror
+
+    mirror = Mirror(Address(text))
+    try:
+        return _opened(mirror.path, mirror)
+    except BaseException as error:
+        mirror.close()
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"There is no file {mirror.address.shown}; check the address.") from None
+        raise
+
+
+def _opened(path: Path, mirror: Mirror | None = None) -> Checkpoint:
     files: Files | None = None
     try:
-        files = Files(_entry(path) if _is_directory(path) else path)
+        files = Files(directories.entry_at_home(path) if directories.is_directory(path) else path, mirror)
         container = _identify(files[0].read())
         contents = container.read(files)
     except CheckpointError as error:
@@ -347,29 +375,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(path, kind, files, contents, _hashes=Hashes(files), **seen(first, View(first.path)))
 
 
-def _entry(directory: Path) -> Path:
-    """The file of a directory that leads to its checkpoint; it must lie there, as all the others must."""
-    path = directories.entry(directory)
-    if not stays_home(path):
-        raise CheckpointError(
-            f"its '{printable(path.name)}' is a link that leads out of it; "
-            "do not load it unless you know who made it, and pass the file itself if you do.",
-            rule="F007",
-        )
-    return path
+def _identify(file: FileBytes) -> Container:
+    sniffed = sniffing.Sniffed(file)
+    for container in CONTAINERS:
+        if container.recognises(sniffed):
+            return container
+    raise sniffing.refusal(sniffed)
 
 
 def _of_file(path: Path, error: CheckpointError) -> CheckpointError:
     """The error with the name of the checkpoint in front."""
     error.args = (f"{printable(path.name or str(path))}: {error}",)
     return error
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long, or a parent that may not be looked into: opening it says so
-        return False
 
 
 def require_undamaged(checkpoint: Checkpoint) -> None:
@@ -381,11 +398,3 @@ def require_undamaged(checkpoint: Checkpoint) -> None:
     if damaged := checkpoint.damaged_records():
         found = f"record '{printable(damaged[0])}' does not have its checksum, so its bytes have changed"
         raise _of_file(checkpoint.path, CheckpointError(f"{found}; get the file again.", rule="F002"))
-
-
-def _identify(file: FileBytes) -> Container:
-    sniffed = sniffing.Sniffed(file)
-    for container in CONTAINERS:
-        if container.recognises(sniffed):
-            return container
-    raise sniffing.refusal(sniffed)

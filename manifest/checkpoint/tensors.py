@@ -207,6 +207,18 @@ class CompositeTensor(StoredTensor):
         return sum(part.nbytes for part in self.parts.values())
 
 
+def extents(tensor: StoredTensor) -> list[tuple[int, int, int]]:
+    """Where a tensor's values lie: file, first byte, and the byte after the last; more where it is a view of more."""
+    if isinstance(tensor, ChunkedTensor):
+        return [extent for _, chunk in tensor.chunks for extent in extents(chunk)]
+    if isinstance(tensor, CompositeTensor):
+        return [extent for part in tensor.parts.values() for extent in extents(part)]
+    assert isinstance(tensor, StridedTensor)
+    if tensor.plain:
+        return [(tensor.file, tensor.offset, tensor.offset + tensor.nbytes)]
+    return [(tensor.file, *tensor.storage)]
+
+
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides, in elements, of a contiguous tensor; those that torch gives to it."""
     strides: list[int] = []

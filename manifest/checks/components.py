@@ -107,8 +107,11 @@ def component_findings(components: Sequence[Component], subject: str) -> list[Fi
 
 
 def _training(roles: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, Training]:
-    from manifest.initialisation.verdict import evidence  # imports numpy
+    from manifest.initialisation.values import expect_samples  # imports numpy
+    from manifest.initialisation.verdict import evidence
 
+    if checkpoint.mirror is not None:
+        expect_samples(checkpoint)
     return {role: found.training for role, found in evidence(roles, checkpoint).items()}
 
 

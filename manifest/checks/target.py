@@ -15,7 +15,7 @@ from manifest.checkpoint import Checkpoint, View, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
-from manifest.schema.document import Manifest, Model, parse
+from manifest.schema.document import LARGEST, Manifest, Model, parse
 from manifest.schema.report import ComponentVerdict, Kind, Report
 from manifest.storage.sidecars import Sidecars, described_checkpoint
 from manifest.storage.transaction import SidecarContents, read_sidecars
@@ -99,6 +99,9 @@ def open_target(path: str | os.PathLike[str] | Checkpoint) -> VerificationTarget
     """A checkpoint, by its path or open already, with its sidecars read."""
     stored = path if isinstance(path, Checkpoint) else None
     checkpoint = path.path if isinstance(path, Checkpoint) else described_checkpoint(path)
+    if stored is not None and stored.mirror is not None:
+        sidecars = Sidecars(checkpoint)
+        stored.mirror.bring((sidecars.manifest.name, sidecars.signature.name), LARGEST)
     contents = read_sidecars(checkpoint)
     return VerificationTarget(
         checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored
@@ -109,8 +112,12 @@ def run_checks(subject: VerificationTarget, rungs: Sequence[tuple[str, Check]], 
     """Climb some rungs with a checkpoint, timing each."""
     report = run_ladder(kind, subject.path.name, ((name, functools.partial(check, subject)) for name, check in rungs))
     stored = subject.stored
+    place = str(subject.path)
+    if isinstance(stored, Checkpoint) and stored.mirror is not None:
+        stored.mirror.require_unchanged()
+        place = stored.mirror.address.public
     facts = {
-        "path": str(subject.path),
+        "path": place,
         "container": stored.container if isinstance(stored, Checkpoint) else None,
         "components": subject.components,
     }

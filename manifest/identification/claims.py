@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from manifest.identification.index import named
 from manifest.identification.pretrained import known_file, pretrained, quick_gelu_tags, split_timm_name, timm_activation
 from manifest.schema.report import Finding
 from manifest.schema.rules import finding
-from manifest.storage.bounded_read import read_small
+from manifest.storage.bounded_read import LARGEST, read_small
 
 _OF_LOADER = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Files that transformers looks for beside a config."""
@@ -84,6 +85,9 @@ def parse_claim(text: str) -> Claim:
 
 def claims(checkpoint: Checkpoint) -> list[Claim]:
     """All that is said in and beside a checkpoint."""
+    if checkpoint.mirror is not None:
+        with suppress(InputError):  # a config that cannot be had says nothing
+            checkpoint.mirror.bring(_CONFIGS, LARGEST)
     found = [*_beside(checkpoint.path), *_inside(checkpoint)]
     return [claim for claim in found if (claim.name, claim.quick_gelu, claim.image_size) != (None, None, None)]
 

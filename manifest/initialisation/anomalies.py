@@ -18,7 +18,7 @@ import numpy as np
 from manifest.checkpoint import Checkpoint, CompositeTensor, StoredTensor, StridedTensor
 from manifest.initialisation.distributions import FEWEST
 from manifest.initialisation.examination import Examination, is_matrix
-from manifest.initialisation.values import Sample, constant, not_finite, sample
+from manifest.initialisation.values import FAR_SMALL, Sample, constant, not_finite, sample
 from manifest.schema.name_ranges import listed
 
 _LOOKED_AT = 2_048
@@ -67,7 +67,8 @@ def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None, *, 
     }
     matrices = {name: tensor for name, tensor in tensors.items() if is_matrix(name, tensor)}
     samples = {name: some for name, tensor in matrices.items() if (some := sample(checkpoint, tensor, _LOOKED_AT))}
-    large = {name for name, tensor in tensors.items() if sampled and tensor.nbytes > _SMALL}
+    most = FAR_SMALL if checkpoint.mirror else _SMALL
+    large = {name for name, tensor in tensors.items() if sampled and tensor.nbytes > most}
     constants = _constants(checkpoint, matrices, samples, large)
     varied = {name: some for name, some in samples.items() if name not in constants}
     holes = _holes(checkpoint, constants, tensors)

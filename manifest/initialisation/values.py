@@ -24,6 +24,10 @@ SAMPLE = 16_384
 """Values of a sample: the variance of as many normal ones is known to 5% and their distribution to 0.02, at 1e-6."""
 _RUN = 256
 """Consecutive values of a sample: a kilobyte, so that a sample costs few pages of the file."""
+_FAR_RUN = 4_096
+"""The same of a file at an address, where each run is a request."""
+FAR_SMALL = 1 << 16
+"""Bytes of a tensor of such a file that is fetched whole."""
 _MOST_GATHERED = 16 << 20
 """Bytes that are gathered for a sample of values that do not lie in the file one after the other."""
 _SCANNED_AT_ONCE = 1 << 20
@@ -132,14 +136,43 @@ def sample(checkpoint: Checkpoint, tensor: StoredTensor, most: int = SAMPLE) -> 
     """
     if tensor.dtype not in _DECODED or isinstance(tensor, CompositeTensor) or not tensor.numel:
         return None
-    bits = _at_hand(checkpoint, tensor)
+    run = _FAR_RUN if checkpoint.mirror else _RUN
+    bits = _at_hand(checkpoint, tensor, _run_bytes(tensor, most, run))
     whole = bits.size == tensor.numel and tensor.numel <= most
     if bits.size > most:
-        runs = max(most // _RUN, 1)
+        runs = max(most // run, 1)
         step = bits.size // runs
-        picked = np.lib.stride_tricks.as_strided(bits, (runs, min(_RUN, step)), (step * bits.itemsize, bits.itemsize))
+        length = min(run, step, most)
+        picked = np.lib.stride_tricks.as_strided(bits, (runs, length), (step * bits.itemsize, bits.itemsize))
         bits = picked.reshape(-1)
     return Sample(_decoded(bits, tensor.dtype), whole, tensor.dtype)
+
+
+def expect_samples(checkpoint: Checkpoint) -> None:
+    """Prepare to look at small tensors and at samples of the others: of a file at an address, these are fetched."""
+    checkpoint.expect_samples()
+    if checkpoint.mirror is None:
+        return
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for tensor in checkpoint.tensors.values():
+        if isinstance(tensor, StridedTensor) and tensor.plain:
+            small = tensor.nbytes <= FAR_SMALL
+            ranges = [(0, tensor.nbytes)] if small else _run_bytes(tensor, SAMPLE, _FAR_RUN)
+            wanted.setdefault(tensor.file, []).extend(
+                (tensor.offset + start, tensor.offset + end) for start, end in ranges
+            )
+    for file, ranges in wanted.items():
+        checkpoint.files[file].need(ranges)
+
+
+def _run_bytes(tensor: StoredTensor, most: int, run: int) -> list[tuple[int, int]]:
+    """Which bytes of a tensor's values a sample takes."""
+    if tensor.numel <= most:
+        return [(0, tensor.nbytes)]
+    runs = max(most // run, 1)
+    step = tensor.numel // runs
+    length = min(run, step, most)
+    return [(at * step * tensor.itemsize, (at * step + length) * tensor.itemsize) for at in range(runs)]
 
 
 def all_equal(checkpoint: Checkpoint, tensor: StoredTensor, values: Iterable[float]) -> bool:
@@ -273,10 +306,13 @@ def _aligned(blocks: Iterable[memoryview], itemsize: int) -> Iterator[memoryview
             yield joined[:cut]
 
 
-def _at_hand(checkpoint: Checkpoint, tensor: StoredTensor) -> Bits:
-    """A tensor's bits: all where they lie in the file as they are, the first ones where they must be gathered."""
+def _at_hand(checkpoint: Checkpoint, tensor: StoredTensor, only: list[tuple[int, int]]) -> Bits:
+    """A tensor's bits: all where they lie in the file as they are, the first ones where they must be gathered.
+
+    Of those that lie in the file, only some ranges may be looked at.
+    """
     if isinstance(tensor, StridedTensor) and tensor.plain:
-        return _as_bits(checkpoint.values(tensor), tensor.dtype)
+        return _as_bits(checkpoint.values(tensor, only), tensor.dtype)
     pieces: list[Bits] = []
     gathered = 0
     for piece in _pieces(checkpoint, tensor, tensor.nbytes):

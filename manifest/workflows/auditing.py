@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifest import progress
-from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.checkpoint import Checkpoint, open_address, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.checks.safety import Safety, global_findings, safety_findings, safety_of
 from manifest.digests import file_sha256
 from manifest.errors import CheckpointError, InputError, NoWeightsError
-from manifest.escaping import printable
+from manifest.escaping import address_in, printable, public
 from manifest.identification.adapters import adapter_finding
 from manifest.identification.candidates import ArchitectureCandidate, Identification
 from manifest.identification.claims import (
@@ -36,6 +36,7 @@ from manifest.identification.customisation import foreign
 from manifest.identification.identify import identify, match_named
 from manifest.identification.tied import tied_once, untied_as_said
 from manifest.initialisation.findings import anomaly_finding, exponentiated_scales, training_findings
+from manifest.initialisation.values import expect_samples
 from manifest.initialisation.verdict import anomalies_of, evidence
 from manifest.progress import Follower, followed
 from manifest.schema.name_ranges import shortened
@@ -73,7 +74,7 @@ def audit(
     """Say what a checkpoint is and whether to trust it, without loading it.
 
     Args:
-        path: A file, or a directory of files.
+        path: A file, or a directory of files; or the address of a file, which is audited as with `fast`.
         claimed: What it is said to be: `open_clip:ViT-B-16`, `timm:vit_base_patch16_224/augreg_in21k`.
         only: Roles of the components that it is meant to hold, as in `["vision_tower"]`; all of them when empty.
         state: Which weights of several, by their keys.
@@ -95,21 +96,18 @@ def audit(
 
     Example:
         >>> report = manifest.audit("weights.safetensors")
-        >>> str(report.safety), report.container
-        ('safe', 'safetensors')
         >>> [f"{rung.name}: {rung.outcome}" for rung in report.rungs]
         ['format: pass', 'identity: pass', 'completeness: skip', 'numbers: pass']
     """
     del progress  # `followed` takes it
-    path = Path(path)
+    address = address_in(path)
+    path = Path(path if address is None else public(address))
     demanded = None if policy is None else _demanded(policy)
     claim = None if claimed is None else parse_claim(claimed)
     try:
-        with open_checkpoint(path) as stored:
+        with open_checkpoint(path) if address is None else open_address(address) as stored:
             meant = stored if state is None else stored.select(state)
-            if fast:
-                stored.expect_samples()
-            report = _Audit(meant, claim, frozenset(only), fast).report()
+            report = _Audit(meant, claim, frozenset(only), fast or stored.mirror is not None).report()
     except CheckpointError as error:
         if isinstance(error, NoWeightsError) and not named:
             result = _without_weights(error)
@@ -118,7 +116,7 @@ def audit(
             result, safety = _unreadable(error, path), Safety.UNREADABLE
         report = run_ladder(Kind.AUDIT, path.name, [("format", lambda: result)])
         report.safety = safety
-    report.path = str(path)
+    report.path = str(path) if address is None else public(address)
     return report if demanded is None else demanded(report, path)
 
 
@@ -289,6 +287,8 @@ class _Audit:
         return CheckResult(words + (f"; by design without {', '.join(designed)}" if designed else ""), findings)
 
     def _numbers(self) -> CheckResult:
+        if self.fast:
+            expect_samples(self.stored)
         meant, roles = self.meant or self._kin(), {}
         if meant is None or not meant.exact:
             roles = dict.fromkeys(self.stored.tensors, _WEIGHTS)
@@ -308,7 +308,8 @@ class _Audit:
         findings += [anomaly_finding(each, roles) for each in odd.result()]
         counts = Counter(verdict.training.words for verdict in verdicts.values())
         words = ", ".join(f"{count} {training}" for training, count in counts.items()) or "no numbers"
-        return CheckResult(words + ("; large tensors by samples" if self.fast else ""), findings)
+        words += "; large tensors by samples" if self.fast else ""
+        return CheckResult(words + (self.stored.mirror.account() if self.stored.mirror else ""), findings)
 
 
 def _fitting(near: ArchitectureCandidate) -> int:

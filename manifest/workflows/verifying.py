@@ -10,14 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from manifest.checkpoint import Checkpoint
+from manifest.checkpoint import Checkpoint, open_address
 from manifest.checks.completeness import _completeness
 from manifest.checks.format import _format, _listing
 from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult, merge_reports
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.checks.trust import trust
-from manifest.escaping import printable
+from manifest.errors import InputError
+from manifest.escaping import address_in, printable
 from manifest.grants import granted
 from manifest.progress import Follower, followed
 from manifest.schema.report import Report, Severity
@@ -42,7 +43,7 @@ def verify(
 
     Args:
         path: The checkpoint, by its path or open already (then it is closed afterwards); its manifest and signature
-            lie beside it.
+            lie beside it. With `fast`, an address too: `https://…`, `s3://…`, `gs://…`, `hf://…`.
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`. Of several, any of whom may
             have signed, a file of all, or a sequence.
         fast: Stop before the rungs that need torch.
@@ -71,7 +72,7 @@ def verify(
     """
     del progress  # `followed` takes it
     demanded = None if policy is None else _demanded(policy)
-    subject = open_target(path)
+    subject = open_target(path if isinstance(path, Checkpoint) else _at_address(path, fast) or path)
     try:
         with granted(allow):
             rungs = static_rungs(key, thorough=not fast) + (skipped_rungs() if fast else _dynamic_rungs(probes))
@@ -87,6 +88,19 @@ def verify(
             return report if demanded is None else _held_to(demanded, report, subject, models)
     finally:
         subject.close()
+
+
+def _at_address(path: str | os.PathLike[str], fast: bool) -> Checkpoint | None:
+    """The checkpoint at an address; None for what is a path."""
+    address = address_in(path)
+    if address is None:
+        return None
+    if not fast:
+        raise InputError(
+            f"{printable(address, 1000)} is an address, where only `--fast` verifies (in Python, fast=True); "
+            "add it, or download the file."
+        )
+    return open_address(address)
 
 
 def static_rungs(key: Trusted, *, code: Severity = Severity.ERROR, thorough: bool = False) -> list[tuple[str, Check]]:

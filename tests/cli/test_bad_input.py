@@ -202,7 +202,13 @@ def test_file_that_is_not_there_is_told_with_one_like_it(command: str, run: Run)
     words = command.split()
     assert run(*words, "ckp.pt").complaint.endswith("There is no file ckp.pt; did you mean ckpt.pt?")
     assert run(*words, "nothing").complaint.endswith("There is no file nothing; check the path.")
-    said = run(*words, "s3://bucket/a.pt").complaint
+
+
+@pytest.mark.usefixtures("signed")
+@pytest.mark.parametrize("command", ["show", "sign --key release.key", "convert out.safetensors"])
+def test_address_is_told_from_a_file_that_is_not_there(command: str, run: Run) -> None:
+    name, *options = command.split()
+    said = run(name, "s3://bucket/a.pt", *options).complaint
     assert said.endswith("s3://bucket/a.pt is an address, and files are read here; download it first.")
 
 

@@ -7,6 +7,8 @@ whatever wrote them (`torch/csrc/serialization.cpp`), and nothing is aligned or 
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from manifest.checkpoint.contents import Container, Contents, alone
@@ -17,6 +19,7 @@ from manifest.checkpoint.pickles.torch_objects import PickledStorage, TorchObjec
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.state_dicts import find_states, short_texts
 from manifest.checkpoint.storage_layout import candidates, check_tensors
+from manifest.errors import CheckpointError
 from manifest.escaping import printable
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -40,7 +43,17 @@ def read(file: FileBytes) -> Contents:
         CheckpointError: `F002` when malformed, `F003` when over a limit, `F004` when it cannot be listed without its
             code, `F001` when it holds no weights.
     """
-    pickles = file[:_MOST_PICKLES]
+    *shorter, longest = file.beginnings(_MOST_PICKLES)
+    for size in shorter:
+        with suppress(CheckpointError):  # cut short, most likely
+            return _read(file, file[:size])
+    return _read(file, file[:longest])
+
+
+CONTAINER = Container("torch-legacy", recognises, alone(read))
+
+
+def _read(file: FileBytes, pickles: bytes) -> Contents:
     position = _after_preamble(pickles)
     objects = TorchObjects(legacy=True)
     _check_more(pickles, position)
@@ -51,9 +64,6 @@ def read(file: FileBytes) -> Contents:
     found = candidates(find_states(interpreted.root, interpreted.globals), ranges)
     said = short_texts(interpreted.root)
     return Contents(found, interpreted.globals, interpreted.refused_opcodes, said=said)
-
-
-CONTAINER = Container("torch-legacy", recognises, alone(read))
 
 
 def _no_persistent_id(identifier: Any) -> NoReturn:  # noqa: ARG001
@@ -113,6 +123,8 @@ def _ordered_storages(keys: Any, objects: TorchObjects) -> list[PickledStorage]:
 
 def _ranges(file: FileBytes, position: int, storages: list[PickledStorage]) -> dict[str, tuple[int, int]]:
     """The byte range of each storage, whose counts and lengths must use up the file."""
+    ends = accumulate((_COUNT_BYTES + storage.nbytes for storage in storages), initial=position)
+    file.expect((end, end + _COUNT_BYTES) for end in ends)
     ranges: dict[str, tuple[int, int]] = {}
     for storage in storages:
         start = position + _COUNT_BYTES

@@ -15,7 +15,6 @@ from itertools import islice
 
 from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.files import OpenFile
-from manifest.digests import read_blocks
 from manifest.errors import CheckpointError
 from manifest.escaping import printable, writable
 
@@ -43,6 +42,7 @@ _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _HAS_DESCRIPTOR = 0x0008
 _INFLATED_AT_ONCE = 1 << 20  # bytes
 _METHODS = (0, 8)  # stored, deflated
+_DESCRIPTOR = 24  # bytes before a header, at most, of what describes the record before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ def read_records(
     """
     entries, directory_start = _directory(file)
     _check_names(entries, case_matters=case_matters)
+    file.expect((entry.header - _DESCRIPTOR, entry.header + _LOCAL.size) for entry in entries)
     records: dict[str, Record] = {}
     position = 0
     for entry in sorted(entries, key=lambda entry: entry.header):
@@ -151,7 +152,7 @@ def wrong_checksum(file: OpenFile, record: Record) -> bool:
     found = produced = 0
     inflater = None if record.inflated is None else zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        for data in read_blocks(file.descriptor, record.start, record.size, file.name):
+        for data in file.blocks(record.start, record.size):
             pending: bytes | memoryview = data
             while inflater is not None and pending:
                 inflated = inflater.decompress(pending, _INFLATED_AT_ONCE)
@@ -178,6 +179,7 @@ def _directory(file: FileBytes) -> tuple[list[_Entry], int]:
             "do not load this file unless you know who made it.",
             rule="F003",
         )
+    file.expect([(start, start + size)])
     entries = list(islice(_entries(file, start, start + size), MOST_RECORDS + 1))
     if len(entries) != count:
         raise _malformed(f"the zip directory has {len(entries):,} records where its end says {count:,}")
