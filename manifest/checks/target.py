@@ -15,9 +15,9 @@ from manifest.checkpoint import Checkpoint, View, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
-from manifest.schema.document import LARGEST, Manifest, Model, parse
+from manifest.schema.document import Manifest, Model, parse
 from manifest.schema.report import ComponentVerdict, Kind, Report
-from manifest.storage.sidecars import Sidecars, described_checkpoint
+from manifest.storage.sidecars import Sidecars, bring_sidecars, described_checkpoint
 from manifest.storage.transaction import SidecarContents, read_sidecars
 
 
@@ -99,9 +99,8 @@ def open_target(path: str | os.PathLike[str] | Checkpoint) -> VerificationTarget
     """A checkpoint, by its path or open already, with its sidecars read."""
     stored = path if isinstance(path, Checkpoint) else None
     checkpoint = path.path if isinstance(path, Checkpoint) else described_checkpoint(path)
-    if stored is not None and stored.mirror is not None:
-        sidecars = Sidecars(checkpoint)
-        stored.mirror.bring((sidecars.manifest.name, sidecars.signature.name), LARGEST)
+    if stored is not None:
+        bring_sidecars(stored)
     contents = read_sidecars(checkpoint)
     return VerificationTarget(
         checkpoint, contents, parse(contents.manifest, source=Sidecars(checkpoint).manifest.name), stored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,6 +14,7 @@ import typer
 from manifest.cli.options import Checkpoint, NoColor, Output, Places, ShownFormat, State
 from manifest.cli.printing import complain, emit, emit_data
 from manifest.errors import InputError, ManifestError
+from manifest.escaping import address_in
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -111,61 +112,76 @@ class _Asked:
         return self.tensors or self.state is not None
 
 
-def _read(path: Path, asked: _Asked) -> tuple[Path, Manifest | None]:
-    """The checkpoint that a path names, and its manifest where that is what is shown."""
-    from manifest.storage.sidecars import Sidecars, described_checkpoint, has_manifest, pending_words
+@contextmanager
+def _reached(named: Path) -> Iterator[tuple[Path, OpenCheckpoint | None]]:
+    """The checkpoint that a path or an address names; one at an address is open already."""
+    from manifest.storage.sidecars import bring_sidecars, described_checkpoint
 
-    path = described_checkpoint(path)
+    address = address_in(named)
+    if address is None:
+        yield described_checkpoint(named), None
+        return
+    from manifest.checkpoint import open_address
+
+    with open_address(address) as stored:
+        bring_sidecars(stored)
+        yield stored.path, stored
+
+
+def _manifest_of(path: Path, asked: _Asked) -> Manifest | None:
+    """The manifest, where that is what is shown."""
+    from manifest.storage.sidecars import Sidecars, has_manifest, pending_words
+
     if asked.of_files or not has_manifest(path):
-        return path, None
+        return None
     from manifest.schema.document import parse
     from manifest.storage.transaction import read_sidecars
 
     contents = read_sidecars(path)
     if contents.pending is not None:
         complain(pending_words(path, contents.pending))
-    return path, parse(contents.manifest, source=Sidecars(path).manifest.name)
+    return parse(contents.manifest, source=Sidecars(path).manifest.name)
 
 
 @contextmanager
-def _opened(path: Path, asked: _Asked) -> Iterator[OpenCheckpoint]:
+def _opened(path: Path, asked: _Asked, already: OpenCheckpoint | None) -> Iterator[OpenCheckpoint]:
     from manifest.checkpoint import open_checkpoint
 
-    with open_checkpoint(path) as stored:
+    with open_checkpoint(path) if already is None else nullcontext(already) as stored:
         yield stored if asked.state is None else stored.select(asked.state)
 
 
 def _page(named: Path, asked: _Asked, *, brief: bool = False) -> RenderableType:
     """One checkpoint for a person; in a line where it is one of several."""
-    path, manifest = _read(named, asked)
-    if manifest is not None:
-        from manifest.rendering import text
-        from manifest.storage.described import other_size
+    with _reached(named) as (path, already):
+        if (manifest := _manifest_of(path, asked)) is not None:
+            from manifest.rendering import text
+            from manifest.storage.described import other_size
 
-        if brief:
-            return text.line(manifest, str(named), other_size(path, manifest))
-        return text.show(manifest, path.name or path.resolve().name, other_size(path, manifest))
-    from manifest.rendering import contents
-    from manifest.storage.sidecars import Sidecars, has_manifest
+            if brief:
+                return text.line(manifest, str(named), other_size(path, manifest))
+            return text.show(manifest, path.name or path.resolve().name, other_size(path, manifest))
+        from manifest.rendering import contents
+        from manifest.storage.sidecars import Sidecars, has_manifest
 
-    with _opened(path, asked) as stored:
-        if brief and not asked.of_files:
-            return contents.line(stored, str(named))
-        beside = Sidecars(path).manifest.name if has_manifest(path) else None
-        return contents.show(stored, tensors=asked.tensors, manifest=beside)
+        with _opened(path, asked, already) as stored:
+            if brief and not asked.of_files:
+                return contents.line(stored, str(named))
+            beside = Sidecars(path).manifest.name if has_manifest(path) else None
+            return contents.show(stored, tensors=asked.tensors, manifest=beside)
 
 
 def _data(named: Path, asked: _Asked) -> str | dict[str, Any]:
     """One checkpoint for a program: the text of its manifest, or what is in the file."""
-    path, manifest = _read(named, asked)
-    if manifest is not None:
-        from manifest.schema.document import serialize
+    with _reached(named) as (path, already):
+        if (manifest := _manifest_of(path, asked)) is not None:
+            from manifest.schema.document import serialize
 
-        return serialize(manifest).decode()
-    from manifest.rendering import contents
+            return serialize(manifest).decode()
+        from manifest.rendering import contents
 
-    with _opened(path, asked) as stored:
-        return contents.data(stored)
+        with _opened(path, asked, already) as stored:
+            return contents.data(stored)
 
 
 def _show_several(

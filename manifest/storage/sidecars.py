@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifest.errors import InputError, ManifestError, NoWeightsError
 from manifest.escaping import no_such_file, printable
-from manifest.schema.document import File, Manifest
+from manifest.schema.document import LARGEST, File, Manifest
 from manifest.storage.places import kind_of_mode
+
+if TYPE_CHECKING:
+    from manifest.checkpoint import Checkpoint
 
 _MOST_IN_A_FOLDER = 1000
 
@@ -109,6 +113,17 @@ def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Pat
         return [(file, checkpoint / file.path) for file in files]
     others = [(file, checkpoint.with_name(file.path)) for file in files[1:]]
     return [(files[0], checkpoint), *others]
+
+
+def bring_sidecars(checkpoint: Checkpoint) -> None:
+    """Of a checkpoint at an address, fetch manifest and signature to where its file appears.
+
+    Raises:
+        InputError: They cannot be had.
+    """
+    if checkpoint.mirror is not None:
+        sidecars = Sidecars(checkpoint.path)
+        checkpoint.mirror.bring((sidecars.manifest.name, sidecars.signature.name), LARGEST)
 
 
 def has_manifest(checkpoint: Path) -> bool:

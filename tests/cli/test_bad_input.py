@@ -205,7 +205,7 @@ def test_file_that_is_not_there_is_told_with_one_like_it(command: str, run: Run)
 
 
 @pytest.mark.usefixtures("signed")
-@pytest.mark.parametrize("command", ["show", "sign --key release.key", "convert out.safetensors"])
+@pytest.mark.parametrize("command", ["create --model test_vit", "sign --key release.key", "convert out.safetensors"])
 def test_address_is_told_from_a_file_that_is_not_there(command: str, run: Run) -> None:
     name, *options = command.split()
     said = run(name, "s3://bucket/a.pt", *options).complaint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import manifest
 from manifest.errors import InputError
 from manifest.remote import reading
 from manifest.schema.report import Report
+from tests.conftest import Answer
 from tests.large import sparse_file
 from tests.remote.servers import (
     Fault,
@@ -182,6 +184,17 @@ def test_command_takes_addresses_among_files(server: Server, published: Path) ->
     assert done.returncode == 2
     assert "2 of 3 pass" in done.stdout
     assert f"There is no file {server.address}/none.pt" in done.stdout
+
+
+def test_show_of_an_address_prints_what_is_on_record_or_in_the_file(
+    server: Server, published: Path, run: Callable[..., Answer], folders: Path
+) -> None:
+    address = f"{server.address}/digits.safetensors"
+    assert run("show", address).out == run("show", published / "digits.safetensors").out
+    assert run("show", address, "--tensors").out == run("show", published / "digits.safetensors", "--tensors").out
+    assert run("show", f"{server.address}/digits.pt").out == run("show", published / "digits.pt").out
+    assert sum(map(server.sent, FILES)) < LITTLE
+    assert list(folders.iterdir()) == []
 
 
 def test_address_without_the_extra_says_what_to_install(server: Server) -> None:
