@@ -11,7 +11,7 @@ test sweep: export OMP_WAIT_POLICY := passive
 # Where Python is told to keep no bytecode, each of the tests' processes would compile the package anew.
 test sweep: export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-lowest test-pythons test-hooks sweep lint bench fuzz schemas fixtures index classes packages clean
+.PHONY: demo test test-lowest test-pythons test-hooks sweep lint docs bench fuzz schemas fixtures index classes packages clean
 
 demo: $(READY)
 	@$(RUN) fixtures/demo.py
@@ -49,6 +49,10 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# Into site/; a link that leads nowhere, or a page that nobody lists, is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
 bench: $(READY)
 	$(RUN) benchmarks/run.py
 
@@ -82,7 +86,7 @@ packages: $(READY)
 	$(RUN) fixtures/packages.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-* demo
+	rm -rf $(VENV) $(VENV)-* demo site
 
 # A failed install leaves no mark, so that the next run tries again; what pip says of one that went well is in a log.
 $(READY): pyproject.toml constraints.txt

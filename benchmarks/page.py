@@ -23,15 +23,10 @@ PAGE = _ROOT / "docs" / "benchmarks.md"
 README = _ROOT / "README.md"
 _BEGIN, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 _HEADLINES = (
-    "verify --fast of 2.07 GB, whole process / model_signing",
     "verify --fast of 2.07 GB, whole process / b3sum",
-    "verify --fast of 200",
     "load open_clip ViT-L-14.safetensors, integrity checked / open_clip",
     "save ViT-L-14.pt, no golden outputs, with fsync / torch.save and",
-    "save ViT-B-32.pt, no golden outputs, with fsync / torch.save and",
     "torch.save ViT-L-14, recorded, golden outputs, call / torch.save and",
-    "manifest audit of ViT-L-14, float32 .safetensors, 1.71 GB, whole process / reading the file once, both",
-    "manifest audit of ViT-L-14, float32 .safetensors, 1.71 GB, whole process, by samples",
 )
 """How the rows begin that the README shows."""
 _COLUMNS = ("what", "ours", "theirs", "found", "contract", "verdict")

@@ -21,7 +21,7 @@ from manifest.cli import application
 from manifest.schema.rules import RULES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"`manifest ([a-z][^`]*)`")
 CALL = re.compile(r"\bmanifest\.([a-z_]+)\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
@@ -37,7 +37,7 @@ def texts() -> Iterator[tuple[str, str]]:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in PAGES:
-        yield page.name, page.read_text(encoding="utf-8")
+        yield str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")
 
 
 TEXTS = list(texts())
