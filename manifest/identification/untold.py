@@ -91,6 +91,8 @@ def _switched(name: str) -> str:
 def alternatives(found: list[ArchitectureCandidate]) -> Iterator[str]:
     """What a part of a model is a part of as well."""
     best = found[0]
+    if best.fit.reshaped or best.fit.unexpected:
+        return  # it fits none of them
     equal = [each.name for each in found if each.shapes != best.shapes and each.likeness == best.likeness]
     if equal:
         yield f"What is there fits {_listed(equal)} as well, and may fit others."

@@ -95,6 +95,12 @@ def test_audit_of_a_vision_tower_from_timm_says_what_it_is(tmp_path: Path) -> No
     assert "C001" in rules(claimed)
 
 
+def test_architecture_that_nothing_fits_is_not_said_to_fit(digits: Any) -> None:
+    report = manifest.audit(digits.WEIGHTS)
+    assert "is no architecture" in message(report, "A010")
+    assert "A011" not in {found.rule for found in report.findings()}
+
+
 def test_audit_of_a_clip_without_text_tower_says_so_unless_it_is_meant(
     trained: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
