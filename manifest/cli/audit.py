@@ -12,6 +12,7 @@ from manifest.cli.options import (
     FailOnOption,
     Format,
     FormatOption,
+    JournalFile,
     NoColor,
     Output,
     Places,
@@ -44,6 +45,7 @@ def run(
     fast: Fast = False,
     format: FormatOption = Format.TEXT,
     output: Output = None,
+    journal: JournalFile = None,
     fail_on: FailOnOption = FailOn.ERROR,
     quiet: Quiet = False,
     no_color: NoColor = False,
@@ -66,7 +68,10 @@ def run(
             path, claimed=claimed, only=roles(only), state=state, policy=demanded, fast=fast, named=path in named
         )
 
-    reports = each_checked(paths, check, Kind.AUDIT, format=format, output=output, in_processes=True)
+    asked = (claimed, only, state, demanded, fast)
+    reports = each_checked(
+        paths, check, Kind.AUDIT, format=format, output=output, in_processes=True, journal=journal, asked=asked
+    )
     found = reports[0] if len(paths) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 

@@ -60,6 +60,12 @@ State = Annotated[
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to a file.")]
+JournalFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--journal", help="Keep each result in this file, and check nothing again that is in it.", show_default=False
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Print without colours.")]
 SigningKey = Annotated[

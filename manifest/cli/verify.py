@@ -13,6 +13,7 @@ from manifest.cli.options import (
     FailOnOption,
     Format,
     FormatOption,
+    JournalFile,
     NoColor,
     Output,
     Places,
@@ -38,6 +39,7 @@ def run(
     policy: PolicyFile = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
+    journal: JournalFile = None,
     fail_on: FailOnOption = FailOn.ERROR,
     quiet: Quiet = False,
     no_color: NoColor = False,
@@ -67,7 +69,10 @@ def run(
             alone or _opened(path), key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded
         )
 
-    reports = each_checked(checkpoints, check, Kind.VERIFY, format=format, output=output, in_processes=fast)
+    asked = ([each.hint for each in trusted], fast, allow, probe, demanded)
+    reports = each_checked(
+        checkpoints, check, Kind.VERIFY, format=format, output=output, in_processes=fast, journal=journal, asked=asked
+    )
     found = reports[0] if len(checkpoints) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
 
