@@ -71,7 +71,7 @@ def anomalies_of(checkpoint: Checkpoint, names: Iterable[str] | None = None, *, 
     large = {name for name, tensor in tensors.items() if sampled and tensor.nbytes > most}
     constants = _constants(checkpoint, matrices, samples, large)
     varied = {name: some for name, some in samples.items() if name not in constants}
-    holes = _holes(checkpoint, constants, tensors)
+    holes = _holes(checkpoint, constants, tensors, large)
     never_written = {name for hole in holes for name in hole.names}
     return [
         *_not_finite(checkpoint, {name: tensor for name, tensor in tensors.items() if name not in large}),
@@ -123,7 +123,7 @@ def _constants(
 
 
 def _holes(
-    checkpoint: Checkpoint, constants: Mapping[str, float], tensors: Mapping[str, StoredTensor]
+    checkpoint: Checkpoint, constants: Mapping[str, float], tensors: Mapping[str, StoredTensor], large: Set[str]
 ) -> list[Anomaly]:
     """Stretches of a file that hold nothing but zeros, norms among them: a download leaves such ones.
 
@@ -132,28 +132,31 @@ def _holes(
     zeros = {name for name, value in constants.items() if value == 0}
     if len(zeros) < _FEWEST_IN_A_HOLE:
         return []
-    stored = [tensor for tensor in tensors.values() if isinstance(tensor, StridedTensor) and not tensor.deflated]
-    stored.sort(key=lambda tensor: (tensor.file, tensor.offset))
+    stored = {
+        name: tensor for name, tensor in tensors.items() if isinstance(tensor, StridedTensor) and not tensor.deflated
+    }
+    in_order = sorted(stored, key=lambda name: (stored[name].file, stored[name].offset))
 
-    def is_zero(tensor: StridedTensor) -> bool:
-        return tensor.name in zeros or constant(checkpoint, tensor) == 0
+    def is_zero(name: str) -> bool:
+        return name in zeros or (name not in large and constant(checkpoint, stored[name]) == 0)
 
     runs = [
         (file, list(run))
-        for file, members in itertools.groupby(stored, lambda tensor: tensor.file)
+        for file, members in itertools.groupby(in_order, lambda name: stored[name].file)
         for zero, run in itertools.groupby(members, is_zero)
         if zero
     ]
     return [
         Anomaly(
             "hole",
-            tuple(tensor.name for tensor in run),
-            f"Bytes {run[0].offset:,} to {run[-1].offset + run[-1].nbytes:,} of {checkpoint.files[file].name} "
-            f"are zero: {len(run)} tensors from {run[0].name} to {run[-1].name} were never written.",
+            tuple(run),
+            f"Bytes {stored[run[0]].offset:,} to {stored[run[-1]].offset + stored[run[-1]].nbytes:,} of "
+            f"{checkpoint.files[file].name} are zero: "
+            f"{len(run)} tensors from {run[0]} to {run[-1]} were never written.",
         )
         for file, run in runs
-        if sum(tensor.name in zeros for tensor in run) >= _FEWEST_IN_A_HOLE
-        and any(len(tensor.shape) == 1 and tensor.name.endswith(_SCALES) for tensor in run)
+        if sum(name in zeros for name in run) >= _FEWEST_IN_A_HOLE
+        and any(len(stored[name].shape) == 1 and name.endswith(_SCALES) for name in run)
         and len(run) < len(stored)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 import manifest
 from manifest.checkpoint import open_checkpoint
 from manifest.schema.report import Report
-from tests.large import memory, sparse_file
+from tests.large import memory, sparse_file, sparse_tensors
 
 SHAPE = (512, 256)
 """Of tensors that are large: half a megabyte."""
@@ -34,6 +35,21 @@ def test_file_when_larger_than_memory_then_is_mapped_and_audited(tmp_path, run):
     assert ended.code == 0
     assert "large tensors by samples" in ended.out
     assert "zero wherever it was looked at" in " ".join(ended.out.split())
+
+
+def test_terabyte_in_200_shards_is_audited_by_its_names_and_samples(tmp_path: Path) -> None:
+    """The shards take no room on the disk; reading a hundredth of them would take minutes."""
+    shape, places = (32_768, 8_192), {}
+    for shard in range(200):
+        name = f"model-{shard + 1:05}-of-00200.safetensors"
+        sparse_tensors(tmp_path / name, {f"model.blocks.{10 * shard + part}.weight": shape for part in range(10)})
+        places |= {f"model.blocks.{10 * shard + part}.weight": name for part in range(10)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with open_checkpoint(tmp_path) as stored:
+        assert stored.size > 10**12
+    report = manifest.audit(tmp_path, fast=True)
+    assert "2,000 tensors" in report.rungs[0].reason
+    assert {found.rule for found in report.findings()} == {"A010", "C007"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

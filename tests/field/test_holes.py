@@ -47,6 +47,14 @@ def test_file_when_a_stretch_of_it_is_zero_then_audit_fails_and_says_where(
     assert message.endswith("were never written.")
 
 
+def test_stretch_of_zeros_is_found_under_a_wrapper_s_prefix(tmp_path: Path) -> None:
+    path = written({f"module.{name}": value for name, value in trained().items()}, tmp_path / "cut.safetensors")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    path.write_bytes(content)
+    assert holes(manifest.audit(path))
+
+
 def test_closed_layers_side_by_side_when_audited_then_are_no_hole(tmp_path: Path) -> None:
     # As ControlNet begins: convolutions of zeros, without a norm among them.
     closed = {f"zero_convs.{index}.{leaf}": torch.zeros(16, 16) for index in range(12) for leaf in ("weight",)}
