@@ -18,7 +18,7 @@ from torch import nn
 from manifest import progress
 from manifest.capture.golden_outputs import golden_outputs
 from manifest.capture.options import GoldenOptions, RecordOptions
-from manifest.capture.stored_weights import files, require_listed, tensor_records, weights_record
+from manifest.capture.stored_weights import files, require_listed, weights_record
 from manifest.checkpoint import Checkpoint
 from manifest.checks.components import assess, component_findings
 from manifest.checks.origin import inner_contradictions, origin_findings
@@ -44,7 +44,6 @@ from manifest.schema.document import (
     Model,
     Provenance,
     State,
-    TensorRecord,
     Tool,
     now,
 )
@@ -112,13 +111,14 @@ class Description:
             ArchitectureError: As in `capture_outputs`.
         """
         progress.begin("digests of tensors")
-        digests = {each.name: each.digest for each in self._tensors}
+        weights = weights_record(self.checkpoint, kinship=self.options.kinship)
+        digests = {each.name: each.digest for each in weights.tensors}
         progress.begin("components")
         components = assess(self._roles, self.checkpoint, digests, self.options.partial)
         _require_whole(components, file_name)
         return Model(
             state=State(path=list(self.checkpoint.state_path), prefix=self.checkpoint.prefix),
-            weights=weights_record(self.checkpoint, self._tensors),
+            weights=weights,
             architecture=self.captured.architecture,
             components=components,
             golden=self.golden,
@@ -162,10 +162,6 @@ class Description:
         _require_known(self.options.partial, roles)
         _require_fitting(module, self.checkpoint, architecture, roles)
         return roles
-
-    @cached_property
-    def _tensors(self) -> list[TensorRecord]:
-        return tensor_records(self.checkpoint)
 
 
 def description_of_file(stored: Checkpoint, architecture: Architecture, options: RecordOptions) -> Description:

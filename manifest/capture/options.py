@@ -32,6 +32,7 @@ class RecordKeywords(TypedDict, total=False):
     precisions: Sequence[str]
     partial: Sequence[str]
     dataset: str | None
+    kinship: bool
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class RecordOptions:
         golden: What is recorded of its outputs; None for nothing.
         partial: Roles of components that are absent or untrained by design.
         dataset: A note on what it was trained on.
+        kinship: Whether sketches of the weights go on record; see `manifest.kinship`.
     """
 
     signer: PrivateKey | None = None
     golden: GoldenOptions | None = None
     partial: Sequence[str] = ()
     dataset: str | None = None
+    kinship: bool = True
 
     @property
     def hint(self) -> str | None:
@@ -101,6 +104,7 @@ def record_options(
     precisions: Sequence[str] = (),
     partial: Sequence[str] = (),
     dataset: str | None = None,
+    kinship: bool = True,
 ) -> RecordOptions:
     """Options as a caller gives them.
 
@@ -115,6 +119,7 @@ def record_options(
         precisions: In what else its outputs are recorded, besides float32: `["bf16"]`.
         partial: Roles of components that are absent or untrained by design: `["text_tower"]`.
         dataset: A note on what it was trained on.
+        kinship: Whether sketches of the weights are recorded, by which checkpoints are compared without their files.
 
     Raises:
         InputError: One of these cannot be used.
@@ -125,4 +130,4 @@ def record_options(
     example = None if example_inputs is None else shapes_probe(example_inputs)
     asked = GoldenOptions(as_thoroughness(floor), [as_probe(probe) for probe in probes], tuple(precisions), example)
     signer = _default_signer() if key is None else private_key(key, passphrase)
-    return RecordOptions(signer, asked if golden else None, partial, dataset)
+    return RecordOptions(signer, asked if golden else None, partial, dataset, kinship)

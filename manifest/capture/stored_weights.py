@@ -1,4 +1,4 @@
-"""What of a checkpoint's bytes goes on record: its files, and its tensors with the digest of each.
+"""What of a checkpoint's bytes goes on record: its files, and its tensors with the digest and the sketch of each.
 
 All of it is read back from the file that was written. What architecture the weights are of is not known here.
 """
@@ -6,12 +6,13 @@ All of it is read back from the file that was written. What architecture the wei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
 from manifest.errors import ArchitectureError
+from manifest.kinship.sketch import Sketch, digest_and_sketch
+from manifest.kinship.stored import written
 from manifest.schema.document import File, TensorRecord, Weights
 
 
@@ -31,27 +32,36 @@ def files(checkpoint: Checkpoint, name: str, digests: Future[list[tuple[str, str
     ]
 
 
-def tensor_records(checkpoint: Checkpoint) -> list[TensorRecord]:
+def weights_record(checkpoint: Checkpoint, *, kinship: bool) -> Weights:
+    """The tensors of a checkpoint, read in one pass.
+
+    Args:
+        checkpoint: The weights.
+        kinship: Whether their sketches go on record, too.
+    """
     aliases = checkpoint.aliases()
     stored_names = {name: stored for stored, name in checkpoint.view.names.items()}
-    return [
-        TensorRecord(
-            name=name,
-            shape=list(stored.shape),
-            dtype=stored.dtype,
-            digest=checkpoint.digest(stored),
-            alias=aliases.get(name),
-            stored=stored_names.get(name),
+    sketches: dict[str, Sketch | None] = {}
+    tensors = []
+    for name, stored in checkpoint.tensors.items():
+        if kinship and name not in aliases:
+            digest, sketches[name] = digest_and_sketch(checkpoint, stored)
+        else:
+            digest = checkpoint.digest(stored)
+        tensors.append(
+            TensorRecord(
+                name=name,
+                shape=list(stored.shape),
+                dtype=stored.dtype,
+                digest=digest,
+                alias=aliases.get(name),
+                stored=stored_names.get(name),
+            )
         )
-        for name, stored in checkpoint.tensors.items()
-    ]
-
-
-def weights_record(checkpoint: Checkpoint, tensors: Sequence[TensorRecord]) -> Weights:
-    stored = checkpoint.tensors
     return Weights(
-        digest=weights_digest((tensor.name, tensor.digest) for tensor in tensors),
-        parameters=sum(stored[tensor.name].numel for tensor in tensors if tensor.alias is None),
-        dtypes=dict(sorted(Counter(tensor.dtype for tensor in tensors).items())),
-        tensors=list(tensors),
+        digest=weights_digest((each.name, each.digest) for each in tensors),
+        parameters=sum(checkpoint.tensors[each.name].numel for each in tensors if each.alias is None),
+        dtypes=dict(sorted(Counter(each.dtype for each in tensors).items())),
+        tensors=tensors,
+        kinship=written(sketches),
     )

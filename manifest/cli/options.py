@@ -87,7 +87,9 @@ Partial = Annotated[
     ),
 ]
 NoGolden = Annotated[bool, typer.Option("--no-golden", help="Record no golden outputs.")]
-
+NoKinship = Annotated[
+    bool, typer.Option("--no-kinship", help="Record no sketches of the weights, by which `relate` compares manifests.")
+]
 Probes = Annotated[
     list[Path] | None,
     typer.Option("--probe", help="Directory of images and a prompts.txt to ask, too.", metavar="DIR"),

@@ -90,11 +90,31 @@ class TensorRecord(_Part):
     )
 
 
+class Kinship(_Part):
+    """Linear sketches of the tensors, in the order of `tensors` without aliases and those in `without`.
+
+    `docs/kinship.md` has the formula.
+    """
+
+    version: int = Field(ge=1, description="Of the formula.")
+    numbers: str = Field(description="Base64 of all sketches' numbers one after the other, as little-endian float32.")
+    norms: list[Annotated[float, Field(ge=0)]] = Field(description="Euclidean norm of each tensor.")
+    zeros: list[Annotated[int, Field(ge=0)]] = Field(description="How many values of each tensor are zero.")
+    without: list[str] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="Tensors that have none: of no type that weights are trained in, empty, or not finite.",
+    )
+
+
 class Weights(_Part):
     digest: Digest
     parameters: int = Field(ge=0, description="Elements of all tensors; tied ones once.")
     dtypes: dict[str, int] = Field(description="Number of tensors of each element type.")
     tensors: list[TensorRecord]
+    kinship: Kinship | None = Field(
+        default=None, exclude_if=_is_none, description="By which these weights are compared without the file."
+    )
 
     @property
     def tied(self) -> dict[str, str]:

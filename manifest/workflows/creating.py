@@ -60,8 +60,8 @@ def describe(
         allow: Modules and scripts of your own that may be run to rebuild a model that is on record.
         progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
             its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
-        **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial` and `dataset`, as of
-            `manifest.save`.
+        **record: `passphrase`, `floor`, `probes`, `example_inputs`, `precisions`, `partial`, `dataset` and
+            `kinship`, as of `manifest.save`.
 
     Returns:
         The manifest that was written.

@@ -83,6 +83,8 @@ def save(
             are taken of numbers of these types and shapes, which anybody can draw again.
         precisions: In what else its answers are recorded, besides float32: `["bf16"]`.
         partial: Roles of components that are untrained by design, for example `["text_tower"]`.
+        kinship: Whether to record sketches of the weights, by which checkpoints are compared without their files; they
+            tell how far weights are apart. See `manifest.relate`.
         model_name: Name in the model library's registry, for a model whose making was not seen; of a factory of your
             own, `package.module:name`.
         family: Name of the model library, where the model does not show it: `callable` for a factory of your own, and

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, Unpack
@@ -314,6 +314,8 @@ def _publish(
 ) -> Manifest:
     """Merge what the processes found, describe the checkpoint, and put everything in place."""
     assert live is not None
+    # The processes digest their shares; sketches would take the first one another pass over all of them.
+    live = replace(live, options=replace(live.options, kinship=False))
     with _opened(place, state) as opened:
         stored = opened.with_digests({name: digest for share in shares for name, digest in share.tensors.items()})
         found = {name: digests for share in shares for name, digests in share.files.items()}

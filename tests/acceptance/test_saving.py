@@ -96,7 +96,9 @@ def test_manifest_holds_no_path_user_or_host(digits_model: Any, tmp_path: Path) 
     import socket
 
     manifest.save(digits_model, tmp_path / "x.pt")
-    text = Sidecars(tmp_path / "x.pt").manifest.read_text()
+    content = json.loads(Sidecars(tmp_path / "x.pt").manifest.read_text())
+    del content["weights"]["kinship"]["numbers"]  # base64, in which any short name may be found
+    text = json.dumps(content)
     for secret in (str(tmp_path), str(Path.home()) + "/", socket.gethostname(), f'"{getpass.getuser()}"'):
         assert secret not in text
 
