@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from manifest.errors import SourceChangedError as SourceChangedError
     from manifest.errors import StorageError as StorageError
     from manifest.errors import UnknownModelError as UnknownModelError
+    from manifest.kinship.relating import relate as relate
     from manifest.probes.inputs import Probe as Probe
     from manifest.schema.document import Manifest as Manifest
     from manifest.schema.report import Finding as Finding
@@ -108,6 +109,7 @@ _HOMES = {
     "Policy": "manifest.checks.policy",
     "Probe": "manifest.probes.inputs",
     "recording": "manifest.training.recording",
+    "relate": "manifest.kinship.relating",
     "remove_manifest": "manifest.storage.transaction",
     "repair": "manifest.workflows.repairing",
     "Report": "manifest.schema.report",

@@ -28,11 +28,11 @@ from manifest.version import __version__
 _INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 _COMMANDS = (
-    *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "bom", "log"),
+    *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "bom", "log", "relate"),
     *("convert", "sign", "repair", "keygen", "rule", "schema", "policy"),
 )
 """In the order of the help."""
-_ELSEWHERE = {"card": ("show", "card"), "bom": ("show", "bom")}
+_ELSEWHERE = {"card": ("show", "card"), "bom": ("show", "bom"), "relate": ("log", "relate")}
 """Commands that are in another one's module: that, and the function."""
 _QUIET = frozenset({"--quiet", "-q"})
 

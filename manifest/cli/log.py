@@ -1,4 +1,4 @@
-"""`manifest log`: which checkpoint started from which."""
+"""`manifest log` and `manifest relate`: where a checkpoint comes from, by what manifests say and by the weights."""
 
 from __future__ import annotations
 
@@ -37,3 +37,28 @@ def run(
     else:
         emit(rendering.show(found), output, color=not no_color)
     raise typer.Exit(2 if found.unread else 0)
+
+
+def relate(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(metavar="CKPT OTHER...", help="Checkpoints, or manifests by themselves.", show_default=False),
+    ],
+    format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
+    output: Output = None,
+    no_color: NoColor = False,
+) -> None:
+    """Say how a checkpoint is related to others: the same, trained on, rounded, pruned, a mix of them, or not at all.
+
+    Manifests alone will do: they have sketches of the weights. Exit codes: 0 it is related to each of the others; 1 to
+    one of them it is not; 2 that could not be told.
+    """
+    from manifest.kinship.relating import relate
+    from manifest.rendering import kinship as rendering
+
+    found = relate(*checkpoints)
+    if format is ShownFormat.JSON:
+        emit_data(rendering.data(found), output)
+    else:
+        emit(rendering.show(found), output, color=not no_color)
+    raise typer.Exit(found.exit_code)

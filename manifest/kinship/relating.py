@@ -1,0 +1,69 @@
+"""How checkpoints are related: the question as a user asks it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+
+from manifest.errors import InputError
+from manifest.kinship.answers import Kin
+from manifest.kinship.files import with_files
+from manifest.kinship.mixing import mix_of
+from manifest.kinship.pairs import answer, paired
+from manifest.kinship.subjects import Subject, opened
+from manifest.progress import Follower, followed
+
+_MOST = 64
+"""Checkpoints that are compared at once."""
+
+
+@followed
+def relate(one: str | os.PathLike[str], *others: str | os.PathLike[str], progress: Follower = None) -> Kin:
+    """How a checkpoint is related to others, from sketches of their weights.
+
+    Args:
+        one: The one that is asked about: a checkpoint, or a manifest by itself.
+        others: What it is compared with, one at least.
+        progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
+            its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
+
+    Returns:
+        How it is related to each of the others; of three and more, also how one of them is a mix of the others.
+
+    Raises:
+        InputError: There is nothing to compare it with, or no such file.
+        CheckpointError: One of them cannot be read.
+        DocumentError: A manifest is not valid, or has no sketches.
+
+    Example:
+        >>> import torch
+        >>> model = manifest.load("ckpt.pt")
+        >>> with torch.no_grad():
+        ...     for weight in model.visual.parameters():
+        ...         _ = weight.mul_(1.01)
+        >>> _ = manifest.save(model, "next.pt", golden=False)
+        >>> (pair,) = manifest.relate("next.pt", "ckpt.pt.manifest.json").pairs
+        >>> str(pair.relation)
+        'same-start'
+    """
+    del progress  # `followed` takes it
+    if not 1 <= len(others) < _MOST:
+        raise InputError(f"{len(others)} checkpoints are to be compared with, expected 1 to {_MOST - 1}; name some.")
+    with ExitStack() as stack:
+        subjects = []
+        for place in (one, *others):
+            subject = opened(place)
+            stack.callback(subject.close)
+            subjects.append(subject)
+        first, *rest = _named_apart(subjects, [one, *others])
+        pairs = [paired(first, each) for each in rest]
+        return Kin(tuple(with_files(pair, answer(pair)) for pair in pairs), mix_of([first, *rest]))
+
+
+def _named_apart(subjects: list[Subject], places: list[str | os.PathLike[str]]) -> list[Subject]:
+    """The same, called by their paths where two file names are one."""
+    names = [each.name for each in subjects]
+    if len(set(names)) == len(names):
+        return subjects
+    return [replace(each, name=str(place)) for each, place in zip(subjects, places, strict=True)]

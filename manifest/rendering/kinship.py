@@ -1,0 +1,77 @@
+"""How checkpoints are related, as text for a person and as data for a program.
+
+Names and sentences are escaped where they are made; here only the roles of components are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from manifest.escaping import printable
+from manifest.kinship.answers import KIN, Kin, PairAnswer, Part, Relation, State
+from manifest.schema.vocabulary import role_words
+
+_WORDS = {State.SAME: "untouched", State.MOVED: "moved", State.PERMUTED: "permuted", State.ANEW: "begun anew"}
+_UNTOLD = {Relation.UNRELATED, Relation.INCOMPARABLE, Relation.IDENTICAL}
+
+
+def show(kin: Kin) -> RenderableType:
+    """The mix first, if there is one, then each pair: the answer, the components, and what would refute it."""
+    parts: list[RenderableType] = []
+    if kin.mix is not None:
+        parts += [Text(f"✔ {kin.mix.sentence}", style="bold green")]
+        residual = f"what it leaves is {kin.mix.residual:.1e} of the distance from the nearest of them"
+        parts += [_dim(residual), _dim(f"refuted by {kin.mix.refuted_by}"), Text()]
+    for pair in kin.pairs:
+        parts += [*_pair(pair), Text()]
+    return Group(*parts[:-1])
+
+
+def data(kin: Kin) -> dict[str, Any]:
+    """The same as JSON values."""
+    return {"schema": "kinship/v1", **_without_none(asdict(kin))}
+
+
+def _without_none(value: Any) -> Any:
+    """Numbers that are none are null: JSON has no infinity."""
+    if isinstance(value, dict):
+        return {key: _without_none(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_none(each) for each in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _pair(pair: PairAnswer) -> list[RenderableType]:
+    kin = pair.relation in KIN
+    heading = Text(f"{'✔' if kin else '✘'} {pair.one} and {pair.other}", style="bold")
+    heading.append(f"  {pair.relation}", style="bold green" if kin else "bold red")
+    parts: list[RenderableType] = [heading, Text(f"  {pair.sentence}")]
+    if pair.relation not in _UNTOLD and len(pair.parts) > 1:
+        parts.append(_components(pair.parts))
+    parts += [_dim(note) for note in pair.notes]
+    if pair.files_tell:
+        parts.append(_dim(f"the files would tell {pair.files_tell}"))
+    if pair.refuted_by:
+        parts.append(_dim(f"refuted by {pair.refuted_by}"))
+    return parts
+
+
+def _components(parts: tuple[Part, ...]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for part in parts:
+        name = "others" if part.role is None else role_words(part.role)
+        moved = "" if part.state is State.SAME else f"{part.distance:.1e} ± {part.error:.0%}"
+        alike = "" if part.likeness is None or part.state is State.SAME else f"alike by {part.likeness:.3f}"
+        changed = "" if part.state is State.SAME else f"{part.changed} of {part.tensors} tensors"
+        cells = (f"    {printable(name)}", _WORDS[part.state], moved, alike, changed)
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _dim(text: str) -> Text:
+    return Text(f"  {text}", style="dim")
