@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from manifest.errors import StorageError as StorageError
     from manifest.errors import UnknownModelError as UnknownModelError
     from manifest.kinship.relating import relate as relate
+    from manifest.kinship.relating import relatives as relatives
     from manifest.probes.inputs import Probe as Probe
     from manifest.schema.document import Manifest as Manifest
     from manifest.schema.report import Finding as Finding
@@ -110,6 +111,7 @@ _HOMES = {
     "Probe": "manifest.probes.inputs",
     "recording": "manifest.training.recording",
     "relate": "manifest.kinship.relating",
+    "relatives": "manifest.kinship.relating",
     "remove_manifest": "manifest.storage.transaction",
     "repair": "manifest.workflows.repairing",
     "Report": "manifest.schema.report",

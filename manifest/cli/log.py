@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,6 +45,10 @@ def relate(
         list[str],
         typer.Argument(metavar="CKPT OTHER...", help="Checkpoints, or manifests by themselves.", show_default=False),
     ],
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="Find its nearest relatives among the manifests in a folder.", metavar="FOLDER"),
+    ] = None,
     format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
     output: Output = None,
     no_color: NoColor = False,
@@ -53,10 +58,13 @@ def relate(
     Manifests alone will do: they have sketches of the weights. Exit codes: 0 it is related to each of the others; 1 to
     one of them it is not; 2 that could not be told.
     """
-    from manifest.kinship.relating import relate
+    from manifest.errors import InputError
+    from manifest.kinship.relating import relate, relatives
     from manifest.rendering import kinship as rendering
 
-    found = relate(*checkpoints)
+    if against is not None and len(checkpoints) > 1:
+        raise InputError("--against is given with several checkpoints, expected one; name one, or leave out --against.")
+    found = relate(*checkpoints) if against is None else relatives(checkpoints[0], against)
     if format is ShownFormat.JSON:
         emit_data(rendering.data(found), output)
     else:

@@ -68,9 +68,7 @@ class Compared:
 def compared(one: Tensor, other: Tensor) -> Compared:
     """Two tensors of one shape."""
     if one.digest == other.digest:
-        likeness = None
-        if one.is_matrix and one.sketch is not None and math.prod(one.shape) >= _FEWEST_VALUES:
-            likeness = 1.0 if _centred(one).any() else None
+        likeness = 1.0 if is_telling(one) and centred(one).any() else None
         return Compared(one, other, True, 0.0, likeness)
     if one.sketch is None or other.sketch is None:
         return Compared(one, other, False, None, None)
@@ -83,14 +81,19 @@ def compared(one: Tensor, other: Tensor) -> Compared:
 
 
 def _likeness(one: Tensor, other: Tensor) -> float | None:
-    if not one.is_matrix or math.prod(one.shape) < _FEWEST_VALUES:
+    if not is_telling(one):
         return None
-    a, b = _centred(one), _centred(other)
+    a, b = centred(one), centred(other)
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else None
 
 
-def _centred(tensor: Tensor) -> Numbers:
+def is_telling(tensor: Tensor) -> bool:
+    """Whether likeness of a tensor is a sign of kinship: it is a matrix with enough values, begun at random."""
+    return tensor.is_matrix and tensor.sketch is not None and math.prod(tensor.shape) >= _FEWEST_VALUES
+
+
+def centred(tensor: Tensor) -> Numbers:
     """The numbers of a tensor as they would be about its mean, which is no sign of kinship; zeros of a constant one."""
     assert tensor.sketch is not None
     numbers = tensor.sketch.numbers

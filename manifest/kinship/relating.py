@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from manifest.errors import InputError
 from manifest.kinship.answers import Kin
 from manifest.kinship.files import with_files
 from manifest.kinship.mixing import mix_of
+from manifest.kinship.nearest import Relatives, nearest
 from manifest.kinship.pairs import answer, paired
 from manifest.kinship.subjects import Subject, opened
 from manifest.progress import Follower, followed
@@ -59,6 +61,37 @@ def relate(one: str | os.PathLike[str], *others: str | os.PathLike[str], progres
         first, *rest = _named_apart(subjects, [one, *others])
         pairs = [paired(first, each) for each in rest]
         return Kin(tuple(with_files(pair, answer(pair)) for pair in pairs), mix_of([first, *rest]))
+
+
+@followed
+def relatives(
+    checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str], *, progress: Follower = None
+) -> Relatives:
+    """The nearest relatives of a checkpoint among the manifests in a folder and below it.
+
+    Args:
+        checkpoint: A checkpoint, or a manifest by itself.
+        folder: Where the manifests are; checkpoints beside them are not read.
+        progress: Who follows it, as of `relate`.
+
+    Returns:
+        Up to twenty relatives, the nearest first.
+
+    Raises:
+        InputError: There is no such folder or checkpoint.
+        CheckpointError: The checkpoint cannot be read.
+
+    Example:
+        >>> found = manifest.relatives("ckpt.pt", ".")
+        >>> [(pair.other, str(pair.relation)) for pair in found.found][:1]
+        [('ckpt.pt.manifest.json', 'identical')]
+    """
+    del progress  # `followed` takes it
+    asked = opened(checkpoint)
+    try:
+        return nearest(asked, Path(folder))
+    finally:
+        asked.close()
 
 
 def _named_apart(subjects: list[Subject], places: list[str | os.PathLike[str]]) -> list[Subject]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from manifest import progress
 from manifest.checkpoint import Checkpoint, View, open_checkpoint
@@ -23,11 +24,12 @@ from manifest.escaping import printable
 from manifest.identification.identify import identify
 from manifest.kinship.sketch import Sketch, digest_and_sketch
 from manifest.kinship.stored import read
-from manifest.schema.document import Manifest, parse
+from manifest.schema.document import Manifest, Weights, parse
 from manifest.schema.vocabulary import component_tensors
 from manifest.storage.bounded_read import read_small
 from manifest.storage.sidecars import described_checkpoint, has_manifest
 from manifest.storage.transaction import read_manifest
+from manifest.strict_json import NotStrictError, read_object
 
 MANIFEST_SUFFIX = "manifest.json"
 LARGEST_MANIFEST = 256 << 20  # bytes
@@ -118,18 +120,45 @@ def recorded(path: Path) -> Subject:
     """
     name = printable(path.name)
     manifest = parse(read_small(path, "manifest", most=LARGEST_MANIFEST), source=name)
-    sketches = read(manifest.weights, name)
-    if sketches is None:
+    found = _of_weights(manifest.weights, name)
+    if found is None:
         raise DocumentError(
             f"{name} has no sketches of the weights that this version reads; name the checkpoint itself, "
             "or describe it anew with `manifest create`."
         )
+    return replace(found, roles=_roles(manifest, found.tensors), manifest=manifest)
+
+
+def read_weights(path: Path, name: str | None = None) -> Subject | None:
+    """The weights of one of many manifests, of which nothing else is read; None of one without sketches.
+
+    Args:
+        path: The manifest.
+        name: What it is called in answers, its file name when None.
+
+    Raises:
+        DocumentError: They are not valid.
+        InputError: It cannot be read.
+    """
+    shown = printable(path.name if name is None else name, 200)
+    try:
+        content = read_object(read_small(path, "manifest", most=LARGEST_MANIFEST))
+        weights = Weights.model_validate(content.get("weights"))
+    except (NotStrictError, ValidationError):
+        raise DocumentError(f"{shown} is no valid manifest; write it anew with `manifest create`.") from None
+    return _of_weights(weights, shown)
+
+
+def _of_weights(weights: Weights, name: str) -> Subject | None:
+    sketches = read(weights, name)
+    if sketches is None:
+        return None
     tensors = {
         each.name: Tensor(each.name, tuple(each.shape), each.dtype, each.digest, sketches.get(each.name))
-        for each in manifest.weights.tensors
+        for each in weights.tensors
         if each.alias is None
     }
-    return Subject(name, _numbers_alone(tensors), _roles(manifest, tensors), manifest.weights.digest, manifest)
+    return Subject(name, _numbers_alone(tensors), {}, weights.digest)
 
 
 def _read(stored: Checkpoint, manifest: Manifest | None) -> Subject:

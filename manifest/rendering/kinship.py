@@ -14,14 +14,20 @@ from rich.text import Text
 
 from manifest.escaping import printable
 from manifest.kinship.answers import KIN, Kin, PairAnswer, Part, Relation, State
+from manifest.kinship.nearest import Relatives
 from manifest.schema.vocabulary import role_words
 
 _WORDS = {State.SAME: "untouched", State.MOVED: "moved", State.PERMUTED: "permuted", State.ANEW: "begun anew"}
+_MOST_UNREAD = 5
 _UNTOLD = {Relation.UNRELATED, Relation.INCOMPARABLE, Relation.IDENTICAL}
 
 
-def show(kin: Kin) -> RenderableType:
-    """The mix first, if there is one, then each pair: the answer, the components, and what would refute it."""
+def show(kin: Kin | Relatives) -> RenderableType:
+    """Relatives as a table; else the mix first, if there is one, then each pair: the answer, the components, and what
+    would refute it.
+    """
+    if isinstance(kin, Relatives):
+        return _relatives(kin)
     parts: list[RenderableType] = []
     if kin.mix is not None:
         parts += [Text(f"✔ {kin.mix.sentence}", style="bold green")]
@@ -32,7 +38,7 @@ def show(kin: Kin) -> RenderableType:
     return Group(*parts[:-1])
 
 
-def data(kin: Kin) -> dict[str, Any]:
+def data(kin: Kin | Relatives) -> dict[str, Any]:
     """The same as JSON values."""
     return {"schema": "kinship/v1", **_without_none(asdict(kin))}
 
@@ -44,6 +50,23 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_none(each) for each in value]
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _relatives(kin: Relatives) -> RenderableType:
+    """A line each, the nearest first."""
+    table = Table.grid(padding=(0, 2))
+    for pair in kin.found:
+        distance = "" if pair.distance is None else f"{pair.distance:.1e} ± {pair.error or 0:.0%}"
+        alike = "" if pair.likeness is None else f"alike by {pair.likeness:.3f}"
+        table.add_row(Text("✔", style="green"), Text(pair.other), Text(pair.relation), Text(distance), Text(alike))
+    count = f"{len(kin.found)} relatives of {kin.asked} among {kin.searched:,} manifests"
+    lines = [Text(count, style="bold green" if kin.found else "bold red")]
+    if kin.without:
+        lines.append(_dim(f"{kin.without:,} more have no sketches"))
+    lines += [_dim(f"not read: {printable(path, 300)}: {reason}") for path, reason in kin.unread[:_MOST_UNREAD]]
+    if len(kin.unread) > _MOST_UNREAD:
+        lines.append(_dim(f"and {len(kin.unread) - _MOST_UNREAD:,} more that were not read"))
+    return Group(table, *lines)
 
 
 def _pair(pair: PairAnswer) -> list[RenderableType]:
