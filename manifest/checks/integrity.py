@@ -39,12 +39,23 @@ def integrity(subject: VerificationTarget) -> CheckResult:
             changed.append(path.name)
     if not findings and not changed:
         subject.intact = True
-        return CheckResult(f"all {total:,} bytes are those that were saved")
+        words = f"all {total:,} bytes are those that were saved"
+        refuted = _refuted_parents(subject)
+        return CheckResult(f"{words}; not from the parent on record" if refuted else words, refuted)
     if readable:
         findings += _changed_tensors(subject, findings)
     else:
         findings += [finding("I001", "The bytes are not those that were saved.", where=name) for name in changed]
     return CheckResult("the file was changed", findings)
+
+
+def _refuted_parents(subject: VerificationTarget) -> list[Finding]:
+    """Parents on record that the sketches of the weights refute."""
+    if subject.manifest.weights.kinship is None or not subject.manifest.provenance.parents:
+        return []
+    from manifest.kinship.descent import refuted_parents  # imports numpy
+
+    return refuted_parents(subject.manifest, subject.path)
 
 
 def _is_file(path: Path) -> bool:

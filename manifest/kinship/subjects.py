@@ -120,7 +120,7 @@ def recorded(path: Path) -> Subject:
     """
     name = printable(path.name)
     manifest = parse(read_small(path, "manifest", most=LARGEST_MANIFEST), source=name)
-    found = _of_weights(manifest.weights, name)
+    found = of_weights(manifest.weights, name)
     if found is None:
         raise DocumentError(
             f"{name} has no sketches of the weights that this version reads; name the checkpoint itself, "
@@ -146,10 +146,15 @@ def read_weights(path: Path, name: str | None = None) -> Subject | None:
         weights = Weights.model_validate(content.get("weights"))
     except (NotStrictError, ValidationError):
         raise DocumentError(f"{shown} is no valid manifest; write it anew with `manifest create`.") from None
-    return _of_weights(weights, shown)
+    return of_weights(weights, shown)
 
 
-def _of_weights(weights: Weights, name: str) -> Subject | None:
+def of_weights(weights: Weights, name: str) -> Subject | None:
+    """Weights as a manifest describes them, without components; None where it has no sketches.
+
+    Raises:
+        DocumentError: The sketches are not those of the tensors.
+    """
     sketches = read(weights, name)
     if sketches is None:
         return None
