@@ -17,10 +17,12 @@ class Moved:
     Attributes:
         squares: The sum of squared differences.
         norm: The sum of squares of what they were.
+        variance: Of `squares`, where it is estimated.
     """
 
     squares: float
     norm: float
+    variance: float = 0.0
 
     @property
     def relative(self) -> float:
@@ -29,10 +31,19 @@ class Moved:
             return 0.0
         return math.sqrt(self.squares / self.norm) if self.norm else math.inf
 
+    @property
+    def error(self) -> float:
+        """Relative standard error of the distance; zero where it was measured."""
+        return math.sqrt(self.variance) / self.squares / 2 if self.variance else 0.0
+
     @classmethod
     def together(cls, parts: Sequence[Moved]) -> Moved:
         """Several tensors as one."""
-        return cls(math.fsum(part.squares for part in parts), math.fsum(part.norm for part in parts))
+        return cls(
+            math.fsum(part.squares for part in parts),
+            math.fsum(part.norm for part in parts),
+            math.fsum(part.variance for part in parts),
+        )
 
 
 def moved(one: Checkpoint, then: StoredTensor, other: Checkpoint, now: StoredTensor) -> Moved | None:

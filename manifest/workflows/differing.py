@@ -1,6 +1,7 @@
 """What changed between two checkpoints: weights by component, architecture by module, and outputs by layer.
 
-Weights are compared by their bytes, which manifests only name and group; of a manifest alone, by what it has of them.
+Weights are compared by their bytes, which manifests only name and group; of a manifest alone, by the digests and the
+sketches that it has of them.
 Architectures are compared as recorded.
 """
 
@@ -22,8 +23,9 @@ from manifest.escaping import printable
 from manifest.fingerprints.module_tree import changes, grouped, unfold
 from manifest.grants import granted
 from manifest.identification.identify import identify
+from manifest.kinship.estimating import estimated
 from manifest.progress import Follower, followed
-from manifest.schema.document import CheckpointRecord, Manifest, Model, parse
+from manifest.schema.document import CheckpointRecord, Manifest, Model, Weights, parse
 from manifest.schema.name_ranges import listed
 from manifest.schema.report import Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
@@ -117,6 +119,7 @@ class _Weights:
         roles: The component of each tensor that belongs to one.
         initialised: Components that were never trained, as far as that is on record.
         stored: The tensors themselves; None where there is a manifest alone.
+        described: What the manifest says of them; None where there is none.
     """
 
     digests: Mapping[str, str]
@@ -124,6 +127,7 @@ class _Weights:
     roles: Mapping[str, str]
     initialised: frozenset[str]
     stored: Checkpoint | None
+    described: Weights | None
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,7 @@ def _weights_of(stored: Checkpoint | None, manifest: Manifest | None) -> _Weight
         known = identify(stored.shapes, [str(key) for key in stored.extras], stored.prefix).candidates
         if known and known[0].exact:
             roles = {known[0].stored[name]: role for name, role in known[0].roles.items() if name in known[0].stored}
-    return _Weights(digests, recorded, roles, initialised, stored)
+    return _Weights(digests, recorded, roles, initialised, stored, None if manifest is None else manifest.weights)
 
 
 def _integrity(*sides: _Side) -> CheckResult:
@@ -280,9 +284,13 @@ def _changed(then: _Weights, now: _Weights, renamed: Mapping[str, str], names: t
         evidence: dict[str, Any] = {}
         if measured:
             most = max(measured, key=lambda name: measured[name].relative)
-            evidence = {"moved": Moved.together(list(measured.values())).relative, "most": printable(most)}
-            message += f"; moved by {evidence['moved']:.1e} (relative L2)"
+            whole = Moved.together(list(measured.values()))
+            evidence = {"moved": whole.relative, "most": printable(most)}
+            message += f"; moved by {whole.relative:.1e} (relative L2)"
             message += f", most {printable(most)} ({measured[most].relative:.1e})" if len(measured) > 1 else ""
+            if whole.error:
+                evidence["error"] = whole.error
+                message += f", estimated from sketches to {whole.error:.0%}"
         if role in now.initialised - then.initialised:
             message += "; it was trained in the first and is initialised anew in the second"
         where = "weights" if role is None else printable(role)
@@ -300,10 +308,11 @@ def _changed(then: _Weights, now: _Weights, renamed: Mapping[str, str], names: t
 
 
 def _distances(then: _Weights, now: _Weights, names: Sequence[str]) -> dict[str, Moved]:
-    """How far each of some tensors moved, where both files are at hand and their values are comparable."""
+    """How far each of some tensors moved, where their values are comparable: measured, or estimated from manifests."""
     one, other = then.stored, now.stored
     if one is None or other is None:
-        return {}
+        sides = one or then.described, other or now.described
+        return {} if sides[0] is None or sides[1] is None else estimated(sides[0], sides[1], names)
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda name: moved(one, one.tensors[name], other, other.tensors[name]), names)
         return {name: each for name, each in zip(names, found, strict=True) if each is not None}

@@ -64,13 +64,15 @@ def test_components_are_those_of_the_side_that_has_a_manifest(place: Path) -> No
         assert "In the vision tower, " in found.message
 
 
-def test_manifest_alone_says_which_tensors_differ_and_not_how_far(place: Path) -> None:
+def test_manifest_alone_says_which_tensors_differ_and_about_how_far(place: Path) -> None:
     other = trained_on(place)
     alone = shutil.copy(place / "a.safetensors.manifest.json", place / "kept.manifest.json")
     report = manifest.diff(alone, other)
     (found,) = report.findings()
     assert found.where == "vision_tower"
-    assert "moved" not in found.message
+    measured = next(manifest.diff(place / "a.safetensors", other).findings()).evidence["moved"]
+    assert found.evidence["moved"] == pytest.approx(measured, rel=4 * found.evidence["error"])
+    assert ", estimated from sketches to " in found.message
     same = manifest.diff(alone, place / "a.safetensors.manifest.json")
     assert outcomes(same) == {"integrity": "skip", "weights": "pass", "architecture": "pass"}
     with pytest.raises(manifest.NoManifestError, match=r"kept\.manifest\.json has no file or no manifest beside it"):
@@ -152,3 +154,10 @@ def test_large_files_are_compared_in_bounded_memory(tmp_path: Path) -> None:
     report = manifest.diff(one, other)
     assert report.exit_code == 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB; the files have 4 GiB
+
+
+def test_manifest_alone_without_sketches_says_not_how_far(place: Path) -> None:
+    model = manifest.load(place / "a.safetensors", verify="none")
+    manifest.save(model, place / "c.safetensors", golden=False, kinship=False)
+    (found,) = manifest.diff(place / "c.safetensors.manifest.json", trained_on(place)).findings()
+    assert "moved" not in found.message
