@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,9 @@ def test_distance_of_a_small_tensor_is_known_to_a_sixth(size: int) -> None:
         for values in (normal(seed, size) for seed in range(200))
     ]
     assert float(np.sqrt(np.mean(np.square(errors)))) < 1.2 / math.sqrt(2 * FEW)
+
+
+def test_published_vectors_are_those_of_the_plain_script() -> None:
+    script = VECTORS.with_name("vectors.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == VECTORS.read_text()
