@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_VARYING = ((re.compile(r"\b\d+\.\d\d s\b"), "0.00 s"), (re.compile(r"\s+$", re.MULTILINE), ""))
+_VARYING = ((re.compile(r" *\b\d+\.\d\d s\b"), " 0.00 s"), (re.compile(r"\s+$", re.MULTILINE), ""))
 
 
 @dataclass(frozen=True)
