@@ -13,6 +13,10 @@ from manifest.schema.rules import finding
 from manifest.signing import PublicKey, Statement, read_bundle, verify_bundle
 from manifest.storage.sidecars import Pending, Sidecars, pending_words
 
+_OVER_SIGNED = (
+    "If a save of yours was cut off, finish and sign it: `manifest repair CKPT --key release.key`; otherwise remove it."
+)
+
 
 def trust(subject: VerificationTarget, keys: Sequence[PublicKey]) -> CheckResult:
     """Who signed a checkpoint's manifest, as far as trusted keys tell; its bytes are not read.
@@ -61,7 +65,8 @@ def _pending(subject: VerificationTarget) -> list[Finding]:
     where = Sidecars(subject.path).pending_manifest.name
     message = pending_words(subject.path, pending)
     severity = Severity.WARNING if pending is Pending.USED_OVER_SIGNED else None
-    return [finding("T009", message, where=where, severity=severity)]
+    remedy = None if pending is Pending.USED else _OVER_SIGNED
+    return [finding("T009", message, where=where, severity=severity, remedy=remedy)]
 
 
 def _uncovered(statement: Statement, subject: VerificationTarget) -> str | None:
