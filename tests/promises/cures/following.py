@@ -148,7 +148,8 @@ class Advice:
         return eval(match[match.lastindex or 0], {"manifest": manifest, "torch": torch, **names})
 
 
-Cure = Callable[[Bench], Generator[Report, Advice, None]]
+Case = Generator[Report, Advice, None]
+Cure = Callable[[Bench], Case]
 
 
 def _filled(word: str, put_in: Mapping[str, object]) -> str:

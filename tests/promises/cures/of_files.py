@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import tarfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from safetensors.torch import save_file
 import manifest
 from manifest.schema.report import Report
 from manifest.storage.sidecars import Sidecars
-from tests.promises.cures.following import Advice, Bench
-
-Case = Generator[Report, Advice, None]
+from tests.promises.cures.following import Advice, Bench, Case
 
 TEST_VIT = {"LIBRARY": "timm", "NAME": "test_vit"}
 
