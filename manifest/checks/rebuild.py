@@ -99,7 +99,7 @@ class Rebuilder:
             return CheckResult("its library is missing", [finding(LIBRARY_MISSING, str(error), where="architecture")])
         except NotGrantedError as error:
             self.cannot_build = True
-            remedy = "Read that module first, for whoever wrote the manifest chose it."
+            remedy = "Read that module first, for whoever wrote the manifest chose it; then allow it as said above."
             return CheckResult(
                 "not built without leave", [finding("A005", str(error), where="architecture", remedy=remedy)]
             )
@@ -126,7 +126,7 @@ class Rebuilder:
         doubts += inner_contradictions(subject.manifest, subject.manifest.provenance.categories)
         if (change := source_change(recorded)) is not None:
             message = "What the model needs of its script has changed since it was saved, and that was allowed."
-            doubts.append(_source_changed(message, str(recorded.name).partition(":")[0], change, Severity.WARNING))
+            doubts.append(_source_changed(message, str(recorded.name).partition(":")[0], change, allowed=True))
         name = recorded.name or recorded.class_name
         words = activation_words(recorded.activations) or "as recorded"
         reason = f"{recorded.family} {name} rebuilt: {words}"
@@ -216,8 +216,12 @@ class Rebuilder:
         return CheckResult(agreement(comparisons) + widened, unreached)
 
 
-def _source_changed(message: str, script: str, change: str, severity: Severity | None = None) -> Finding:
-    return finding("A015", message, where=script, severity=severity, diff=change.splitlines()[:_DIFF_LINES])
+def _source_changed(message: str, script: str, change: str, *, allowed: bool = False) -> Finding:
+    diff = change.splitlines()[:_DIFF_LINES]
+    if not allowed:
+        return finding("A015", message, where=script, diff=diff)
+    remedy = "Nothing to do while its answers agree; to put the script on record as it is now, save the model anew."
+    return finding("A015", message, where=script, severity=Severity.WARNING, remedy=remedy, diff=diff)
 
 
 def rungs(probes: Sequence[Probe] = ()) -> list[tuple[str, Check]]:
@@ -243,11 +247,16 @@ def _activation_findings(recorded: Architecture, adapter: Family, module: nn.Mod
         f"The config builds {activation_words(found)}, and the weights were saved with "
         f"{activation_words(recorded.activations)}."
     )
-    remedy = "Put back the config that was saved, or write the manifest anew with the activation of the training."
+    remedy = (
+        "Put back the config that was saved, or write the manifest anew for the model that was trained: "
+        "`manifest create CKPT --family LIBRARY --model NAME`."
+    )
     return [finding("A001", message, where="architecture.config", remedy=remedy)]
 
 
-def structure_findings(recorded: Architecture, module: nn.Module, moved: Sequence[str] = ()) -> list[Finding]:
+def structure_findings(
+    recorded: Architecture, module: nn.Module, moved: Sequence[str] = (), *, remedy: str | None = None
+) -> list[Finding]:
     """What differs between the modules of a recorded architecture and those of a module."""
     found = structure(module)
     if structure_digest(found) == recorded.structure:
@@ -259,7 +268,8 @@ def structure_findings(recorded: Architecture, module: nn.Module, moved: Sequenc
         message = f"The classes of {name} have other hyper-parameters in these libraries{where}."
         return [finding("E003", message, where="architecture.structure", libraries=list(moved))]
     message = f"The {name} here has another structure than was recorded{where}."
-    return [finding("A002", message, where=different[0].path if different else "architecture.structure")]
+    place = different[0].path if different else "architecture.structure"
+    return [finding("A002", message, where=place, remedy=remedy)]
 
 
 def _moved(subject: VerificationTarget) -> list[str]:

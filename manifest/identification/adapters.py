@@ -107,6 +107,7 @@ def adapter_finding(adapters: Adapters, path: Path) -> Finding:
         return finding("A014", message, where="identity")
     message = f"These are {adapters.words()} alone, and the model that they adapt is not in the file{more}."
     remedy = (
-        "Load the model that they adapt, then `peft.PeftModel.from_pretrained(model, DIRECTORY)`; audit it by itself."
+        "Load the model that they adapt, then `peft.PeftModel.from_pretrained(model, DIRECTORY)`; "
+        "audit the file of that model by itself."
     )
     return finding("A014", message, where="identity", remedy=remedy)

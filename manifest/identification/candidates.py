@@ -93,6 +93,7 @@ class Identification:
         candidates: All that fit exactly, or else the nearest, the best first; none when nothing is near.
         renaming: What was done to the names, one clause each.
         untold: Which of several architectures it is that names and shapes do not tell apart, one sentence each.
+        settings: Which settings they want that a library has for weights of its own alone, one sentence each.
         notes: What else they do not tell, one sentence each.
         adapters: Low-rank adapters beside the weights, or instead of them.
         written_by: What wrote the file, where its other contents tell.
@@ -102,6 +103,7 @@ class Identification:
     candidates: tuple[ArchitectureCandidate, ...]
     renaming: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     adapters: Adapters | None = None
     written_by: str | None = None

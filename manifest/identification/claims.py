@@ -27,6 +27,7 @@ from manifest.storage.bounded_read import LARGEST, read_small
 
 _OF_LOADER = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Files that transformers looks for beside a config."""
+_QUICK = "-quickgelu"
 _LONGEST = 200  # characters of a name
 _NAMES_OF_MODELS = ("arch", "architecture", "model_name", "model", "backbone", "encoder_name")
 
@@ -271,7 +272,7 @@ def _against_activation(
 ) -> Iterator[Finding]:
     """A tag that was trained with one activation, and a config or a name that builds another."""
     trained, built = ("QuickGELU", "GELU") if needs else ("GELU", "QuickGELU")
-    cure = _cure(needs, claim.library)
+    cure = _cure(needs, claim)
     what = f"{printable(claim.tag or '')} of {printable(claim.name or '')}"
     for other in said:
         if other.quick_gelu is not None and other.quick_gelu != needs:
@@ -299,10 +300,15 @@ def _needs_quick_gelu(claim: Claim) -> bool | None:
     return dict(quick_gelu_tags(claim.name)).get(claim.tag)
 
 
-def _cure(needs: bool, library: str | None) -> str:
-    if library == "timm":
+def _cure(needs: bool, claim: Claim) -> str:
+    """The argument, and the name that builds it so, under which an audit has nothing to say."""
+    if claim.library == "timm":
         return f"Build it with `{timm_activation(quick_gelu=needs)}`."
-    return f"Build it with `force_quick_gelu={needs}`." if needs else "Build it without `force_quick_gelu`."
+    argument = f"Build it with `force_quick_gelu={needs}`" if needs else "Build it without `force_quick_gelu`"
+    twin = f"{claim.name}{_QUICK}" if needs else str(claim.name).removesuffix(_QUICK)
+    if twin == claim.name or named("open_clip", twin) is None:
+        return f"{argument}."
+    return f"{argument}, which is `--as open_clip:{twin}/{claim.tag}` here."
 
 
 def _capital(text: str) -> str:

@@ -18,7 +18,7 @@ from manifest.identification.candidates import LIBRARIES, ArchitectureCandidate,
 from manifest.identification.customisation import customisation
 from manifest.identification.index.templates import Filled, covered, filled
 from manifest.identification.key_mapping import KeyMapping, renamings
-from manifest.identification.untold import alternatives, left_out, parts, tags_untold, twins_untold
+from manifest.identification.untold import alternatives, left_out, parts, settings_untold, tags_untold, twins_untold
 from manifest.weights.shape_diff import Shape, ShapeDiff, shape_diff
 
 _MOST_READ = 6
@@ -247,4 +247,5 @@ def _told(found: list[ArchitectureCandidate], renamed: KeyMapping, *, of_openai:
     twins = [each for each in found if each.shapes == found[0].shapes]
     untold = (*twins_untold(twins), *tags_untold(twins, of_openai=of_openai))
     told = (*parts(found[0]), *alternatives(found), *left_out(found[0]))
-    return Identification(tuple(found), renamed.words, untold, told, put_back=renamed.put_back)
+    settings = tuple(settings_untold(found[0]))
+    return Identification(tuple(found), renamed.words, untold, settings, told, put_back=renamed.put_back)

@@ -54,6 +54,15 @@ def tags_untold(twins: list[ArchitectureCandidate], *, of_openai: bool) -> Itera
                 yield f"Of the published weights of {each.name}, {_listed(quick)} need QuickGELU{rest}."
 
 
+def settings_untold(best: ArchitectureCandidate) -> Iterator[str]:
+    """Which settings a library has for weights of its own alone."""
+    for setting, value in best.settings.get("with_weights", {}).items():
+        yield (
+            f"torchvision builds {best.name} with {setting}={value} for its own weights and with {setting}={not value} "
+            "without `weights=`; which of the two these want, names and shapes do not tell."
+        )
+
+
 def parts(best: ArchitectureCandidate) -> Iterator[str]:
     """Of what the weights are only a part, and what was changed to fit another purpose."""
     if best.settings.get("image_tower"):
@@ -61,11 +70,6 @@ def parts(best: ArchitectureCandidate) -> Iterator[str]:
         twin = _switched(best.name)
         if index.named("timm", twin) is not None:
             yield f"{twin} has the same trunk with another activation, whatever its head; declare which it is."
-    for setting, value in best.settings.get("with_weights", {}).items():
-        yield (
-            f"torchvision builds {best.name} with {setting}={value} for its own weights and with {setting}={not value} "
-            "without `weights=`; which of the two these want, names and shapes do not tell."
-        )
     if best.absent_roles:
         there = [role for role in dict.fromkeys(best.roles.values()) if role not in best.absent_roles]
         lacking = _listed(map(role_words, best.absent_roles), "or")

@@ -55,6 +55,7 @@ _KIN = 0.9
 _FEWEST_EMPTY, _SHARE_EMPTY = 2, 0.2
 """Tensors of shape [0], and their share of all, from which on they are taken for weights that are not there."""
 _TRY = "Hold it against the class itself: `manifest create CKPT --family transformers --model DIRECTORY_OF_CONFIG`."
+_AS_IT_IS = "Nothing to do if that is meant: build the model so, and load the weights into it."
 _WEIGHTS = "weights"
 """The role of what no known architecture has."""
 
@@ -226,8 +227,7 @@ class _Audit:
 
     def _identity(self) -> CheckResult:
         found, meant = self.identification, self.meant
-        notes = [*(found.untold if self._told_by() is None else ()), *found.notes]
-        findings = [finding("A011", printable(" ".join(notes), 2000), where="identity", notes=notes)] if notes else []
+        findings = self._untold(meant)
         findings += contradictions(self.claims, found, meant, self.stored.path)
         removed = self.stored.prefix.removesuffix(found.put_back)
         prefix = [f'prefix "{removed}" removed'] if removed else []
@@ -256,6 +256,17 @@ class _Audit:
         return CheckResult(
             f"{meant.library} {meant.name}{'' if said else others}{built}{word}{renamed}{said_of}", findings
         )
+
+    def _untold(self, meant: ArchitectureCandidate | None) -> list[Finding]:
+        """What names and shapes do not tell, without what somebody has told."""
+        found = self.identification
+        tagged = meant is not None and any(claim.tag and claim.name == meant.name for claim in self.claims)
+        which = [*(found.untold if self._told_by() is None else ()), *(() if tagged else found.settings)]
+        notes = [*which, *found.notes]
+        if not notes:
+            return []
+        message, remedy = printable(" ".join(notes), 2000), None if which else _AS_IT_IS
+        return [finding("A011", message, where="identity", remedy=remedy, notes=notes)]
 
     def _state_of_part(self) -> str | None:
         """What chooses the weights of one model, where others are beside them in one state dict."""

@@ -73,6 +73,7 @@ from manifest.workflows.answering import (
 )
 
 _log = logging.getLogger(__name__)
+_AS_RECORDED = "Build it as it is on record, which is named first; if the change was meant, save the model anew."
 
 
 def compare(
@@ -163,7 +164,7 @@ def _of_opaque(
     answers = answer_of(module, subject.manifest, material) if subject.manifest.golden else None
 
     def same_modules(each: VerificationTarget) -> CheckResult:
-        findings = structure_findings(each.manifest.architecture, module)
+        findings = structure_findings(each.manifest.architecture, module, remedy=_AS_RECORDED)
         return CheckResult("other modules" if findings else "the recorded modules and hyper-parameters", findings)
 
     def same_weights(each: VerificationTarget) -> CheckResult:

@@ -112,9 +112,9 @@ class Advice:
         assert words in self.text, self.text
         self.followed.append(words)
 
-    def found(self, pattern: str) -> re.Match[str]:
-        """Words of the remedy, for the case to go on with."""
-        match = re.search(pattern, self.text)
+    def found(self, pattern: str, *, above: bool = False) -> re.Match[str]:
+        """Words of the remedy, or of the message above it where that is what it refers to."""
+        match = re.search(pattern, self.finding.message if above else self.text)
         assert match, self.text
         self.followed.append(match[0])
         return match
@@ -124,9 +124,10 @@ class Advice:
         words = shlex.split(self.found(rf"`manifest ({name}[^`]*)`")[1])
         return [_filled(word, put_in) for word in words]
 
-    def options(self, name: str, put_in: Mapping[str, object] | None = None) -> list[str]:
+    def options(self, name: str, put_in: Mapping[str, object] | None = None, *, above: bool = False) -> list[str]:
         """An option that it names in backquotes, with its value."""
-        return [_filled(word, put_in or {}) for word in shlex.split(self.found(rf"`({name}[^`]*)`")[1])]
+        words = self.found(rf"`({name}[^`]*)`", above=above)[1]
+        return [_filled(word, put_in or {}) for word in shlex.split(words)]
 
     def runs(self, name: str, put_in: Mapping[str, object]) -> None:
         """Run a command of it, which must succeed."""
