@@ -18,6 +18,8 @@ from manifest.validation import nearest_names
 
 RUNG = "policy"
 """Name of the rung that holds what a policy demands."""
+_BY_VERIFY = "Check it against its manifest: `manifest verify CKPT --policy POLICY`."
+_NOT_SHOWN = "Name in `components.require` the roles that must be trained: of small parts, numbers do not show it."
 
 
 def apply(
@@ -115,10 +117,11 @@ def _unmet_by_model(policy: Policy, model: Report) -> Iterator[Finding]:
     if policy.golden.required and (lack := _not_compared(model)) is not None:
         message = f"The policy demands that golden outputs agree, and {lack}."
         remedy = "Save with `golden=True`, verify without `--fast`, and give the probes that it was saved with."
+        remedy = _BY_VERIFY if model.kind is Kind.AUDIT else remedy
         yield finding("G003", message, severity=Severity.ERROR, where="golden", remedy=remedy)
     if policy.golden.max_floor is not None and model.kind is Kind.AUDIT:
         message = "The policy bounds the numerics floor, and an audit reads no record of it; use `manifest verify`."
-        yield finding("G006", message, where="golden")
+        yield finding("G006", message, where="golden", remedy=_BY_VERIFY)
 
 
 def _incompleteness(role: str, components: Sequence[ComponentVerdict]) -> str | None:
@@ -143,14 +146,15 @@ def _untrained(roles: Sequence[str], model: Report) -> Iterator[Finding]:
         yield finding("P013", message, where=printable(model.subject))
     for part in model.components:
         if part.training is not Training.TRAINED and (part.role in roles or not roles):
-            found = "its numbers are as initialised"
+            found, remedy = "its numbers are as initialised", None
             if part.training is Training.BARELY:
                 found = "its numbers have barely moved from where they were initialised"
             if part.training is Training.UNKNOWN:
                 absent = part.status is Status.ABSENT
                 found = "it is absent" if absent else "nothing in its numbers shows that it was trained"
+                remedy = None if absent else _NOT_SHOWN
             message = f"The policy demands a trained {words_of(part.role)}, and {found}."
-            yield finding("P013", message, where=printable(part.role))
+            yield finding("P013", message, where=printable(part.role), remedy=remedy)
 
 
 def _not_compared(model: Report) -> str | None:
@@ -166,15 +170,16 @@ def _not_compared(model: Report) -> str | None:
 
 
 def _unsigned(report: Report) -> Iterator[Finding]:
-    trust = next((rung for rung in report.rungs if rung.name == "trust"), None)
+    trust, remedy = next((rung for rung in report.rungs if rung.name == "trust"), None), None
     if trust is None:
+        remedy = "Check it with the signer's public key: `manifest verify CKPT --key release.pub --policy POLICY`."
         message = "The policy demands a signature by a trusted key, and an audit checks none; use `manifest verify`."
     elif trust.outcome is not Outcome.PASS or any(item.rule != "T009" for item in trust.findings):
         found = printable(trust.reason, 300)
         message = f"The policy demands a signature by a trusted key, and found is this: {found}."
     else:
         return
-    yield finding("P012", message, where=printable(report.subject))
+    yield finding("P012", message, where=printable(report.subject), remedy=remedy)
 
 
 def _remarks(waivers: Sequence[Waiver], found: set[str], today: date) -> Iterator[Finding]:

@@ -343,13 +343,13 @@ def _other_inputs(manifest: Manifest, worst: Comparison, golden: Golden, inputs:
         remedy = "Put back the manifest that was saved."
         found = finding("G002", message, severity=Severity.ERROR, remedy=remedy, distance=worst.distance)
         return CheckResult("inputs differ", [found])
-    found = finding("G002", f"{message}; {', '.join(moved)} differ.", distance=worst.distance)
+    remedy = f"Install the recorded versions of {', '.join(moved)}, and verify again."
+    found = finding("G002", f"{message}; {', '.join(moved)} differ.", remedy=remedy, distance=worst.distance)
     if agree([worst]):
         return CheckResult("inputs differ", [found])
     message = (
         f"The outputs differ by {worst.distance:.1e}, and so do the inputs; which of them is wrong cannot be told."
     )
-    remedy = f"Install the recorded versions of {', '.join(moved)}, and verify again."
     return CheckResult(
         "this machine cannot tell", [found, finding(CANNOT_TELL, message, where="golden", remedy=remedy)]
     )

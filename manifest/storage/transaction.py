@@ -61,7 +61,7 @@ def read_sidecars(checkpoint: Path) -> SidecarContents:
         )
         raise NoManifestError(
             f"{found}, expected {sidecars.manifest.name}; "
-            f"write one with `manifest create {name} --model NAME`, "
+            f"write one with `manifest create {name} --family LIBRARY --model NAME`, "
             "or save the model with `manifest.save`."
         )
     return SidecarContents(manifest, _read(sidecars.signature))

@@ -139,7 +139,7 @@ def words_of_none(made: Sequence[MadeModel]) -> str:
 
 
 def _recorded(made: Sequence[MadeModel]) -> str:
-    by_hand = "describe a file that holds one with `manifest create FILE --model NAME`"
+    by_hand = "describe a file that holds one with `manifest create FILE --family LIBRARY --model NAME`"
     if not made:
         return by_hand
     try:

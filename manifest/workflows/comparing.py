@@ -246,14 +246,17 @@ def _of_lower_precision(
         f"The answers are of a model in {printable(found.precision, 40)}, and those on record in {golden.precision}: "
         "low precision moves outputs as far as a wrong activation, so that the two are not told apart."
     )
-    remedy = "Ask it in float32, or pass across_precisions=True (`--across-precisions`)."
-    untold = CheckResult("cannot be told", [finding(CANNOT_TELL, message, where="golden", remedy=remedy)])
+    remedy = "Ask the model in float32, as `manifest.load(CKPT)` gives it"
     try:
         held = _held(subject, golden, found, model, weights)
     except (ArchitectureError, InputError) as error:
         _log.debug("answers in %s could not be compared: %s", found.precision, error)
-        return untold
-    return held if any(each.rule == "G001" for each in held.findings) else untold
+    else:
+        if any(each.rule == "G001" for each in held.findings):
+            return held
+        if not held.findings:  # else even that would tell nothing
+            remedy += ", or pass across_precisions=True (`--across-precisions`)"
+    return CheckResult("cannot be told", [finding(CANNOT_TELL, message, where="golden", remedy=f"{remedy}.")])
 
 
 def _held(

@@ -161,9 +161,11 @@ def _operators(built: Built) -> CheckResult:
     if found.random:
         what = "; ".join(f"{name} in {listed(paths)}" for name, paths in found.random.items())
         findings.append(finding("D002", f"The forward pass draws random numbers: {what}.", where="operators"))
-    if found.documented:
-        what = "; ".join(f"{name} {when}" for name, (when, _) in list(found.documented.items())[:6])
-        never = [name for name, (_, curable) in found.documented.items() if not curable]
+    asked = torch.are_deterministic_algorithms_enabled()
+    documented = {name: each for name, each in found.documented.items() if not (asked and each[1])}
+    if documented:
+        what = "; ".join(f"{name} {when}" for name, (when, _) in list(documented.items())[:6])
+        never = [name for name, (_, curable) in documented.items() if not curable]
         message = f"Documented not to be deterministic: {what}."
         if never:
             message += f" There is no deterministic form of {', '.join(never)}."

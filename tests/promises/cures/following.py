@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import manifest
-from manifest.schema.report import Finding, Report
+from manifest.schema.report import Report
 from manifest.signing import generate_keys
 
 State = dict[str, Tensor]
@@ -72,6 +72,14 @@ class Bench:
         """The weights of the trained digits CLIP."""
         return dict(load_file(self.digits.WEIGHTS))
 
+    def clip_on_record(self) -> Path:
+        """The digits CLIP with its manifest and golden outputs, which are made once."""
+        names = ("clip.pt", "clip.pt.manifest.json")
+        if not (self.source / names[0]).exists():
+            manifest.save(manifest.load(self.digits.WEIGHTS, verify="none"), self.source / names[0])
+        self.again(*names)
+        return self.folder / names[0]
+
     def write(self, state: State, name: str = "weights.safetensors") -> Path:
         """Weights as a file without a manifest, by the ending of its name."""
         path = self.folder / name
@@ -90,22 +98,19 @@ class Bench:
 
 @dataclass
 class Advice:
-    """What a finding says to do.
+    """What a finding, or an error, says to do.
 
     Attributes:
-        finding: The finding.
+        text: The remedy of a finding, or the sentence of an error.
         bench: Where its case was made.
+        above: The message of a finding.
         followed: The words of it that were followed.
     """
 
-    finding: Finding
+    text: str
     bench: Bench
+    above: str = ""
     followed: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """The remedy."""
-        return self.finding.remedy or ""
 
     def says(self, words: str) -> None:
         """Hold that the remedy tells a person to do this, which the case does next."""
@@ -114,7 +119,7 @@ class Advice:
 
     def found(self, pattern: str, *, above: bool = False) -> re.Match[str]:
         """Words of the remedy, or of the message above it where that is what it refers to."""
-        match = re.search(pattern, self.finding.message if above else self.text)
+        match = re.search(pattern, self.above if above else self.text)
         assert match, self.text
         self.followed.append(match[0])
         return match
@@ -170,7 +175,7 @@ def follow(cure: Cure, code: str, bench: Bench) -> list[str]:
     case = cure(bench)
     found = next((each for each in next(case).findings() if each.rule == code), None)
     assert found is not None, f"the case does not raise {code}"
-    advice = Advice(found, bench)
+    advice = Advice(found.remedy or "", bench, above=found.message)
     ways = 0
     report: Report | None = case.send(advice)
     while report is not None:

@@ -93,7 +93,7 @@ def structure_differs_when_a_model_of_ones_own_is_compared(bench: Bench) -> Case
     manifest.save(built(1e-5), path, family="opaque")
     advice = yield manifest.compare(built(1e-3), path)
     advice.says("Build it as it is on record, which is named first")
-    assert "eps 1e-05" in advice.finding.message
+    assert "eps 1e-05" in advice.above
     yield manifest.compare(built(1e-5), path)
 
 
