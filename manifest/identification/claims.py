@@ -218,7 +218,7 @@ def contradictions(
         if claim.source == BY_DIGITS:
             what = f"{printable(claim.tag or '')} of {printable(claim.name or '')}"
             message = f"The digits in its name are those of {what}, and its SHA-256 is another."
-            remedy = "Get the file again from its source: it was changed or cut off."
+            remedy = "Get the file again from its source; if it is meant to be another, give it a name without digits."
             yield finding("A012", message, where=claim.source, remedy=remedy)
         yield from _against_tensors(claim, found)
         yield from _against_loader(claim, found, path)
@@ -263,7 +263,7 @@ def _against_loader(claim: Claim, found: Identification, path: Path) -> Iterator
         f"{_capital(claim.source)} says transformers {printable(claim.name or '')}, and the tensors have the names of "
         f"{are}: `from_pretrained` would leave nearly all of its weights at random."
     )
-    remedy = "Load it by the library whose names it has, or convert the names first."
+    remedy = "Load it by the library whose names it has, with the config of that library beside it."
     yield finding("A012", message, where=claim.source, remedy=remedy)
 
 

@@ -16,6 +16,7 @@ from manifest.checks.explanation import recorded_model
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.checks.target import open_target
 from manifest.determinism.doctor import Observation, Trial, modes, ran
+from manifest.errors import ArchitectureError
 from manifest.families import creation_of, family, family_of
 from manifest.families.protocol import Creation, Family
 from manifest.families.wrappers import unwrap
@@ -30,6 +31,7 @@ from manifest.schema.name_ranges import listed
 from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report
 from manifest.schema.rules import finding
 
+_OF_ONES_OWN = "Save a network of your own with `example_inputs={'x': inputs}`, and give the doctor its checkpoint."
 _SEED = 0
 _HASHING = {"PYTHONHASHSEED": "12345"}
 _WANTED: Mapping[str, Any] = {
@@ -102,7 +104,10 @@ def doctor(
 
 def _of_object(module: nn.Module) -> _Patient:
     module = unwrap(module)
-    adapter = family_of(module)
+    try:
+        adapter = family_of(module)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{error} {_OF_ONES_OWN}") from error
     architecture = adapter.capture(module, creation_of(module)).architecture
     return _Patient(architecture.name or architecture.class_name, Built(adapter, architecture, module))
 
@@ -195,8 +200,7 @@ def _experiments(patient: _Patient) -> Iterator[tuple[str, Callable[[], CheckRes
         inputs = patient.built.family.inputs(patient.built.architecture, patient.probe)
     if inputs is None:
         message = "Nobody here knows what this model takes, so it was asked nothing: whether it moves is not known."
-        remedy = "Save it with `example_inputs={'x': inputs}`, and give the doctor its checkpoint."
-        untold = finding(CANNOT_TELL, message, where="experiments", remedy=remedy)
+        untold = finding(CANNOT_TELL, message, where="experiments", remedy=_OF_ONES_OWN)
         yield "experiments", lambda: CheckResult("not asked anything", [untold])
         return
     for cause, experiment in Trial(patient.built, inputs, patient.elsewhere).experiments():

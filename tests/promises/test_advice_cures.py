@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from manifest.schema.rules import RULES
-from tests.promises.cures import of_files, of_models, of_outputs, of_policies, of_weights
+from tests.promises.cures import of_files, of_identity, of_models, of_outputs, of_policies, of_weights
 from tests.promises.cures.following import Bench, Cure, follow, make_source
 
-TABLES = (of_files, of_weights, of_models, of_outputs, of_policies)
+TABLES = (of_files, of_weights, of_models, of_identity, of_outputs, of_policies)
 
 
 def cures() -> Iterator[Any]:

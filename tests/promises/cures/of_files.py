@@ -157,6 +157,17 @@ def tensors_changed(bench: Bench) -> Case:
     yield _fast(path)
 
 
+def tensors_changed_when_two_are_compared(bench: Bench) -> Case:
+    path = _tensor_changed(bench)
+    other = path.with_name("other.pt")
+    torch.save(bench.state(), other)
+    manifest.create(other, "test_vit", family="timm", golden=False)
+    advice = yield manifest.diff(path, other)
+    assert advice.looks("verify", {"CKPT": path}).exit_code == 1  # which finds out that the file is wrong
+    bench.again("ckpt.pt")
+    yield manifest.diff(path, other)
+
+
 def size_differs(bench: Bench) -> Case:
     path = bench.signed()
     path.write_bytes(path.read_bytes()[:-1000])
@@ -208,6 +219,15 @@ def unsupported_container(bench: Bench) -> Case:
     advice.says("save its weights by `torch.save` or as safetensors")
     loaded = np.load(path, allow_pickle=True).item()
     yield manifest.audit(bench.write({name: torch.from_numpy(value) for name, value in loaded.items()}))
+
+
+def unsupported_container_when_a_tensor_has_no_values(bench: Bench) -> Case:
+    path, table = bench.folder / "net.pt", torch.eye(20)
+    torch.save(bench.state() | {"table": table.to("meta")}, path)
+    advice = yield manifest.audit(path)
+    advice.says("Save it as a plain tensor")
+    torch.save(bench.state() | {"table": table}, path)
+    yield manifest.audit(path)
 
 
 def container_differs(bench: Bench) -> Case:
@@ -262,6 +282,17 @@ def file_missing(bench: Bench) -> Case:
     advice = yield manifest.audit(place)
     advice.says("Get the whole checkpoint again")
     _sharded(bench)
+    yield manifest.audit(place)
+
+
+def file_missing_when_the_index_is_of_another_split(bench: Bench) -> Case:
+    place = _sharded(bench)
+    index = place / "model.safetensors.index.json"
+    text = index.read_text()
+    index.write_text(text.replace("of-00002", "of-00003"))
+    advice = yield manifest.audit(place)
+    advice.says("Get the index that belongs to those files")
+    index.write_text(text)
     yield manifest.audit(place)
 
 

@@ -10,11 +10,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import peft
-import pytest
 import timm
 import torch
-import torchvision
 from torch import nn
 
 import manifest
@@ -229,93 +226,6 @@ def library_missing(bench: Bench) -> Case:
     advice.says("Install the package, and verify again")
     done = warm_run(["-c", _WITH_BRICKS, "verify", path, "--format", "json"], bench.folder)
     yield Report.model_validate_json(done.stdout)
-
-
-def architecture_unknown(bench: Bench) -> Case:
-    others = {f"decoder.{index}.kernel": torch.randn(8, 8) for index in range(200)}
-    path = bench.write(bench.state() | others)
-    advice = yield manifest.audit(path)
-    yield advice.looks("audit", {"CKPT": path, "LIBRARY:NAME": "timm:test_vit"})
-
-
-def architecture_unknown_when_it_is_of_ones_own(bench: Bench) -> Case:
-    path = bench.write(trained_state(Plain(), 0.5), "net.pt")
-    advice = yield manifest.audit(path)
-    advice.runs("create", {"CKPT": path, "MODULE:CLASS": f"{__name__}:Plain"})
-    yield manifest.verify(path, allow=[__name__])
-
-
-def architecture_not_told(bench: Bench) -> Case:
-    path = bench.folder / "net.pth"
-    torch.save(trained_state(torchvision.models.googlenet(init_weights=False), 1e-3), path)
-    advice = yield manifest.audit(path)
-    yield advice.looks("audit", {"CKPT": path, "LIBRARY:NAME/TAG": "torchvision:googlenet/IMAGENET1K_V1"})
-
-
-def claims_contradict(bench: Bench) -> Case:
-    path, config = bench.write(bench.state()), bench.folder / "config.json"
-    config.write_text(json.dumps({"architecture": "test_resnet"}))
-    advice = yield manifest.audit(path)
-    advice.says("Find out which of the two is right, and correct the other")
-    config.write_text(json.dumps({"architecture": "test_vit"}))
-    yield manifest.audit(path)
-
-
-def claims_contradict_when_a_tag_had_another_activation(bench: Bench) -> Case:
-    path = bench.write(bench.clip())
-    advice = yield manifest.audit(path, claimed="open_clip:ViT-B-16/openai")
-    assert advice.argument("force_quick_gelu") == {"force_quick_gelu": True}
-    yield bench.report("audit", path, *advice.options("--as"))
-
-
-def claims_contradict_when_weights_are_in_half_precision(bench: Bench) -> Case:
-    path = bench.write({name: value.half() for name, value in bench.clip().items()}, "half.pt")
-    with pytest.warns(UserWarning, match="recorded in fp32"):
-        manifest.create(path, bench.digits.MODEL, arguments={"precision": "fp32"}, golden=False)
-    advice = yield manifest.verify(path)
-    manifest.create(path, bench.digits.MODEL, arguments=advice.argument("precision"), golden=False)
-    yield manifest.verify(path)
-
-
-def tensors_differ(bench: Bench) -> Case:
-    state, path = bench.state(), bench.folder / "net.pt"
-    torch.save(state | {"decoder.weight": torch.randn(8, 8)}, path)
-    advice = yield manifest.audit(path)
-    advice.says("leave it out of the file")
-    torch.save(state, path)
-    yield manifest.audit(path)
-    torch.save(trained_state(timm.create_model("test_vit", depth=8)), path)
-    assert "A013" in {each.rule for each in manifest.audit(path).findings()}
-    advice.runs("create", TEST_VIT | {"CKPT": path, "KEY=VALUE": "depth=8"})
-    yield manifest.verify(path)
-
-
-def adapters_not_merged(bench: Bench) -> Case:
-    base = timm.create_model("test_vit")
-    base.load_state_dict(bench.state())
-    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["fc1", "fc2"]))
-    trained_state(model)
-    advice = yield manifest.audit(bench.write(dict(model.state_dict())))
-    names = {"model": model}
-    exec(advice.found(r"`(model = [^`]*)`")[1], names)
-    yield manifest.audit(bench.write(names["model"].state_dict()))
-
-
-def adapters_not_merged_when_alone(bench: Bench) -> Case:
-    base = timm.create_model("test_vit")
-    base.load_state_dict(bench.state())
-    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["fc1", "fc2"]))
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter, std=0.02)
-    model.save_pretrained(bench.folder / "adapter")
-    advice = yield manifest.audit(bench.folder / "adapter")
-    fresh = timm.create_model("test_vit")
-    fresh.load_state_dict(bench.state())
-    call = r"`(peft\.PeftModel[^`]*)`"
-    loaded = advice.evaluated(call, peft=peft, model=fresh, DIRECTORY=bench.folder / "adapter")
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
-    yield manifest.audit(bench.write(bench.state()))
 
 
 _SCRIPT = """

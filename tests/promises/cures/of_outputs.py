@@ -12,6 +12,7 @@ from unittest.mock import patch
 import open_clip
 import timm
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -115,6 +116,14 @@ def outputs_differ_when_weights_do(bench: Bench) -> Case:
     yield manifest.compare(model, path)
 
 
+def outputs_differ_when_a_part_is_asked(bench: Bench) -> Case:
+    path = bench.clip_on_record()
+    model: Any = manifest.load(path)
+    advice = yield manifest.compare(model.visual, path)
+    advice.says("Pass the whole model")
+    yield manifest.compare(model, path)
+
+
 def live_weights_differ(bench: Bench) -> Case:
     path = bench.signed()
     model: Any = manifest.load(path)
@@ -198,6 +207,21 @@ def no_golden_outputs_when_it_is_of_ones_own(bench: Bench) -> Case:
     yield manifest.verify(path, allow=[__name__])
 
 
+def no_golden_outputs_when_a_policy_demands_them(bench: Bench) -> Case:
+    path, policy = bench.unsigned(), bench.folder / "policy.yaml"
+    policy.write_text("schema: policy/v1\ngolden: {required: true}\n")
+    advice = yield bench.report("verify", path, "--fast", "--policy", policy)
+    advice.says("verify without `--fast`")
+    yield bench.report("verify", path, "--policy", policy)
+
+
+def no_golden_outputs_when_audited(bench: Bench) -> Case:
+    path, policy = bench.unsigned(), bench.folder / "policy.yaml"
+    policy.write_text("schema: policy/v1\ngolden: {required: true}\n")
+    advice = yield bench.report("audit", path, "--policy", policy)
+    yield advice.looks("verify", {"CKPT": path, "POLICY": policy})
+
+
 def parameters_unreached(bench: Bench) -> Case:
     path, model = bench.folder / "own.pt", _on_two()
     inputs = {"x": torch.randn(2, 4), "y": torch.randn(2, 4)}
@@ -222,6 +246,30 @@ def cannot_tell_when_the_precision_is_too_low_for_it(bench: Bench) -> Case:
     advice = yield manifest.compare(manifest.load(path).bfloat16(), path)
     assert "across_precisions" not in advice.text  # it would tell nothing either
     yield manifest.compare(advice.evaluated(r"`(manifest\.load\(CKPT\))`", CKPT=path), path)
+
+
+def cannot_tell_when_the_preprocessing_draws_at_random(bench: Bench) -> Case:
+    path = bench.clip_on_record()
+    model = manifest.load(path)
+    _, train, _ = open_clip.create_model_and_transforms(bench.digits.MODEL)
+    advice = yield manifest.compare(model, path, preprocess=train)
+    preprocess, tokenizer = advice.evaluated(r"`(manifest\.load_transforms\(CKPT\))`", CKPT=path)
+    yield manifest.compare(model, path, preprocess=preprocess, tokenizer=tokenizer)
+
+
+def cannot_tell_when_it_is_a_model_of_another_library(bench: Bench) -> Case:
+    path = bench.signed()
+    advice = yield manifest.compare(torchvision.models.resnet18().eval(), path)
+    yield manifest.compare(advice.evaluated(r"`(manifest\.load\(CKPT\))`", CKPT=path), path)
+
+
+def cannot_tell_when_doctor_knows_no_question(bench: Bench) -> Case:
+    path, model, inputs = bench.folder / "own.pt", _on_two(), torch.randn(2, 4)
+    manifest.save(model, path)
+    advice = yield manifest.doctor(path, allow=[__name__])
+    example = advice.found(r"`example_inputs=([^`]*)`")[1]
+    manifest.save(model, path, example_inputs=eval(example, {"inputs": inputs}))
+    yield manifest.doctor(path, allow=[__name__])
 
 
 def record_implausible(bench: Bench) -> Case:
@@ -265,6 +313,22 @@ def floor_over_bound(bench: Bench) -> Case:
     advice = yield bench.report("verify", path, "--policy", policy)
     advice.says("raise `golden.max_floor` in the policy")
     policy.write_text("schema: policy/v1\ngolden: {max_floor: 1.0e-3}\n")
+    yield bench.report("verify", path, "--policy", policy)
+
+
+def floor_over_bound_when_none_is_on_record(bench: Bench) -> Case:
+    path, policy = bench.folder / "ckpt.pt", bench.folder / "policy.yaml"
+    model = timm.create_model("test_vit")
+    model.load_state_dict(bench.state())
+    manifest.save(model, path, golden=False)
+    policy.write_text("schema: policy/v1\ngolden: {max_floor: 1.0e-3}\n")
+    advice = yield bench.report("verify", path, "--policy", policy)
+    advice.says("Save it with golden outputs")
+    manifest.save(model, path)
+    yield bench.report("verify", path, "--policy", policy)
+    manifest.save(model, path, golden=False)
+    advice.says("take `golden.max_floor` out of the policy")
+    policy.write_text("schema: policy/v1\n")
     yield bench.report("verify", path, "--policy", policy)
 
 
