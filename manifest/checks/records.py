@@ -115,7 +115,7 @@ def unreached_findings(built: Built, golden: Golden, found: Mapping[str, Output]
     lacking = sorted(found.keys() & built.family.pairs - golden.outputs.keys())
     if lacking:
         message = f"The record has no {', '.join(lacking)}: it was written before these were asked."
-        remedy = "Save the model again, or write its manifest anew with `manifest create`."
+        remedy = "Save it again, or write its manifest anew: `manifest create CKPT --family LIBRARY --model NAME`."
         return [finding("G010", message, where=f"golden {golden.probe}", severity=Severity.WARNING, remedy=remedy)]
     if not golden.unreached:
         return []

@@ -456,7 +456,7 @@ def parse(data: bytes, *, source: str = "the manifest", strict: bool = False) ->
         NewerSchemaError: It was written in a later major version of the format.
         DocumentError: It is not a valid manifest.
     """
-    again = "write it anew with `manifest create`"
+    again = "write it anew: `manifest create CKPT --family LIBRARY --model NAME`"
     content = _object(data, source, again)
     version = re.fullmatch(r"manifest/v(\d{1,6})", str(content.get("schema")))
     if version is None:

@@ -39,7 +39,7 @@ _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "secp521r1": lambda: hashes.SHA512(),
 }
 _EXPECTED = "expected an elliptic-curve key on P-256, P-384 or P-521"
-_KEYGEN = "make one by `manifest keygen`"
+_KEYGEN = "make one by `manifest keygen NAME`"
 _LONGEST = 1 << 14  # bytes; a PEM key has under two thousand, so more is another kind of file
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\n?", re.DOTALL)
 _PARAMETERS = "EC PARAMETERS"

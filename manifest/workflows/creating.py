@@ -132,7 +132,7 @@ def _made_in_a_run(stored: Checkpoint, state: str | None, options: RecordOptions
     if (record := run_record_of(stored.path)) is None:
         raise InputError(
             f"Nothing tells the architecture of {name}, and there is no {RUN_RECORD} of a run here; "
-            "name it (`--model NAME`; `--family` where it is not open_clip's)."
+            "name it: `--family LIBRARY --model NAME`."
         )
     fitting: list[tuple[Creation, Description]] = []
     others: dict[str, str] = {}

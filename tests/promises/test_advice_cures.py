@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from manifest.schema.rules import RULES
-from tests.promises.cures import of_files, of_identity, of_models, of_outputs, of_policies, of_weights
-from tests.promises.cures.following import Bench, Cure, follow, make_source
+from tests.promises.cures import of_errors, of_files, of_identity, of_models, of_outputs, of_policies, of_weights
+from tests.promises.cures.following import Bench, Cure, follow, heed, make_source
 
 TABLES = (of_files, of_weights, of_models, of_identity, of_outputs, of_policies)
 
@@ -26,6 +27,7 @@ def cures() -> Iterator[Any]:
 
 
 CURES = list(cures())
+HEEDED = [name for name, each in vars(of_errors).items() if inspect.isgeneratorfunction(each)]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,11 @@ def bench(source: Path, tmp_path: Path, run: Callable[..., Any], digits: ModuleT
 @pytest.mark.parametrize(("code", "cure"), CURES)
 def test_finding_when_its_remedy_is_followed_then_is_gone(code: str, cure: Cure, bench: Bench) -> None:
     follow(cure, code, bench)
+
+
+@pytest.mark.parametrize("case", HEEDED)
+def test_error_when_what_it_says_is_done_then_is_not_raised_again(case: str, bench: Bench) -> None:
+    heed(getattr(of_errors, case), bench)
 
 
 def test_rule_when_it_is_in_the_catalogue_then_its_cure_is_in_the_table() -> None:

@@ -1,7 +1,8 @@
 """How a remedy is followed: by its own words, which are cut out of the finding and run, not typed again in a test.
 
 A cure is a generator. It makes a real case and yields the report that has the finding; it is sent the advice, does what
-that says, and yields a report each time it was followed in one of its ways.
+that says, and yields a report each time it was followed in one of its ways. An error is heeded alike: what is yielded
+are calls, of which the first must be refused, and the others must not be.
 """
 
 from __future__ import annotations
@@ -9,22 +10,28 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import manifest
+from manifest.errors import ManifestError
 from manifest.schema.report import Report
 from manifest.signing import generate_keys
 
 State = dict[str, Tensor]
+
+TEST_VIT = {"LIBRARY": "timm", "NAME": "test_vit"}
+"""What to put into `manifest create CKPT --family LIBRARY --model NAME` for the checkpoint that cases begin with."""
 
 _PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
 
@@ -47,8 +54,7 @@ class Bench:
 
     def signed(self) -> Path:
         """The signed checkpoint, with `release.key`, `release.pub` and another pair of keys beside it."""
-        for file in self.source.iterdir():
-            self.again(file.name)
+        self.again(*(file.name for file in self.source.iterdir() if file.is_file()))
         return self.folder / "ckpt.pt"
 
     def unsigned(self) -> Path:
@@ -74,11 +80,12 @@ class Bench:
 
     def clip_on_record(self) -> Path:
         """The digits CLIP with its manifest and golden outputs, which are made once."""
-        names = ("clip.pt", "clip.pt.manifest.json")
-        if not (self.source / names[0]).exists():
-            manifest.save(manifest.load(self.digits.WEIGHTS, verify="none"), self.source / names[0])
-        self.again(*names)
-        return self.folder / names[0]
+        place = self.source / "clip"
+        if not place.exists():
+            place.mkdir()
+            manifest.save(manifest.load(self.digits.WEIGHTS, verify="none"), place / "clip.pt")
+        shutil.copytree(place, self.folder, dirs_exist_ok=True)
+        return self.folder / "clip.pt"
 
     def write(self, state: State, name: str = "weights.safetensors") -> Path:
         """Weights as a file without a manifest, by the ending of its name."""
@@ -88,6 +95,11 @@ class Bench:
         else:
             torch.save(state, path)
         return path
+
+    def must(self, *arguments: object) -> None:
+        """Run a command, which must succeed."""
+        answer = self.run(*arguments)
+        assert answer.code == 0, answer
 
     def report(self, *arguments: object) -> Report:
         """The report that a command prints."""
@@ -136,8 +148,7 @@ class Advice:
 
     def runs(self, name: str, put_in: Mapping[str, object]) -> None:
         """Run a command of it, which must succeed."""
-        answer = self.bench.run(*self.command(name, put_in))
-        assert answer.code == 0, answer
+        self.bench.must(*self.command(name, put_in))
 
     def looks(self, name: str, put_in: Mapping[str, object]) -> Report:
         """Run a command of it that looks at a checkpoint, and give its report."""
@@ -157,6 +168,10 @@ class Advice:
 Case = Generator[Report, Advice, None]
 Cure = Callable[[Bench], Case]
 
+Attempt = Callable[[], object]
+Attempts = Generator[Attempt, Advice, None]
+Heeding = Callable[[Bench], Attempts]
+
 
 def _filled(word: str, put_in: Mapping[str, object]) -> str:
     for placeholder, value in put_in.items():
@@ -166,12 +181,8 @@ def _filled(word: str, put_in: Mapping[str, object]) -> str:
     return word
 
 
-def follow(cure: Cure, code: str, bench: Bench) -> list[str]:
-    """Raise a finding, follow its remedy, and hold that it is gone each time.
-
-    Returns:
-        The words of the remedy that were followed.
-    """
+def follow(cure: Cure, code: str, bench: Bench) -> None:
+    """Raise a finding, follow its remedy, and hold that it is gone each time."""
     case = cure(bench)
     found = next((each for each in next(case).findings() if each.rule == code), None)
     assert found is not None, f"the case does not raise {code}"
@@ -179,11 +190,25 @@ def follow(cure: Cure, code: str, bench: Bench) -> list[str]:
     ways = 0
     report: Report | None = case.send(advice)
     while report is not None:
+        assert report.error is None, report
         assert code not in {each.rule for each in report.findings()}, (advice.followed, report)
         ways += 1
         report = next(case, None)
     assert len(advice.followed) >= ways > 0
-    return advice.followed
+
+
+def heed(heeding: Heeding, bench: Bench) -> None:
+    """Try what must be refused, do what the error says, and hold that what is tried then is not refused."""
+    trying = heeding(bench)
+    refused = next(trying)
+    with pytest.raises(ManifestError) as caught:
+        refused()
+    advice = Advice(str(caught.value), bench)
+    attempt: Attempt | None = trying.send(advice)
+    while attempt is not None:
+        attempt()
+        attempt = next(trying, None)
+    assert advice.followed
 
 
 def trained_state(model: Any, deviation: float = 0.02) -> State:

@@ -16,9 +16,7 @@ from safetensors.torch import save_file
 import manifest
 from manifest.schema.report import Report
 from manifest.storage.sidecars import Sidecars
-from tests.promises.cures.following import Advice, Bench, Case
-
-TEST_VIT = {"LIBRARY": "timm", "NAME": "test_vit"}
+from tests.promises.cures.following import TEST_VIT, Advice, Bench, Case
 
 
 def _changed(path: Path, old: bytes, new: bytes) -> None:

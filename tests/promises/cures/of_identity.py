@@ -13,8 +13,8 @@ from torch import nn
 from transformers import OPTConfig, OPTForCausalLM
 
 import manifest
-from tests.promises.cures.following import Bench, Case, trained_state
-from tests.promises.cures.of_models import TEST_VIT, Plain
+from tests.promises.cures.following import TEST_VIT, Bench, Case, trained_state
+from tests.promises.cures.of_models import Plain
 
 
 def architecture_unknown(bench: Bench) -> Case:

@@ -20,8 +20,8 @@ import manifest
 from manifest.probes.inputs import photographs
 from manifest.schema.report import Report
 from manifest.storage.sidecars import Sidecars
-from tests.promises.cures.following import Bench, Case, trained_state
-from tests.promises.cures.of_models import TEST_VIT, edited
+from tests.promises.cures.following import TEST_VIT, Bench, Case, trained_state
+from tests.promises.cures.of_models import edited
 from tests.warm import warm_run
 
 
