@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from manifest.checkpoint import Checkpoint
 from manifest.digests import weights_digest
+from manifest.escaping import printable
 from manifest.initialisation.untrained import TOWERS, UNTRAINED, untrained_throughout
 from manifest.schema.document import Component
 from manifest.schema.name_ranges import shortened
@@ -93,13 +94,19 @@ def reassess(
 def component_findings(components: Sequence[Component], subject: str) -> list[Finding]:
     """What is wrong with some components: missing, partial, or initialised beside trained ones."""
     findings = []
+    absent = [part.role for part in components if part.status is Status.ABSENT and not part.by_design]
     for part in components:
         if part.by_design:
             continue
         words = role_words(part.role)
         if part.status is Status.ABSENT:
             message = f"The {words} is not in {subject}: none of its {part.expected} tensors."
-            findings.append(finding("C001", message, where=part.role, prefixes=part.prefixes))
+            remedy = printable(
+                f"Get a checkpoint with every tower; if that is by design, say so when you save it: `partial={absent}` "
+                f"(`--partial {','.join(absent)}`).",
+                400,
+            )
+            findings.append(finding("C001", message, where=part.role, remedy=remedy, prefixes=part.prefixes))
         elif part.status is Status.PARTIAL:
             message = f"The {words} has {part.present} of {part.expected} tensors; {shortened(part.missing)} missing."
             findings.append(finding("C002", message, where=part.role, missing=part.missing[:50]))

@@ -215,4 +215,4 @@ def test_locale_without_unicode_is_written_in_ascii(place: Path, run_process: Ca
     for environment in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}):
         answer = run_process("audit", place / "unsafe.pt", **environment)
         assert settled(answer.out) == ascii_alone
-    assert "→ Load it by `manifest.load`" in run_process("audit", place / "unsafe.pt", LC_ALL="C").out
+    assert "→ Take the weights alone" in run_process("audit", place / "unsafe.pt", LC_ALL="C").out
