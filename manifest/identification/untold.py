@@ -6,15 +6,37 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from manifest.escaping import printable
 from manifest.identification import index
-from manifest.identification.candidates import ArchitectureCandidate
+from manifest.identification.candidates import ArchitectureCandidate, Identification
 from manifest.identification.customisation import customisation
 from manifest.identification.pretrained import quick_gelu_tags
+from manifest.schema.report import Finding
+from manifest.schema.rules import finding
 from manifest.schema.vocabulary import role_words
 from manifest.weights.shape_diff import ShapeDiff
 
 _HEADS = frozenset({"head", "vision_projection"})
 _OF_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|layers|shared|block)\.")
+
+
+_AS_IT_IS = "Nothing to do if that is meant: build the model so, and load the weights into it."
+
+
+def untold_findings(found: Identification, *, told: bool, tagged: bool) -> list[Finding]:
+    """What names and shapes do not tell, without what somebody has told.
+
+    Args:
+        found: What the tensors are those of.
+        told: Whether it is said which of several architectures is meant.
+        tagged: Whether it is said which published weights these are.
+    """
+    which = [*(() if told else found.untold), *(() if tagged else found.settings)]
+    notes = [*which, *found.notes]
+    if not notes:
+        return []
+    message, remedy = printable(" ".join(notes), 2000), None if which else _AS_IT_IS
+    return [finding("A011", message, where="identity", remedy=remedy, notes=notes)]
 
 
 def twins_untold(twins: list[ArchitectureCandidate]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Asking a live model, exactly as it is, the probe of its checkpoint."""
+"""Asking a live model, exactly as it is, the probe of its checkpoint; answers that were written to a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from manifest.golden.record import prepared
 from manifest.golden.run import ProbeOutputs, finite, run_probe
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Preprocessing, Probe, inputs_digest, shipped
-from manifest.schema.document import Golden, Manifest
+from manifest.schema.document import LARGEST, Golden, Manifest, parse_answers
+from manifest.storage.bounded_read import read_small
 
 _DRAWS = 4
 FOR_EVALUATION = "Pass the preprocessing for evaluation, as `manifest.load_transforms(CKPT)` gives it."
@@ -104,6 +106,16 @@ def answer_of(model: nn.Module, manifest: Manifest, material: Probe) -> Golden:
         raise NotFiniteError(f"The model answers its probe with NaN or infinity{place}; look for what diverged in it.")
     first = run_probe(adapter, architecture, module, inputs.first(), native_mode=True, layers=True)
     return _described(answers, first, module)
+
+
+def read_answers(path: Path) -> Golden:
+    """Answers out of a file.
+
+    Raises:
+        InputError: There is no such file.
+        DocumentError: It holds no answers.
+    """
+    return parse_answers(read_small(path, "file of answers", most=LARGEST), source=path.name)
 
 
 def _require_the_same_twice(preprocess: Preprocessing, image: Image.Image) -> None:

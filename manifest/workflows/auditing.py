@@ -35,6 +35,7 @@ from manifest.identification.claims import (
 from manifest.identification.customisation import foreign
 from manifest.identification.identify import identify, match_named
 from manifest.identification.tied import tied_once, untied_as_said
+from manifest.identification.untold import untold_findings
 from manifest.initialisation.findings import anomaly_finding, exponentiated_scales, training_findings
 from manifest.initialisation.values import expect_samples
 from manifest.initialisation.verdict import anomalies_of, evidence
@@ -55,7 +56,6 @@ _KIN = 0.9
 _FEWEST_EMPTY, _SHARE_EMPTY = 2, 0.2
 """Tensors of shape [0], and their share of all, from which on they are taken for weights that are not there."""
 _TRY = "Hold it against the class itself: `manifest create CKPT --family transformers --model DIRECTORY_OF_CONFIG`."
-_AS_IT_IS = "Nothing to do if that is meant: build the model so, and load the weights into it."
 _WEIGHTS = "weights"
 """The role of what no known architecture has."""
 
@@ -227,7 +227,8 @@ class _Audit:
 
     def _identity(self) -> CheckResult:
         found, meant = self.identification, self.meant
-        findings = self._untold(meant)
+        tagged = meant is not None and any(claim.tag and claim.name == meant.name for claim in self.claims)
+        findings = untold_findings(found, told=self._told_by() is not None, tagged=tagged)
         findings += contradictions(self.claims, found, meant, self.stored.path)
         removed = self.stored.prefix.removesuffix(found.put_back)
         prefix = [f'prefix "{removed}" removed'] if removed else []
@@ -256,17 +257,6 @@ class _Audit:
         return CheckResult(
             f"{meant.library} {meant.name}{'' if said else others}{built}{word}{renamed}{said_of}", findings
         )
-
-    def _untold(self, meant: ArchitectureCandidate | None) -> list[Finding]:
-        """What names and shapes do not tell, without what somebody has told."""
-        found = self.identification
-        tagged = meant is not None and any(claim.tag and claim.name == meant.name for claim in self.claims)
-        which = [*(found.untold if self._told_by() is None else ()), *(() if tagged else found.settings)]
-        notes = [*which, *found.notes]
-        if not notes:
-            return []
-        message, remedy = printable(" ".join(notes), 2000), None if which else _AS_IT_IS
-        return [finding("A011", message, where="identity", remedy=remedy, notes=notes)]
 
     def _state_of_part(self) -> str | None:
         """What chooses the weights of one model, where others are beside them in one state dict."""

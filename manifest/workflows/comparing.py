@@ -57,10 +57,9 @@ from manifest.golden.targets import OutputsTarget
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.probes.inputs import Probe, shipped
-from manifest.schema.document import LARGEST, Golden, parse_answers
+from manifest.schema.document import Golden
 from manifest.schema.report import CANNOT_TELL, Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
-from manifest.storage.bounded_read import read_small
 from manifest.weights.assign import twin
 from manifest.workflows.across_libraries import across_libraries, not_comparable
 from manifest.workflows.answering import (
@@ -70,6 +69,7 @@ from manifest.workflows.answering import (
     RandomInputsError,
     answer_of,
     golden_of,
+    read_answers,
 )
 
 _log = logging.getLogger(__name__)
@@ -205,16 +205,6 @@ def _of_another(subject: VerificationTarget, module: nn.Module, another: Finding
     except Exception as error:  # a model of another library may refuse what it is asked in any way
         return not_comparable(error)
     return said if found is None else found
-
-
-def read_answers(path: Path) -> Golden:
-    """Answers out of a file.
-
-    Raises:
-        InputError: There is no such file.
-        DocumentError: It holds no answers.
-    """
-    return parse_answers(read_small(path, "file of answers", most=LARGEST), source=path.name)
 
 
 def _hold(
