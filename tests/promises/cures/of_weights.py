@@ -231,3 +231,32 @@ def tied_tensor_once_when_under_its_other_name(bench: Bench) -> Case:
     advice.says("Load it by transformers 5 or newer and write it anew by `save_pretrained`")
     Qwen2ForCausalLM.from_pretrained(bench.folder).save_pretrained(bench.folder / "anew")
     yield manifest.audit(bench.folder / "anew" / "model.safetensors")
+
+
+def parent_refuted(bench: Bench) -> Case:
+    base = bench.clip_on_record()
+    other, path = bench.folder / "origin.pt", bench.folder / "tuned.pt"
+    model = manifest.load(base)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(0.05 * torch.randn_like(weight))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    manifest.save(model, other, golden=False)
+    _tuned(model, path)  # still on record as begun at the base
+    advice = yield manifest.verify(path, fast=True)
+    nearest = bench.run(*advice.command("relate", {"FOLDER": bench.folder, "CKPT": path}))
+    assert "origin.pt" in nearest.out
+    advice.says("save them anew from there")
+    manifest.create(bench.write(state, "origin.pt"), bench.digits.MODEL, golden=False)
+    _tuned(manifest.load(other), path)
+    yield manifest.verify(path, fast=True)
+
+
+def _tuned(model: Any, path: Path) -> None:
+    """Save a model whose weights moved a little."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.002 * torch.randn_like(weight)
+    manifest.save(model, path, golden=False)
