@@ -39,7 +39,6 @@ class State(StrEnum):
 
     SAME = "same"
     MOVED = "moved"
-    PERMUTED = "permuted"
     ANEW = "anew"
     """Nothing in it is like the other's: it was begun anew, or comes from elsewhere."""
 

@@ -33,6 +33,8 @@ _ON_GRID = 0.05
 _PROJECTED_TO = 256
 """Columns that a matrix is multiplied to, at random, before its rank is told."""
 _DIGITS = {"float32": 24, "float64": 24, "bfloat16": 8, "float16": 11}
+_FARTHEST_ROUNDED = 2.0**-8
+"""Relative distance beyond which no tensor is from itself in bfloat16."""
 _SAME_NORM = 1e-5
 _LIKE = 0.8
 """Cosine of a table and another that is interpolated to its size, beyond which it comes from it."""
@@ -51,7 +53,7 @@ def with_files(pair: Pair, found: PairAnswer) -> PairAnswer:
             )
         return with_files(pair, answer(pair, but=frozenset({found.relation})))
     tables = _with_tables(pair, found)
-    for look in (_on_a_grid, _of_low_rank, _ordered):
+    for look in (_exactly_rounded, _on_a_grid, _of_low_rank, _ordered):
         if (better := look(pair, tables)) is not None:
             return better
     return tables
@@ -104,6 +106,16 @@ _CONFIRMED: dict[Relation, Callable[[Pair], bool]] = {
     Relation.PRUNED: _pruned,
     Relation.PERMUTED: _permuted,
 }
+
+
+def _exactly_rounded(pair: Pair, found: PairAnswer) -> PairAnswer | None:
+    """A copy through a shorter type that is not as far from the other as rounding usually is: one of few digits."""
+    near = found.distance is not None and found.distance < _FARTHEST_ROUNDED
+    if found.relation is not Relation.SAME_START or not near or pair.reshaped or not _rounded(pair):
+        return None
+    sentence = "One is a copy of the other through a shorter type: each value is the other's, rounded."
+    refuted = "a value of the one that is not that of the other rounded"
+    return replace(found, relation=Relation.ROUNDED, sentence=sentence, refuted_by=refuted, files_tell="")
 
 
 def _on_a_grid(pair: Pair, found: PairAnswer) -> PairAnswer | None:

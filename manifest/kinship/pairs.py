@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from manifest.escaping import printable
 from manifest.kinship.answers import PairAnswer, Part, Relation, State
@@ -23,6 +24,8 @@ SURE = 6.0
 _SURE_OF_A_PART = 4.5
 _SURE_OF_PRUNING, _SURE_OF_ONE = 4.0, 7.0
 _NORM_IS_SAME = 3e-6
+_FAR = 0.02
+"""Relative distance of a matrix beyond which training changes its norm by more than that."""
 _FEWEST_PERMUTED = 2
 _SHARE_PERMUTED = 0.9
 _MOST_SHOWN = 3
@@ -81,40 +84,52 @@ def answer(pair: Pair, but: frozenset[Relation] = frozenset()) -> PairAnswer:
     """
     everything = together(pair.both.values())
     parts = _parts(pair)
-    asked = (ask(pair, everything, parts) for ask in _ASKED)
-    found = next(each for each in asked if each is not None and each[0] not in but)
-    relation, sentence, refuted, files_tell = found
+    asked = (ask(_Seen(pair, everything, parts)) for ask in _ASKED)
+    found = next(each for each in asked if each is not None and each.relation not in but)
     return PairAnswer(
         one=pair.one.name,
         other=pair.other.name,
-        relation=relation,
-        sentence=sentence,
-        parts=parts if relation is not Relation.INCOMPARABLE else (),
+        relation=found.relation,
+        sentence=found.sentence,
+        parts=parts if found.relation is not Relation.INCOMPARABLE else (),
         distance=everything.distance if pair.both else None,
         error=everything.error if pair.both else None,
         likeness=everything.likeness,
         sureness=everything.sureness,
-        refuted_by=refuted,
-        files_tell="" if pair.files else files_tell,
+        refuted_by=found.refuted_by,
+        files_tell="" if pair.files else found.files_tell,
         notes=tuple(_notes(pair)),
     )
 
 
-_Found = tuple[Relation, str, str, str] | None
-"""The relation, a sentence, what would refute it, and what the files would tell."""
+@dataclass(frozen=True)
+class _Seen:
+    """Two sets of weights, all of them together, and by component."""
+
+    pair: Pair
+    everything: Together
+    parts: tuple[Part, ...]
 
 
-def _incomparable(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del parts
+class _Found(NamedTuple):
+    """The relation, a sentence, what would refute it, and what the files would tell."""
+
+    relation: Relation
+    sentence: str
+    refuted_by: str
+    files_tell: str = ""
+
+
+def _incomparable(seen: _Seen) -> _Found | None:
+    pair = seen.pair
     if any(each.squares is not None for each in pair.both.values()) or (pair.both and not pair.changed):
         return None
-    del everything
     sentence = "They have no tensor of one name and shape in common, so nothing can be said."
-    return Relation.INCOMPARABLE, sentence, "names under which they have the same tensors", ""
+    return _Found(Relation.INCOMPARABLE, sentence, "names under which they have the same tensors", "")
 
 
-def _identical(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del everything, parts
+def _identical(seen: _Seen) -> _Found | None:
+    pair = seen.pair
     if pair.changed or pair.reshaped:
         return None
     if all(each.one.digest == each.other.digest for each in pair.both.values()):
@@ -125,11 +140,11 @@ def _identical(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Fo
         refuted = "a value that differs when both are loaded"
     if pair.only_one or pair.only_other:
         sentence += " in all tensors that both have"
-    return Relation.IDENTICAL, f"{sentence}.", refuted, ""
+    return _Found(Relation.IDENTICAL, f"{sentence}.", refuted, "")
 
 
-def _rounded(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del parts
+def _rounded(seen: _Seen) -> _Found | None:
+    pair, everything = seen.pair, seen.everything
     if pair.reshaped or any(each.same and each.likeness is not None for each in pair.both.values()):
         return None  # a matrix that rounding left as it is
     dtype = rounded_to(pair.changed)
@@ -144,11 +159,11 @@ def _rounded(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Foun
         sentence = f"One is a copy of the other through {dtype}"
     sentence += f": they are apart by {_size(everything)}, which is what rounding to it makes."
     refuted = f"a value of the one that is not that of the other rounded to {dtype}"
-    return Relation.ROUNDED, sentence, refuted, f"whether each value is the other's rounded to {dtype}"
+    return _Found(Relation.ROUNDED, sentence, refuted, f"whether each value is the other's rounded to {dtype}")
 
 
-def _pruned(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del parts, everything
+def _pruned(seen: _Seen) -> _Found | None:
+    pair = seen.pair
     if pair.reshaped or not pair.changed:
         return None
     for sparse, first in ((pair.one, True), (pair.other, False)):
@@ -163,7 +178,9 @@ def _pruned(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found
                 f"{sparse.name} is {kept.name} with {share:.1%} of the values of {len(pair.changed)} tensors set to "
                 f"zero and all others kept: {names}."
             )
-            return Relation.PRUNED, sentence, "a value that is neither zero nor as it was", "whether each kept value is"
+            return _Found(
+                Relation.PRUNED, sentence, "a value that is neither zero nor as it was", "whether each kept value is"
+            )
     return None
 
 
@@ -186,13 +203,15 @@ def _is_pruned(some: Sequence[Compared], first: bool, sure: float) -> bool:
     return abs(squares - lost) <= sure * math.sqrt(spread) + rounding
 
 
-def _resized(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del parts, everything
+def _resized(seen: _Seen) -> _Found | None:
+    pair = seen.pair
     tables = [name for name, two in pair.reshaped.items() if is_table(name, *two)]
     if not tables or len(tables) != len(pair.reshaped) or pair.changed:
         return None
     sentence = f"The same weights but for the size of a table of positions: {_shapes(pair)}."
-    return Relation.RESIZED, sentence, "another table when it is interpolated", "whether the table was interpolated"
+    return _Found(
+        Relation.RESIZED, sentence, "another table when it is interpolated", "whether the table was interpolated"
+    )
 
 
 def is_table(name: str, one: Tensor, other: Tensor) -> bool:
@@ -201,10 +220,10 @@ def is_table(name: str, one: Tensor, other: Tensor) -> bool:
     return "pos" in name.lower() and len(one.shape) == len(other.shape) and 1 <= len(sizes) <= 2
 
 
-def _permuted(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del parts, everything
+def _permuted(seen: _Seen) -> _Found | None:
+    pair = seen.pair
     changed = [each for each in pair.changed if each.values > 1]
-    if pair.reshaped or len(changed) < _FEWEST_PERMUTED:
+    if pair.reshaped or len(changed) < _FEWEST_PERMUTED or not any(each.one.is_matrix for each in changed):
         return None
     if sum(_same_norm(each) for each in changed) < _SHARE_PERMUTED * len(changed):
         return None
@@ -212,17 +231,18 @@ def _permuted(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Fou
         "The same weights with units in another order, or otherwise turned: each tensor that differs has the norm "
         "that it has in the other, to six digits."
     )
-    return Relation.PERMUTED, sentence, "other norms of rows and columns", "whether it is an order of units"
+    return _Found(Relation.PERMUTED, sentence, "other norms of rows and columns", "whether it is an order of units")
 
 
 def _same_norm(each: Compared) -> bool:
     one, other = each.one.sketch, each.other.sketch
-    if one is None or other is None:
+    if one is None or other is None or (each.one.is_matrix and each.relative <= _FAR):
         return False
     return one.zeros == other.zeros and abs(one.norm - other.norm) <= _NORM_IS_SAME * max(one.norm, other.norm)
 
 
-def _same_start(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
+def _same_start(seen: _Seen) -> _Found | None:
+    pair, everything, parts = seen.pair, seen.everything, seen.parts
     if everything.sureness < SURE and not any(_is_sure(part, pair) for part in parts):
         return None
     said = [f"apart by {_size(everything)}"]
@@ -235,7 +255,7 @@ def _same_start(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _F
         names = _listed([each.one.name for each in matrices])
         sentence = f"{sentence[:-1]}; only {len(matrices)} matrices changed: {names}."
         open_to = "whether the change is of a low rank, as of a merged LoRA"
-    return Relation.SAME_START, sentence, "a likeness of matrices that is not more than chance", open_to
+    return _Found(Relation.SAME_START, sentence, "a likeness of matrices that is not more than chance", open_to)
 
 
 def _named(parts: Sequence[Part], state: State) -> list[str]:
@@ -259,16 +279,16 @@ def _recorded(pair: Pair) -> str:
     return "One was trained from the other, or both from the same start"
 
 
-def _unrelated(pair: Pair, everything: Together, parts: tuple[Part, ...]) -> _Found:
-    del pair, parts
+def _unrelated(seen: _Seen) -> _Found | None:
+    everything = seen.everything
     if everything.likeness is None:
         sentence = "They have no matrix in common by which it could be told."
-        return Relation.INCOMPARABLE, sentence, "", ""
+        return _Found(Relation.INCOMPARABLE, sentence, "", "")
     sentence = (
         f"Unrelated, or permuted and trained since: matrices are alike by {everything.likeness:+.3f}, "
         f"{everything.sureness:+.1f} standard errors from nothing."
     )
-    return Relation.UNRELATED, sentence, "a way to order units by which they are alike", ""
+    return _Found(Relation.UNRELATED, sentence, "a way to order units by which they are alike", "")
 
 
 _ASKED = (_incomparable, _identical, _rounded, _pruned, _resized, _permuted, _same_start, _unrelated)

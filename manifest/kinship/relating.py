@@ -83,8 +83,8 @@ def relatives(
 
     Example:
         >>> found = manifest.relatives("ckpt.pt", ".")
-        >>> [(pair.other, str(pair.relation)) for pair in found.found][:1]
-        [('ckpt.pt.manifest.json', 'identical')]
+        >>> str(found.found[0].relation), found.found[0].distance
+        ('identical', 0.0)
     """
     del progress  # `followed` takes it
     asked = opened(checkpoint)

@@ -15,8 +15,10 @@ _DIGITS = {"bfloat16": 7, "float16": 10}
 _SMALLEST_HALF = 2.0**-24
 _SURE = 3.5
 """Standard errors of a distance that is still explained."""
-_FEWEST = 2
-"""Tensors that were rounded, for a type to be told by sizes alone."""
+_FEW_VALUES, _ROOM_OF_FEW = 64, 3.0
+"""Of a tensor so small, whose values may all lie where rounding moves them most."""
+_USUAL, _ROOM = 0.48, 0.2
+"""Of the greatest squared distance: what rounding makes of normal numbers, and how far others are from that."""
 
 
 def limits(dtype: str, values: int, norm: float) -> tuple[float, float]:
@@ -29,13 +31,15 @@ def limits(dtype: str, values: int, norm: float) -> tuple[float, float]:
 def rounded_to(changed: Sequence[Compared]) -> str | None:
     """The type that all of some tensors were rounded to, if that explains how far they are apart.
 
-    Values that have few digits are not moved by rounding, so a tensor may be nearer than the least distance.
+    Every matrix must be as far as rounding moves it, and all together as far as it usually does. A vector may be
+    nearer, for its values may have few digits, as ones have.
     """
     known = [each for each in changed if each.squares is not None and each.one.sketch and each.other.sketch]
-    if len(known) != len(changed) or not known:
+    matrices = [each for each in known if each.likeness is not None]
+    if len(known) != len(changed) or not matrices:
         return None
     for dtype in _DIGITS:
-        if all(_explained(each, dtype) for each in known) and _in_all(known, dtype):
+        if all(_explained(each, dtype) for each in known) and _usual(matrices, dtype):
             return dtype
     return None
 
@@ -43,23 +47,19 @@ def rounded_to(changed: Sequence[Compared]) -> str | None:
 def _explained(each: Compared, dtype: str) -> bool:
     assert each.squares is not None
     assert each.other.sketch is not None
-    _, most = limits(dtype, each.values, each.other.sketch.norm)
-    # The largest value of a few may be anywhere between two of the type's.
-    room = 3.0 if each.values <= 64 else 1 + _SURE * each.error
-    return each.squares <= most * room
+    least, most = limits(dtype, each.values, each.other.sketch.norm)
+    if each.values <= _FEW_VALUES:
+        return each.squares <= _ROOM_OF_FEW * most
+    near_enough = each.squares <= most * (1 + _SURE * each.error)
+    return near_enough and (each.likeness is None or each.squares >= least * (1 - _SURE * each.error))
 
 
-def _in_all(known: Sequence[Compared], dtype: str) -> bool:
-    """Whether they are as far as rounding moves most numbers, and in enough tensors."""
-    rounded = [each for each in known if each.squares and each.values > 64]
-    if len(rounded) < _FEWEST:
-        return False
-    low = high = 0.0
-    for each in rounded:
+def _usual(matrices: Sequence[Compared], dtype: str) -> bool:
+    """Whether matrices are together as far as rounding usually moves them."""
+    usual = 0.0
+    for each in matrices:
         assert each.other.sketch is not None
         least, most = limits(dtype, each.values, each.other.sketch.norm)
-        low, high = low + least, high + most
-    squares = math.fsum(each.squares or 0.0 for each in rounded)
-    error = 2 * together(rounded).error
-    # Some tensors may have few digits, as ones have, and all of the norm.
-    return low * (1 - _SURE * error) <= squares <= high * (1 + _SURE * error)
+        usual += _USUAL * 4 * least + (most - 4 * least)
+    squares = math.fsum(each.squares or 0.0 for each in matrices)
+    return abs(squares / usual - 1) <= _ROOM + _SURE * 2 * together(matrices).error

@@ -17,7 +17,7 @@ from manifest.kinship.answers import KIN, Kin, PairAnswer, Part, Relation, State
 from manifest.kinship.nearest import Relatives
 from manifest.schema.vocabulary import role_words
 
-_WORDS = {State.SAME: "untouched", State.MOVED: "moved", State.PERMUTED: "permuted", State.ANEW: "begun anew"}
+_WORDS = {State.SAME: "untouched", State.MOVED: "moved", State.ANEW: "begun anew"}
 _MOST_UNREAD = 5
 _UNTOLD = {Relation.UNRELATED, Relation.INCOMPARABLE, Relation.IDENTICAL}
 

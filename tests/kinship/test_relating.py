@@ -213,3 +213,33 @@ def test_relating_takes_no_torch(place: Path, run_process: Callable[..., Any]) -
         "relate", "a.pt", "a.pt.manifest.json", PYTHONPATH=f"{place}:{Path(manifest.__file__).parents[1]}"
     )
     assert answer.code == 0, answer
+
+
+def _stack(seed: int) -> dict[str, torch.Tensor]:
+    """Matrices of one size without biases, as language models have them."""
+    torch.manual_seed(seed)
+    return {f"layers.{place}.weight": 0.02 * torch.randn(512, 512) for place in range(6)}
+
+
+@pytest.mark.parametrize("rate", [1e-7, 1e-6, 1e-5, 2e-5, 3e-5, 4e-5, 1e-4])
+def test_one_step_of_adam_is_no_copy_and_no_order_of_units(rate: float, tmp_path: Path) -> None:
+    start = _stack(0)
+    weights = {name: nn.Parameter(each.clone()) for name, each in start.items()}
+    for each in weights.values():
+        each.grad = torch.randn_like(each)
+    torch.optim.AdamW(weights.values(), lr=rate, weight_decay=0).step()
+    save_file(start, tmp_path / "start.safetensors")
+    save_file({name: each.detach() for name, each in weights.items()}, tmp_path / "next.safetensors")
+    (pair,) = manifest.relate(tmp_path / "next.safetensors", tmp_path / "start.safetensors").pairs
+    assert pair.relation is Relation.SAME_START, pair.sentence
+
+
+def test_copy_of_what_has_few_digits_is_told_by_files(tmp_path: Path) -> None:
+    start = {
+        name: torch.where(torch.rand_like(each) < 0.9, each.bfloat16().float(), each)
+        for name, each in _stack(0).items()
+    }
+    save_file(start, tmp_path / "start.safetensors")
+    save_file({name: each.bfloat16() for name, each in start.items()}, tmp_path / "copy.safetensors")
+    (pair,) = manifest.relate(tmp_path / "copy.safetensors", tmp_path / "start.safetensors").pairs
+    assert pair.relation is Relation.ROUNDED
