@@ -66,6 +66,7 @@ schemas: $(READY)
 	$(RUN) -m manifest schema manifest > schemas/manifest.v1.json
 	$(RUN) -m manifest schema report > schemas/report.v1.json
 	$(RUN) -m manifest schema policy > schemas/policy.v1.json
+	$(RUN) -m manifest schema trust > schemas/trust.v1.json
 	cp manifest/policies/*.yaml policies/
 
 fixtures: $(READY)

@@ -8,34 +8,27 @@ does not meet it. How a report is held to it is in `policy_check`.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
-from datetime import date, datetime
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
-    StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from manifest.checkpoint.containers import sharded
 from manifest.checkpoint.opening import CONTAINERS
-from manifest.errors import InputError, one_line
 from manifest.escaping import printable
 from manifest.schema.rules import RULES, nearest_rules
 from manifest.schema.vocabulary import ROLES, role_words
 from manifest.storage.bounded_read import read_small
-from manifest.validation import first_fault, nearest_names, quoted, unknown
+from manifest.strict_yaml import Day, Part, Pattern, Words, parse_yaml
+from manifest.validation import nearest_names, quoted, unknown
 
 CONTAINER_NAMES = tuple(container.name for container in CONTAINERS if container is not sharded.CONTAINER)
 """What containers are called; shards are called what each of them is."""
@@ -44,15 +37,12 @@ FIRM = frozenset({*(code for code in RULES if code.startswith("I")), "T003", "T0
 """Rules by which a checkpoint is corrupt, forged or runs code: these count as errors, or are waived path by path."""
 
 _LARGEST = 64 << 10  # bytes: some four hundred waivers, which PyYAML reads within seconds, whatever they are
-_LONGEST_VALUE = 4096
 _MOST_ROLES = 100
 _MOST_WAIVERS = 10_000
 OWN = ("P001", "P002")
 """Rules on waivers, which are of policies alone and cannot be waived themselves."""
 _DEMANDS = {"P010", "P011", "P012", "P013"}
 """Rules by which a demand is not met, and which are of nothing else."""
-_NO_VALUES = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
-"""What PyYAML raises, besides its own errors, for a value that is not what its form promises, as the 31st of June."""
 
 
 def _known_rule(code: str) -> str:
@@ -82,41 +72,14 @@ def _role(name: str) -> str:
     return name
 
 
-def _pattern(text: str) -> str:
-    if "**" in text:
-        raise ValueError("a pattern matches from the right, so '**' is not needed; write heads/*.pt for any heads/")
-    try:
-        PurePath("checkpoint").match(text)
-    except ValueError:
-        raise ValueError("the pattern is empty; write *.pt, or leave `path` out for every checkpoint") from None
-    return text
-
-
-def _day(value: object) -> object:
-    """A day and not a moment: a time zone would make it another day in UTC, and a number is no date to a reader."""
-    if isinstance(value, str):
-        try:
-            return datetime.strptime(value, "%Y-%m-%d").date()
-        except ValueError:
-            raise ValueError(f"there is no day {quoted(value)}, expected one such as 2027-01-31") from None
-    if isinstance(value, datetime) or not isinstance(value, date):
-        raise ValueError("a day is expected, such as 2027-01-31, without a time")
-    return value
-
-
 def _names_a_place(pattern: str | None) -> bool:
     """Whether a part of a pattern is a name without wildcards, so that it is for some checkpoints and not for all."""
     path = PurePath(pattern or "")
     return any(not set("*?[") & set(part) for part in path.parts if part not in (path.anchor, ".."))
 
 
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 Role = Annotated[Words, AfterValidator(_role)]
 RuleCode = Annotated[str, AfterValidator(_known_rule)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Weight(StrEnum):
@@ -128,7 +91,7 @@ class Weight(StrEnum):
     IGNORE = "ignore"
 
 
-class GoldenPolicy(_Part):
+class GoldenPolicy(Part):
     """What is demanded of golden outputs."""
 
     required: StrictBool = Field(
@@ -141,7 +104,7 @@ class GoldenPolicy(_Part):
     )
 
 
-class ComponentsPolicy(_Part):
+class ComponentsPolicy(Part):
     """What is demanded of the parts of a model."""
 
     require: tuple[Role, ...] = Field(
@@ -156,7 +119,7 @@ class ComponentsPolicy(_Part):
     )
 
 
-class ContainersPolicy(_Part):
+class ContainersPolicy(Part):
     """What is demanded of the form of the file."""
 
     forbid: tuple[Annotated[str, AfterValidator(_known_container)], ...] = Field(
@@ -164,23 +127,23 @@ class ContainersPolicy(_Part):
     )
 
 
-class SignaturePolicy(_Part):
+class SignaturePolicy(Part):
     """What is demanded of the signature."""
 
     required: StrictBool = Field(default=False, description="Whether a key that is trusted must have signed.")
 
 
-class Waiver(_Part):
+class Waiver(Part):
     """One exception: findings of a rule, at some paths, for a reason, until a date."""
 
     rule: Annotated[str, AfterValidator(_waivable)]
-    path: Annotated[str, AfterValidator(_pattern)] | None = Field(
+    path: Pattern | None = Field(
         default=None,
         description="Which checkpoints, as by `pathlib.PurePath.match` on the whole path: from the right, so that "
         "heads/*.pt is in any directory heads; * stays within a name. Left out: all of them.",
     )
     reason: Words = Field(description="Why, for whoever reads the report.")
-    expires: Annotated[date, BeforeValidator(_day)] = Field(description="The last day on which it holds, in UTC.")
+    expires: Day = Field(description="The last day on which it holds, in UTC.")
 
     @model_validator(mode="after")
     def _narrow(self) -> Waiver:
@@ -199,7 +162,7 @@ class Waiver(_Part):
         return f"The waiver of {self.rule}" + (f" for {printable(self.path)}" if self.path else "")
 
 
-class Policy(_Part):
+class Policy(Part):
     """What a release demands."""
 
     schema_version: Literal["policy/v1"] = Field(alias="schema")
@@ -243,21 +206,7 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         InputError: There is no such file, or it is no policy; the message names the field.
     """
     source = Path(path)
-    data = read_small(source, "policy", most=_LARGEST)
-    try:
-        return Policy.model_validate(yaml.load(data, Loader=_Plain))
-    except yaml.YAMLError as error:
-        place = " ".join(str(error).split())
-        raise InputError(f"The policy {source.name} is not valid YAML ({place:.200}); correct it.") from None
-    except RecursionError:
-        raise InputError(f"The policy {source.name} is nested too deeply; simplify it.") from None
-    except ValidationError as error:
-        fault = first_fault(error, Policy)
-        raise InputError(
-            f"The policy {source.name} is not valid at {fault.where!r}: {fault.what}; correct it."
-        ) from None
-    except _NO_VALUES as error:
-        raise InputError(f"The policy {source.name} is not valid YAML ({one_line(error)}); correct it.") from None
+    return parse_yaml(read_small(source, "policy", most=_LARGEST), Policy, f"The policy {source.name}")
 
 
 def demands(policy: Policy) -> str:
@@ -280,31 +229,6 @@ def demands(policy: Policy) -> str:
     sentence = f"demands {', '.join(parts) or 'nothing'}"
     sentence += f"; counts {', '.join(weights)}" if weights else ""
     return sentence + (f"; waives {', '.join(waived)}" if waived else "")
-
-
-class _Plain(yaml.SafeLoader):
-    """YAML in which a key that comes twice is an error, and which cannot grow beyond what is written.
-
-    Merge keys copy, and so a few lines of them could stand for millions; a number of many digits takes for ever.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "a merge key '<<'", key.start_mark)
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {quoted(key.value)} twice", key.start_mark
-                )
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_VALUE:
-            found = f"a value of {len(node.value):,} characters, expected at most {_LONGEST_VALUE:,}"
-            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark)
-        return super().construct_scalar(node)
 
 
 def words_of(role: str) -> str:

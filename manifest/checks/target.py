@@ -33,6 +33,7 @@ class VerificationTarget:
         self.first = True  # whether these are the weights that the manifest describes first
         self.signed = False  # whether somebody who is trusted signed the manifest
         self.intact = False
+        self.is_remote = stored is not None and stored.mirror is not None
         self.components: list[ComponentVerdict] = []
         if stored is not None:
             self.stored = self._as_recorded(stored)

@@ -29,10 +29,13 @@ _INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 _COMMANDS = (
     *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "bom", "log", "relate"),
-    *("convert", "sign", "repair", "keygen", "rule", "schema", "policy"),
+    *("convert", "sign", "repair", "keygen", "trust", "rule", "schema", "policy"),
 )
 """In the order of the help."""
-_ELSEWHERE = {"card": ("show", "card"), "bom": ("show", "bom"), "relate": ("log", "relate")}
+_ELSEWHERE = {
+    **{"card": ("show", "card"), "bom": ("show", "bom"), "relate": ("log", "relate")},
+    **{"keygen": ("sign", "keygen"), "trust": ("sign", "trust")},
+}
 """Commands that are in another one's module: that, and the function."""
 _QUIET = frozenset({"--quiet", "-q"})
 
@@ -102,11 +105,11 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
     meant = () if words == ["--version"] else (first,) if first in _COMMANDS else _COMMANDS
     for name in meant:
         home, function = _ELSEWHERE.get(name, (name, "run"))
-        module = import_module(f"manifest.cli.{home}")
-        if name == "policy":
-            app.add_typer(module.app, name=name)
+        command = getattr(import_module(f"manifest.cli.{home}"), function)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
         else:
-            app.command(name=name)(_with_verbose(getattr(module, function)))
+            app.command(name=name)(_with_verbose(command))
     return app
 
 

@@ -76,6 +76,12 @@ TrustedKey = Annotated[
     str | None,
     typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
 ]
+TrustFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust", help="YAML file of whose signatures count; `manifest trust`.", metavar="FILE", show_default=False
+    ),
+]
 PassphraseVariable = Annotated[
     str,
     typer.Option("--passphrase-env", help="Environment variable that holds the key's passphrase."),

@@ -10,7 +10,7 @@ import typer
 
 EXAMPLES = Path(__file__).parents[1] / "policies"
 
-app = typer.Typer(help="Check what a policy demands, or print one to begin with.", no_args_is_help=True)
+run = typer.Typer(help="Check what a policy demands, or print one to begin with.", no_args_is_help=True)
 
 
 class Example(StrEnum):
@@ -18,7 +18,7 @@ class Example(StrEnum):
     DOWNLOAD = "download"
 
 
-@app.command()
+@run.command()
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy.", show_default=False)]) -> None:
     """Say in one line what a policy demands; end with 2 and the reason if it is none."""
     from manifest.checks.policy import demands, read_policy
@@ -26,7 +26,7 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy.
     print(f"{file.name} {demands(read_policy(file))}")
 
 
-@app.command()
+@run.command()
 def example(which: Annotated[Example, typer.Argument(help="For what.")] = Example.RELEASE) -> None:
     """Print a policy with a comment on every line that needs one."""
     print((EXAMPLES / f"{which}.yaml").read_text(encoding="utf-8"), end="")

@@ -16,12 +16,13 @@ class Which(StrEnum):
     MANIFEST = "manifest"
     REPORT = "report"
     POLICY = "policy"
+    TRUST = "trust"
 
 
 def run(
     which: Annotated[Which, typer.Argument(help="Which format.")] = Which.MANIFEST,
 ) -> None:
-    """Print the JSON Schema of the manifest, of the report that `verify --format json` prints, or of the policy."""
+    """Print the JSON Schema of a format: of the report, as `verify --format json` prints it."""
     print(json.dumps(json_schema(which), indent=2))
 
 
@@ -30,9 +31,16 @@ def json_schema(which: Which) -> dict[str, Any]:
     from manifest.checks.policy import Policy
     from manifest.schema.document import Manifest
     from manifest.schema.report import Report
+    from manifest.signing.trust_file import TrustFile
 
-    models: dict[Which, type[BaseModel]] = {Which.MANIFEST: Manifest, Which.REPORT: Report, Which.POLICY: Policy}
+    models: dict[Which, type[BaseModel]] = {
+        Which.MANIFEST: Manifest,
+        Which.REPORT: Report,
+        Which.POLICY: Policy,
+        Which.TRUST: TrustFile,
+    }
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    # People write policies and may leave things out; the others are what this package writes.
-    mode: Literal["validation", "serialization"] = "validation" if which is Which.POLICY else "serialization"
+    # People write policies and trust files and may leave things out; the others are what this package writes.
+    by_people = which in (Which.POLICY, Which.TRUST)
+    mode: Literal["validation", "serialization"] = "validation" if by_people else "serialization"
     return dialect | models[which].model_json_schema(by_alias=True, mode=mode)

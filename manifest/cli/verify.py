@@ -21,6 +21,7 @@ from manifest.cli.options import (
     Probes,
     Quiet,
     TrustedKey,
+    TrustFile,
 )
 from manifest.cli.printing import each_checked, finish
 from manifest.errors import ManifestError
@@ -37,6 +38,14 @@ def run(
     allow: Allow = None,
     probe: Probes = None,
     policy: PolicyFile = None,
+    trust: TrustFile = None,
+    not_before: Annotated[
+        str | None,
+        typer.Option("--not-before", help="First day on which the manifest may have been written.", metavar="DAY"),
+    ] = None,
+    expect_weights: Annotated[
+        str | None, typer.Option("--expect-weights", help="The digest that the weights must have.", metavar="DIGEST")
+    ] = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
     journal: JournalFile = None,
@@ -54,7 +63,7 @@ def run(
     checkpoints = named_checkpoints(places, described=True)
     alone = _opened(checkpoints[0]) if len(checkpoints) == 1 else None
     from manifest.schema.report import Kind
-    from manifest.signing import public_keys
+    from manifest.storage.trust_files import trusted_signers
     from manifest.workflows.verifying import verify
 
     demanded = None
@@ -62,11 +71,18 @@ def run(
         from manifest.checks.policy import read_policy
 
         demanded = read_policy(policy)
-    trusted = public_keys(key)
+    trusted = trusted_signers(key, trust)
 
     def check(path: Path) -> Report:
         return verify(
-            alone or _opened(path), key=trusted, fast=fast, allow=allow or (), probes=probe or (), policy=demanded
+            alone or _opened(path),
+            trust=trusted,
+            fast=fast,
+            allow=allow or (),
+            probes=probe or (),
+            policy=demanded,
+            not_before=not_before,
+            expect_weights=expect_weights,
         )
 
     asked = ([each.hint for each in trusted], fast, allow, probe, demanded)

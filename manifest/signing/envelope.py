@@ -13,10 +13,9 @@ import base64
 import hashlib
 import json
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -214,18 +213,22 @@ def _departure(data: bytes, canonical: bytes) -> str:
 
 def _check(statement: InTotoStatement) -> None:
     """What types alone do not say: plain unique names, nothing ignored that is listed, a root digest that fits."""
+    from manifest.signing.file_names import first_twins, name_fault, text_fault  # most commands read no signature
+
     subject, resources = statement.subject[0], statement.predicate.resources
-    if fault := _text_fault(subject.name):
+    if fault := text_fault(subject.name):
         raise _Malformed(f"the model name {_clipped(subject.name)} {fault}")
-    seen: set[str] = set()
-    for item in resources:
-        if fault := _name_fault(item.name):
-            raise _Malformed(f"the file name {_clipped(item.name)} {fault}")
-        if item.name in seen:
-            raise _Malformed(f"the file name {_clipped(item.name)} is listed twice where once is expected")
-        seen.add(item.name)
+    names = [item.name for item in resources]
+    for name in names:
+        if fault := name_fault(name):
+            raise _Malformed(f"the file name {_clipped(name)} {fault}")
+    if (twins := first_twins(names)) is not None:
+        first, second = map(_clipped, twins)
+        if first == second:
+            raise _Malformed(f"the file name {first} is listed twice where once is expected")
+        raise _Malformed(f"the file name {ascii(twins[1])[:80]} can be taken for {first}, which is listed too")
     for ignored in statement.predicate.serialization.ignore_paths:
-        if covered := next((name for name in seen if _covers(ignored, name)), None):
+        if covered := next((name for name in names if _covers(ignored, name)), None):
             raise _Malformed(
                 f"`ignore_paths` has {_clipped(ignored)}, which covers the listed file {_clipped(covered)}, "
                 "where only unlisted files are expected"
@@ -235,26 +238,6 @@ def _check(statement: InTotoStatement) -> None:
         raise _Malformed(
             f"the subject's digest is {subject.digest.sha256.lower()} where the listed files' digests give {root}"
         )
-
-
-def _name_fault(name: str) -> str | None:
-    """Why a file name could lead out of the signature's directory, or be read in two ways; None when it is plain."""
-    if fault := _text_fault(name):
-        return fault
-    if "\\" in name:
-        return "contains a backslash where `/` is expected between directories"
-    if name.startswith("/") or PureWindowsPath(name).drive:
-        return "is absolute where one relative to the signature's directory is expected"
-    if any(part in ("", ".", "..") for part in name.split("/")):
-        return "has an empty, `.` or `..` part where a plain relative name is expected"
-    return None
-
-
-def _text_fault(text: str) -> str | None:
-    """Why a text is unfit to be shown or written: control characters, line separators, lone surrogates."""
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
-        return "contains a control character where printable text is expected"
-    return None
 
 
 def _covers(ignored: str, name: str) -> bool:

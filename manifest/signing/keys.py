@@ -184,10 +184,26 @@ def public_keys(key: Trusted) -> tuple[PublicKey, ...]:
 
 def load_public_key(uri: str | Path) -> PublicKey:
     """Read the only public key there; see `load_public_keys`."""
-    keys = load_public_keys(uri)
+    return _only(load_public_keys(uri), _shown(uri))
+
+
+def parse_public_key(pem: str, where: str) -> PublicKey:
+    """The only public key in PEM text.
+
+    Args:
+        pem: The text.
+        where: How a message calls the place where it stands.
+
+    Raises:
+        KeyFileError: There is none or another, it is of another kind, or something else is there too.
+    """
+    return _only(_public_keys_in(pem, where), where)
+
+
+def _only(keys: tuple[PublicKey, ...], where: str) -> PublicKey:
     if len(keys) > 1:
         raise KeyFileError(
-            f"{_shown(uri)} holds {len(keys)} public keys where one is expected; "
+            f"{where} holds {len(keys)} public keys where one is expected; "
             "put the one that you mean into a file of its own."
         )
     return keys[0]
@@ -202,8 +218,11 @@ def load_public_keys(uri: str | Path) -> tuple[PublicKey, ...]:
     Raises:
         KeyFileError: There is no such key, it is of another kind, or something else is there too.
     """
-    where = _shown(uri)
-    blocks = _pem_blocks(_pem_text(uri), where)
+    return _public_keys_in(_pem_text(uri), _shown(uri))
+
+
+def _public_keys_in(text: str, where: str) -> tuple[PublicKey, ...]:
+    blocks = _pem_blocks(text, where)
     if any(label.endswith("PRIVATE KEY") for label, _ in blocks):
         raise KeyFileError(
             f"{where} holds a private key where a public key is expected; "

@@ -1,4 +1,4 @@
-"""Where a manifest and a signature live beside a checkpoint, and how the three are replaced together.
+"""Where a manifest and its signatures live beside a checkpoint, and how they are replaced together.
 
 Three files cannot be renamed at once. So the new sidecars are first written, in full, as `*.pending`; then the
 checkpoint is renamed into place, which is the moment of the save; then the signature, then the manifest. A pending
@@ -6,6 +6,8 @@ manifest holds the digest of the checkpoint of its save, and a pending signature
 checkpoint uses the pending manifest that describes it, and changes nothing; the next save, or `manifest repair`,
 finishes the job. One that does not describe it belongs to a save that never happened. A manifest that was signed and
 describes the checkpoint always counts before a pending one, which anybody may have put there.
+
+Whoever signs after the first puts a signature of its own beside the others, in files that are numbered from 2 on.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from manifest.checkpoint import Checkpoint
 
 _MOST_IN_A_FOLDER = 1000
+MOST_SIGNATURES = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class Sidecars:
     def signature(self) -> Path:
         return self._named("manifest.sig", "model.sig")
 
+    def cosignature(self, number: int) -> Path:
+        """Where another signature lies beside the first: number 2 and on."""
+        return self._named(f"manifest.{number}.sig", f"model.{number}.sig")
+
+    @property
+    def signatures(self) -> list[Path]:
+        """Every signature that is there: the first if it is, and the others up to the first number that is missing."""
+        others = map(self.cosignature, range(2, MOST_SIGNATURES + 1))
+        return [path for path in [self.signature] if is_there(path)] + list(takewhile(is_there, others))
+
     @property
     def pending_manifest(self) -> Path:
         return self._named("manifest.json.pending", "manifest.json.pending")
@@ -57,6 +70,11 @@ class Sidecars:
         if self.checkpoint.is_dir():
             return self.checkpoint / inside
         return self.checkpoint.with_name(f"{self.checkpoint.name}.{beside}")
+
+
+def is_there(path: Path) -> bool:
+    """Whether something lies at a path, be it a link that leads nowhere."""
+    return os.path.lexists(path)
 
 
 class Pending(StrEnum):
@@ -116,7 +134,7 @@ def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Pat
 
 
 def bring_sidecars(checkpoint: Checkpoint) -> None:
-    """Of a checkpoint at an address, fetch manifest and signature to where its file appears.
+    """Of a checkpoint at an address, fetch manifest and signatures to where its file appears.
 
     Raises:
         InputError: They cannot be had.
@@ -124,6 +142,12 @@ def bring_sidecars(checkpoint: Checkpoint) -> None:
     if checkpoint.mirror is not None:
         sidecars = Sidecars(checkpoint.path)
         checkpoint.mirror.bring((sidecars.manifest.name, sidecars.signature.name), LARGEST)
+        if sidecars.signature.exists():
+            for number in range(2, MOST_SIGNATURES + 1):
+                path = sidecars.cosignature(number)
+                checkpoint.mirror.bring((path.name,), LARGEST)
+                if not path.exists():
+                    break
 
 
 def has_manifest(checkpoint: Path) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +28,12 @@ class SidecarContents:
 
     Attributes:
         manifest: The manifest that counts.
-        signature: The signature beside it; of a pending manifest only one that covers it.
+        signatures: The signatures beside it, by their file names; of a pending manifest only those that cover it.
         pending: What became of a pending manifest that describes the checkpoint; None when there is none.
     """
 
     manifest: bytes
-    signature: bytes | None
+    signatures: Mapping[str, bytes]
     pending: Pending | None = None
 
     @property
@@ -64,7 +64,7 @@ def read_sidecars(checkpoint: Path) -> SidecarContents:
             f"write one with `manifest create {name} --family LIBRARY --model NAME`, "
             "or save the model with `manifest.save`."
         )
-    return SidecarContents(manifest, _read(sidecars.signature))
+    return SidecarContents(manifest, _read_signatures(sidecars))
 
 
 def read_manifest(checkpoint: Path, *, strict: bool = False) -> Manifest:
@@ -152,7 +152,7 @@ def _finish_pending(checkpoint: Path, *, over_signed: bool) -> bool:
     contents = _pending(sidecars)
     if contents is None or contents.pending is Pending.LEFT:
         return False
-    if contents.pending is Pending.USED_OVER_SIGNED and contents.signature is None and not over_signed:
+    if contents.pending is Pending.USED_OVER_SIGNED and not contents.signatures and not over_signed:
         return False
     _finish(sidecars, contents.manifest_sha256)
     return True
@@ -255,12 +255,13 @@ def replace_file(staged: Path, target: Path, *, durably: bool = True) -> None:
 def clear_sidecars(checkpoint: Path) -> None:
     """Remove what lies beside a checkpoint and does not describe it, or soon will not."""
     sidecars = Sidecars(checkpoint)
-    for path in (sidecars.signature, sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature):
+    own = (sidecars.manifest, sidecars.pending_manifest, sidecars.pending_signature)
+    for path in (*reversed(sidecars.signatures), *own):
         path.unlink(missing_ok=True)
 
 
 def remove_manifest(path: str | os.PathLike[str]) -> None:
-    """Remove the manifest and the signature beside a checkpoint that is about to be overwritten.
+    """Remove the manifest and the signatures beside a checkpoint that is about to be overwritten.
 
     Args:
         path: The checkpoint; nothing is done where it has none.
@@ -277,14 +278,14 @@ def _pending(sidecars: Sidecars) -> SidecarContents | None:
     if pending is None or not _describes(pending, sidecars.checkpoint):
         return None
     sha256 = hashlib.sha256(pending).hexdigest()
-    published, signature = _read(sidecars.manifest), _read(sidecars.signature)
-    if signature is not None and _covers(signature, sha256):  # cut off between the two renames
-        return SidecarContents(pending, signature, Pending.USED)
-    signed = published is not None and (signature is not None or _names_a_signer(published))
+    published, signatures = _read(sidecars.manifest), _read_signatures(sidecars)
+    if covering := {name: data for name, data in signatures.items() if _covers(data, sha256)}:
+        return SidecarContents(pending, covering, Pending.USED)  # cut off between the two renames
+    signed = published is not None and (bool(signatures) or _names_a_signer(published))
     if published is not None and signed and _describes(published, sidecars.checkpoint):
-        return SidecarContents(published, signature, Pending.LEFT)
+        return SidecarContents(published, signatures, Pending.LEFT)
     own = _read(sidecars.pending_signature)
-    covering = own if own is not None and _covers(own, sha256) else None
+    covering = {sidecars.pending_signature.name: own} if own is not None and _covers(own, sha256) else {}
     return SidecarContents(pending, covering, Pending.USED_OVER_SIGNED if signed else Pending.USED)
 
 
@@ -314,12 +315,18 @@ def _finish(sidecars: Sidecars, manifest_sha256: str) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         sidecars.pending_signature.replace(sidecars.signature)
-    signature = _read(sidecars.signature)
-    if signature is not None and not _covers(signature, manifest_sha256):
-        sidecars.signature.unlink(missing_ok=True)
+    for name, data in reversed(_read_signatures(sidecars).items()):
+        if not _covers(data, manifest_sha256):
+            sidecars.manifest.with_name(name).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         sidecars.pending_manifest.replace(sidecars.manifest)
     _sync_directory(sidecars.manifest.parent)
+
+
+def _read_signatures(sidecars: Sidecars) -> dict[str, bytes]:
+    """The signatures beside a checkpoint, by their file names in the order of their numbers."""
+    read = ((path.name, _read(path)) for path in sidecars.signatures)
+    return {name: data for name, data in read if data is not None}
 
 
 def _covers(signature: bytes, manifest_sha256: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manifest.digests import files_digests
+from manifest.storage.sidecars import MOST_SIGNATURES
 from manifest.storage.transaction import clear_sidecars, replace_file, staging
 
 Write = Callable[[Any], object]
@@ -18,7 +19,10 @@ Write = Callable[[Any], object]
 _ERROR = ".manifest.error"
 
 
-SIDECARS = (".manifest.json", ".manifest.sig", _ERROR)
+SIDECARS = (
+    *(".manifest.json", ".manifest.sig", _ERROR),
+    *(f".manifest.{number}.sig" for number in range(2, MOST_SIGNATURES + 1)),
+)
 """How the names of files end that come and go with a checkpoint."""
 
 

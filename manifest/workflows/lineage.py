@@ -7,20 +7,24 @@ needed, and nothing in a checkpoint runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifest.checkpoint.discovering import discover
 from manifest.checks.target import VerificationTarget
-from manifest.checks.trust import trust
+from manifest.checks.trust import check_trust
 from manifest.errors import ManifestError
 from manifest.schema.document import parse
 from manifest.schema.lineage import Generation, History, Unread, trace_descent
 from manifest.schema.report import Outcome, outcome_of
-from manifest.signing import PublicKey, Trusted, public_keys
+from manifest.signing import Trusted, public_keys
 from manifest.storage.described import other_bytes, other_size
 from manifest.storage.sidecars import Sidecars, has_manifest, require_checkpoint
 from manifest.storage.transaction import read_sidecars
+
+if TYPE_CHECKING:
+    from manifest.signing.trusted import Signers
 
 
 def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
@@ -42,7 +46,7 @@ def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
         >>> [descent.generation.name for descent in history.descents]
         ['ckpt.pt']
     """
-    trusted = public_keys(key)
+    trusted = None if key is None else _signers(key)
     places = list(places)
     named = {Path(place) for place in places}
     generations, unread, unrecorded = [], [], []
@@ -59,6 +63,12 @@ def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
     return History(trace_descent(generations), tuple(unread), tuple(unrecorded))
 
 
+def _signers(key: Trusted) -> Signers:
+    from manifest.signing.trusted import Signers
+
+    return Signers.of_keys(public_keys(key))
+
+
 def _of_directory(path: Path) -> Path:
     """The directory of a checkpoint, where it has the manifest."""
     return path.parent if not _has_manifest(path) and _has_manifest(path.parent) else path
@@ -71,13 +81,13 @@ def _has_manifest(path: Path) -> bool:
         return True
 
 
-def _generation(path: Path, keys: Sequence[PublicKey]) -> Generation:
+def _generation(path: Path, trusted: Signers | None) -> Generation:
     require_checkpoint(path)
     contents = read_sidecars(path)
     manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
     architecture = manifest.architecture
-    result = trust(VerificationTarget(path, contents, manifest), keys)
-    signed = bool(keys) and outcome_of(result.findings) is Outcome.PASS
+    result = check_trust(VerificationTarget(path, contents, manifest), trusted)
+    signed = trusted is not None and outcome_of(result.findings) is Outcome.PASS
     problem = (other_bytes if signed else other_size)(path, manifest)
     signature = result.reason
     if signed and problem is not None:
@@ -90,6 +100,6 @@ def _generation(path: Path, keys: Sequence[PublicKey]) -> Generation:
         model=f"{architecture.family} {architecture.name or architecture.class_name}",
         provenance=manifest.provenance,
         signature=signature,
-        trusted=signed and problem is None if keys else None,
+        trusted=signed and problem is None if trusted is not None else None,
         file="as described" if signed and problem is None else problem,
     )

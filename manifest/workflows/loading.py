@@ -22,6 +22,7 @@ from manifest.signing import Trusted
 from manifest.storage.described import other_size
 from manifest.storage.sidecars import described_checkpoint
 from manifest.storage.transaction import read_manifest
+from manifest.storage.trust_files import Trust, trusted_signers
 from manifest.warning import warn
 from manifest.workflows.verifying import static_rungs
 
@@ -40,6 +41,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     key: Trusted = None,
+    trust: Trust = None,
     verify: Verify = "full",
     device: str = "cpu",
     allow: Sequence[str] = (),
@@ -53,6 +55,8 @@ def load(
     Args:
         path: The checkpoint; its manifest and signature lie beside it.
         key: Public key of the signer that is trusted.
+        trust: A trust file, which says whose signatures count; without it and without `key`, one that is found, as
+            `manifest.verify` finds it.
         verify: `full` climbs the whole ladder, asking the model the first sample of its probe, and the others where
             that answer differs; `fast` checks trust, integrity, format and completeness; `none` checks
             nothing and still rebuilds exactly.
@@ -78,7 +82,7 @@ def load(
         torch.Size([2, 64])
     """
     del progress  # `followed` takes it
-    _, model = rebuilt(path, key=key, verify=verify, allow=allow, state=state)
+    _, model = rebuilt(path, key=key, trust=trust, verify=verify, allow=allow, state=state)
     with neutral_process():
         return model.to(device)
 
@@ -87,6 +91,7 @@ def rebuilt(
     path: str | os.PathLike[str],
     *,
     key: Trusted,
+    trust: Trust,
     verify: Verify,
     allow: Sequence[str],
     state: str | None = None,
@@ -100,7 +105,9 @@ def rebuilt(
     with granted(allow):
         if verify != "none":
             # Nothing here unpickles the file.
-            rungs = static_rungs(key, code=Severity.WARNING) + (rebuilder.rungs() if verify == "full" else [])
+            rungs = static_rungs(trusted_signers(key, trust), code=Severity.WARNING) + (
+                rebuilder.rungs() if verify == "full" else []
+            )
             report = run_checks(subject, rungs)
             if not report.passed:
                 raise VerificationError(_first_failure(report), report)

@@ -26,6 +26,7 @@ from manifest.neutral_process import neutral_process
 from manifest.schema.document import Manifest
 from manifest.schema.vocabulary import Mode
 from manifest.signing import Trusted
+from manifest.storage.trust_files import Trust
 from manifest.warning import warn
 from manifest.workflows.loading import Verify, rebuilt
 
@@ -50,6 +51,7 @@ def load_checkpoint(
     path: str | os.PathLike[str],
     *,
     key: Trusted = None,
+    trust: Trust = None,
     verify: Verify = "full",
     allow: Sequence[str] = (),
     device: str = "cpu",
@@ -62,6 +64,7 @@ def load_checkpoint(
     Args:
         path: The checkpoint; its manifest and signature lie beside it.
         key: Public key of the signer that is trusted.
+        trust: A trust file, as of `manifest.load`.
         verify: As of `manifest.load`.
         allow: Modules of your own that may be imported to rebuild the model.
         device: Where the model goes.
@@ -82,7 +85,7 @@ def load_checkpoint(
         (3, 3484545)
         >>> model = checkpoint.model.train()
     """
-    subject, model = rebuilt(path, key=key, verify=verify, allow=allow)
+    subject, model = rebuilt(path, key=key, trust=trust, verify=verify, allow=allow)
     content = _content(_stored(subject))
     with neutral_process():
         return Resumed(content, _in_mode(model, subject).to(device), subject.manifest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from manifest.checkpoint import Checkpoint, open_address
@@ -16,13 +17,15 @@ from manifest.checks.format import _format, _listing
 from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult, merge_reports
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
-from manifest.checks.trust import trust
+from manifest.checks.trust import Expectation, check_trust, expectation
 from manifest.errors import InputError
 from manifest.escaping import address_in, printable
 from manifest.grants import granted
 from manifest.progress import Follower, followed
 from manifest.schema.report import Report, Severity
-from manifest.signing import Trusted, public_keys
+from manifest.signing import Trusted
+from manifest.signing.trusted import Signers
+from manifest.storage.trust_files import Trust, trusted_signers
 
 if TYPE_CHECKING:
     from manifest.checks.policy import Policy
@@ -37,6 +40,9 @@ def verify(
     allow: Sequence[str] = (),
     probes: Sequence[Any] = (),
     policy: str | os.PathLike[str] | Policy | None = None,
+    trust: Trust = None,
+    not_before: date | str | None = None,
+    expect_weights: str | None = None,
     progress: Follower = None,
 ) -> Report:
     """Hold a checkpoint to its manifest.
@@ -51,6 +57,10 @@ def verify(
             and scripts, `["src/train.py"]`, of which only what the model needs is run.
         probes: Probes of your own that it was saved with: `manifest.Probe(…)`, or directories.
         policy: What a release demands beyond the manifest's promise: a YAML file.
+        trust: A trust file, which says whose signatures count. Without it and without `key`, the one that
+            `$MANIFEST_TRUST` names, the project's `.manifest/trust.yaml`, or the user's, where there is one.
+        not_before: The first day, in UTC, on which the manifest may have been written, as in `2026-11-01`.
+        expect_weights: The digest that the weights must have, as in `blake3:…`.
         progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
             its own: `lambda step: print(step.name, step.done, step.total)`, in bytes.
 
@@ -62,6 +72,7 @@ def verify(
         NoManifestError: It has no manifest.
         DocumentError: Its manifest is not valid.
         KeyFileError: The key cannot be used.
+        InputError: The trust file cannot be read.
 
     Example:
         >>> report = manifest.verify("ckpt.pt", key="release.pub")
@@ -72,10 +83,13 @@ def verify(
     """
     del progress  # `followed` takes it
     demanded = None if policy is None else _demanded(policy)
+    trusted, expected = trusted_signers(key, trust), expectation(not_before, expect_weights)
     subject = open_target(path if isinstance(path, Checkpoint) else _at_address(path, fast) or path)
     try:
         with granted(allow):
-            rungs = static_rungs(key, thorough=not fast) + (skipped_rungs() if fast else _dynamic_rungs(probes))
+            rungs = static_rungs(trusted, expected, thorough=not fast) + (
+                skipped_rungs() if fast else _dynamic_rungs(probes)
+            )
             floors = [] if demanded is None else _floors(demanded)
             report = run_checks(subject, rungs + floors)
             models = {"": report}
@@ -103,21 +117,24 @@ def _at_address(path: str | os.PathLike[str], fast: bool) -> Checkpoint | None:
     return open_address(address)
 
 
-def static_rungs(key: Trusted, *, code: Severity = Severity.ERROR, thorough: bool = False) -> list[tuple[str, Check]]:
+def static_rungs(
+    trusted: Signers | None,
+    expected: Expectation | None = None,
+    *,
+    code: Severity = Severity.ERROR,
+    thorough: bool = False,
+) -> list[tuple[str, Check]]:
     """Trust, integrity, format and completeness: no torch.
 
     Args:
-        key: Public key of the signer that is trusted.
+        trusted: Whose signatures count; None to say who signed.
+        expected: Which checkpoint of several genuine ones is meant.
         code: How severe it is that `torch.load` would run code out of the file.
         thorough: Read the file again, for what the BLAKE3 of the whole does not show: its other digests, and, where a
             trusted signature says it, whether components were trained.
-
-    Raises:
-        KeyFileError: The key cannot be used.
     """
-    trusted = public_keys(key)
     return [
-        ("trust", lambda subject: trust(subject, trusted)),
+        ("trust", lambda subject: check_trust(subject, trusted, expected)),
         ("integrity", integrity),
         ("format", lambda subject: _format(subject, code, thorough)),
         _completeness_rung(thorough),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from manifest.errors import InputError, SignatureError
@@ -25,6 +25,7 @@ from manifest.signing import (
     sign_resources,
     verify_bundle,
 )
+from manifest.signing.file_names import first_twins
 
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
 RESOURCES = {"ckpt.pt.manifest.json": B, "ckpt.pt": A}
@@ -127,7 +128,7 @@ def test_bundle_when_signed_then_has_the_form_of_the_specification(key: PrivateK
 
 
 def test_resources_when_signed_then_are_sorted_by_code_point(key: PrivateKey) -> None:
-    names = ["é", "z", "Z", "a/b", "a.b", "a", "\U0001f600", "\uffee"]
+    names = ["é", "z", "Y", "a/b", "a.b", "a", "\U0001f600", "\uffee"]
 
     payload = _payload(sign_resources("model", dict.fromkeys(names, A), key))
 
@@ -339,6 +340,15 @@ def _resource(**changes: Any) -> Change:
         (_with_names("C:/Windows"), "the file name 'C:/Windows' is absolute where one relative"),
         (_with_names("a\\b"), "contains a backslash where `/` is expected"),
         (_with_names("a\0"), "contains a control character where printable text is expected"),
+        (_with_names("ckpt.pt", "CKPT.pt"), "the file name 'CKPT.pt' can be taken for 'ckpt.pt', which is listed too"),
+        (_with_names("stra\u00dfe", "strasse"), "can be taken for"),
+        (_with_names("caf\u00e9", "cafe\u0301"), "can be taken for"),
+        (_with_names("\ufb01le", "file"), "can be taken for"),
+        (_with_names("c\u043apt.pt", "ckpt.pt"), "can be taken for"),
+        (_with_names("ckpt.pt", "\u0441kpt.pt"), r"the file name '\\u0441kpt.pt' can be taken for 'ckpt.pt'"),
+        (_with_names("a-b", "a\u2010b"), "can be taken for"),
+        (_with_names("ckpt\u200b.pt"), "contains a control character where printable text is expected"),
+        (_with_names("tp.\u202etpkc"), "contains a control character where printable text is expected"),
         (_with_names("a\nb"), "contains a control character where printable text is expected"),
     ],
 )
@@ -412,13 +422,14 @@ def test_resources_when_too_many_for_a_bundle_then_are_not_signed(key: PrivateKe
 
 # Valid file names, as the reader's own rules have them.
 _PART = st.text(
-    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="/\\:"), min_size=1, max_size=20
+    st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"), exclude_characters="/\\:"), min_size=1, max_size=20
 ).filter(lambda part: part not in (".", ".."))
 _NAMES = st.lists(_PART, min_size=1, max_size=3).map("/".join)
 
 
 @given(st.dictionaries(_NAMES, st.binary(min_size=32, max_size=32).map(bytes.hex), min_size=1, max_size=5))
 def test_any_resources_when_signed_then_come_back_the_same(key: PrivateKey, resources: dict[str, str]) -> None:
+    assume(first_twins(resources) is None)
     assert verify_bundle(sign_resources("model", resources, key), [key.public]).resources == resources
 
 
