@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from manifest.errors import NotGrantedError as NotGrantedError
     from manifest.errors import NotRebuildableError as NotRebuildableError
     from manifest.errors import NoWeightsError as NoWeightsError
+    from manifest.errors import PassphraseMissingError as PassphraseMissingError
     from manifest.errors import SignatureError as SignatureError
     from manifest.errors import SourceChangedError as SourceChangedError
     from manifest.errors import StorageError as StorageError
@@ -94,6 +95,7 @@ _HOMES = {
     "IncompleteModelError": "manifest.errors",
     "InputError": "manifest.errors",
     "KeyFileError": "manifest.errors",
+    "PassphraseMissingError": "manifest.errors",
     "LibraryMissingError": "manifest.errors",
     "lineage": "manifest.workflows.lineage",
     "load": "manifest.workflows.loading",

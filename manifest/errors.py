@@ -66,6 +66,10 @@ class KeyFileError(ManifestError):
     """A key that cannot be read, written or used."""
 
 
+class PassphraseMissingError(KeyFileError):
+    """A private key that is encrypted, and no passphrase was given."""
+
+
 class SignatureError(ManifestError):
     """A signature that does not hold.
 

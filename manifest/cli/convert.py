@@ -14,7 +14,7 @@ from manifest.cli.options import (
     Quiet,
     SigningKey,
     State,
-    passphrase,
+    signing_key,
 )
 from manifest.cli.printing import emit
 
@@ -34,7 +34,7 @@ def run(
     from manifest.workflows.converting import convert
 
     manifest = convert(
-        checkpoint, output, state=state, untie=untie, force=force, key=key, passphrase=passphrase(passphrase_env)
+        checkpoint, output, state=state, untie=untie, force=force, key=key and signing_key(key, passphrase_env)
     )
     if not quiet:
         beside = f", with its manifest{' and signature' if manifest.signer else ''}" if manifest else ""

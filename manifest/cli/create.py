@@ -22,8 +22,8 @@ from manifest.cli.options import (
     SigningKey,
     State,
     argument_of,
-    passphrase,
     roles,
+    signing_key,
 )
 from manifest.cli.printing import emit
 
@@ -81,8 +81,7 @@ def run(
         arguments={name: value for name, value in forced.items() if value is not None},
         model_config=model_config,
         pretrained=pretrained,
-        key=key,
-        passphrase=passphrase(passphrase_env),
+        key=key and signing_key(key, passphrase_env),
         golden=not no_golden,
         kinship=not no_kinship,
         floor=floor,

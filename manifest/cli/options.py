@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifest.errors import InputError, KeyFileError
+from manifest.errors import InputError, KeyFileError, PassphraseMissingError
+
+if TYPE_CHECKING:
+    from manifest.signing import PrivateKey
 
 
 class Format(StrEnum):
@@ -70,7 +74,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless
 NoColor = Annotated[bool, typer.Option("--no-color", help="Print without colours.")]
 SigningKey = Annotated[
     str | None,
-    typer.Option("--key", help="Private key to sign with: a file, or env:VARIABLE.", show_default=False),
+    typer.Option("--key", help="Private key to sign with: a file, env:VARIABLE, hsm:, awskms:.", show_default=False),
 ]
 TrustedKey = Annotated[
     str | None,
@@ -85,6 +89,10 @@ TrustFile = Annotated[
 PassphraseVariable = Annotated[
     str,
     typer.Option("--passphrase-env", help="Environment variable that holds the key's passphrase."),
+]
+PassphraseDescriptor = Annotated[
+    int | None,
+    typer.Option("--passphrase-fd", help="File descriptor to read the passphrase from.", show_default=False),
 ]
 Partial = Annotated[
     str,
@@ -112,6 +120,7 @@ Argument = Annotated[
 ]
 
 PASSPHRASE_VARIABLE = "MANIFEST_PASSPHRASE"
+_LONGEST_SECRET = 4096
 
 
 def passphrase(variable: str, *, required: bool = False) -> bytes | None:
@@ -124,6 +133,40 @@ def passphrase(variable: str, *, required: bool = False) -> bytes | None:
     if value is None and required:
         raise KeyFileError(f"The environment variable {variable} is not set, expected the passphrase in it; set it.")
     return os.fsencode(value) if value is not None else None
+
+
+def signing_key(key: str, variable: str, descriptor: int | None = None) -> PrivateKey:
+    """A private key, read.
+
+    Its passphrase comes out of a file descriptor, or else of an environment variable, or else from whoever sits at the
+    terminal, who is asked only where the key is encrypted.
+
+    Raises:
+        KeyFileError: The key cannot be used.
+    """
+    import getpass
+
+    from manifest.signing import load_private_key
+
+    secret = passphrase(variable) if descriptor is None else _read_secret(descriptor)
+    try:
+        return load_private_key(key, secret)
+    except PassphraseMissingError:
+        if descriptor is not None or not sys.stdin.isatty():
+            raise
+        return load_private_key(key, os.fsencode(getpass.getpass(f"Passphrase of {key}: ")))
+
+
+def _read_secret(descriptor: int) -> bytes:
+    """What can be read from a file descriptor, without a line's end behind it."""
+    try:
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_LONGEST_SECRET).removesuffix(b"\n")
+    except OSError as error:
+        raise KeyFileError(
+            f"The file descriptor {descriptor} cannot be read ({error.strerror}), expected the passphrase in it; open "
+            f"it, as in `--passphrase-fd {descriptor} {descriptor}< FILE`."
+        ) from None
 
 
 def roles(partial: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from manifest.cli.options import PASSPHRASE_VARIABLE, PassphraseVariable, Quiet, SigningKey, passphrase
+from manifest.cli.options import PASSPHRASE_VARIABLE, PassphraseVariable, Quiet, SigningKey, signing_key
 from manifest.cli.printing import complain
 
 
@@ -26,7 +26,7 @@ def run(
     """
     from manifest.workflows.repairing import repair
 
-    repaired = repair(place, key=key, passphrase=passphrase(passphrase_env))
+    repaired = repair(place, key=key and signing_key(key, passphrase_env))
     if not quiet:
         for sentence in (*repaired.done, *repaired.left) or ("Nothing to repair.",)[: not repaired.refused]:
             typer.echo(sentence)

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from manifest.cli.options import PASSPHRASE_VARIABLE, Checkpoint, PassphraseVariable, TrustFile, passphrase
+from manifest.cli.options import (
+    PASSPHRASE_VARIABLE,
+    Checkpoint,
+    PassphraseDescriptor,
+    PassphraseVariable,
+    TrustFile,
+    passphrase,
+    signing_key,
+)
 from manifest.cli.printing import emit
 
 trust = typer.Typer(help="Say whose signatures count, in a trust file.", no_args_is_help=True)
@@ -23,8 +31,9 @@ class Curve(StrEnum):
 
 def run(
     checkpoint: Checkpoint,
-    key: Annotated[str, typer.Option("--key", help="Private key: a file, or env:VARIABLE.")],
+    key: Annotated[str, typer.Option("--key", help="Private key: a file, env:VARIABLE, hsm:, awskms:.")],
     passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
+    passphrase_fd: PassphraseDescriptor = None,
     trust: TrustFile = None,
 ) -> None:
     """Sign a checkpoint and its manifest, after checking that the one is what the other describes.
@@ -33,7 +42,7 @@ def run(
     """
     from manifest.workflows.signing import sign
 
-    signature = sign(checkpoint, key, passphrase=passphrase(passphrase_env), trust=trust)
+    signature = sign(checkpoint, signing_key(key, passphrase_env, passphrase_fd), trust=trust)
     emit(f"Signed: {signature}", None)
 
 

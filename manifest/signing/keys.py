@@ -2,7 +2,8 @@
 
 OpenSSF Model Signing v1.0 lists ECDSA over P-256, P-384 and P-521, each with the hash of its size, and nothing else:
 RSA and Ed25519 are refused here although the library underneath could use them. A key is named by URI, so that it can
-live where it belongs: `release.key` or `file:release.key` for a file, `env:VARIABLE` for PEM text in the environment.
+live where it belongs: `release.key` or `file:release.key` for a file, `env:VARIABLE` for PEM text in the environment,
+`hsm:` and `awskms:` for one that never leaves its place, which `remote_keys` knows.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from manifest.errors import KeyFileError
+from manifest.errors import KeyFileError, PassphraseMissingError
 from manifest.lazily import lazily
+from manifest.warning import warn
 
 if TYPE_CHECKING:
     from cryptography import exceptions
@@ -78,17 +81,20 @@ Trusted: TypeAlias = "str | os.PathLike[str] | PublicKey | Sequence[PublicKey] |
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """What makes signatures."""
+    """What makes signatures.
 
-    _key: ec.EllipticCurvePrivateKey = field(repr=False)
+    Attributes:
+        public: What checks them.
+        sign: Makes the DER-encoded ECDSA signature of bytes, hashed by the curve's hash: SHA-256, SHA-384 or SHA-512.
+    """
 
-    @property
-    def public(self) -> PublicKey:
-        return PublicKey(self._key.public_key())
+    public: PublicKey = field(repr=False)
+    sign: Callable[[bytes], bytes] = field(repr=False)
 
-    def sign(self, data: bytes) -> bytes:
-        """DER-encoded ECDSA signature of `data`, hashed by the curve's hash: SHA-256, SHA-384 or SHA-512."""
-        return self._key.sign(data, _algorithm(self._key))
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePrivateKey) -> PrivateKey:
+        """One that is in memory."""
+        return cls(PublicKey(key.public_key()), lambda data: key.sign(data, _algorithm(key)))
 
 
 def generate_keys(stem: Path, *, passphrase: bytes | None = None, curve: str = "p256") -> tuple[Path, Path]:
@@ -132,12 +138,17 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
     """Read a private key.
 
     Args:
-        uri: `release.key`, `file:release.key`, or `env:VARIABLE` holding PEM text.
-        passphrase: Opens an encrypted key; ignored when the key is not encrypted.
+        uri: `release.key`, `file:release.key`, `env:VARIABLE` holding PEM text; `hsm:…` or `awskms:…`, as
+            `remote_keys.remote_key` takes it.
+        passphrase: Opens an encrypted key or a token; ignored when the key is not encrypted.
 
     Raises:
-        KeyFileError: There is no such key, it is of another kind, or the passphrase does not open it.
+        PassphraseMissingError: The key is encrypted and no passphrase was given.
+        KeyFileError: There is no such key, it is of another kind, others can read it, or the passphrase does not open
+            it.
     """
+    if (remote := _remote(uri, passphrase)) is not None:
+        return remote
     where = _shown(uri)
     blocks = [block for block in _pem_blocks(_pem_text(uri), where) if block[0] != _PARAMETERS]
     if wrong := next((label for label, _ in blocks if not label.endswith("PRIVATE KEY")), None):
@@ -153,7 +164,9 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
     label, pem = blocks[0]
     encrypted = "ENCRYPTED" in label or "Proc-Type: 4,ENCRYPTED" in pem
     if encrypted and not passphrase:
-        raise KeyFileError(f"{where} holds an encrypted private key and no passphrase was given; pass its passphrase.")
+        raise PassphraseMissingError(
+            f"{where} holds an encrypted private key and no passphrase was given; pass its passphrase."
+        )
     try:
         key = serialization.load_pem_private_key(pem.encode(), passphrase if encrypted else None)
     except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as error:
@@ -166,7 +179,9 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise _other_kind(where, key)
     _check_curve(where, key.curve)
-    return PrivateKey(key)
+    if (path := _path_of(uri)) is not None:
+        _require_private(path)
+    return PrivateKey.of(key)
 
 
 def public_keys(key: Trusted) -> tuple[PublicKey, ...]:
@@ -213,11 +228,14 @@ def load_public_keys(uri: str | Path) -> tuple[PublicKey, ...]:
     """Read public keys, each once: a file may hold several, all of which are meant.
 
     Args:
-        uri: `release.pub`, `file:release.pub`, or `env:VARIABLE` holding PEM text.
+        uri: `release.pub`, `file:release.pub`, `env:VARIABLE` holding PEM text; `hsm:…` or `awskms:…` for the public
+            half of a key there.
 
     Raises:
         KeyFileError: There is no such key, it is of another kind, or something else is there too.
     """
+    if (remote := _remote(uri, None)) is not None:
+        return (remote.public,)
     return _public_keys_in(_pem_text(uri), _shown(uri))
 
 
@@ -281,23 +299,40 @@ def _create(path: Path, data: bytes, *, mode: int) -> None:
         raise _unwritable(path, error) from error
 
 
+def _remote(uri: str | Path, passphrase: bytes | None) -> PrivateKey | None:
+    """The key at a URI that is neither a file nor in the environment."""
+    scheme = None if isinstance(uri, Path) else _SCHEME.match(uri)
+    if scheme is None or scheme[1] in ("file", "env"):
+        return None
+    from manifest.signing.remote_keys import remote_key
+
+    return remote_key(str(uri), passphrase)
+
+
 def _pem_text(uri: str | Path) -> str:
     """The text that a URI leads to."""
-    if isinstance(uri, Path):
-        return _file_text(uri)
-    scheme = _SCHEME.match(uri)
-    if scheme is None:
-        return _file_text(Path(uri))
-    rest = uri[scheme.end() :]
-    match scheme[1]:
-        case "file":
-            return _file_text(Path(rest))
-        case "env":
-            return _variable_text(rest)
+    if (path := _path_of(uri)) is not None:
+        return _file_text(path)
+    scheme = _SCHEME.match(str(uri))
+    assert scheme is not None
+    rest = str(uri)[scheme.end() :]
+    if scheme[1] == "env":
+        return _variable_text(rest)
     raise KeyFileError(
-        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:` or `env:` is expected; "
+        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:`, `env:`, `hsm:` or "
+        "`awskms:` is expected; "
         f"write `file:{uri}` if it is a file of that name."
     )
+
+
+def _path_of(uri: str | Path) -> Path | None:
+    """The file that a URI names; None where it names something else."""
+    if isinstance(uri, Path):
+        return uri
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        return Path(uri)
+    return Path(uri[scheme.end() :]) if scheme[1] == "file" else None
 
 
 def _file_text(path: Path) -> str:
@@ -313,6 +348,22 @@ def _file_text(path: Path) -> str:
         ) from error
     # Latin-1 takes any bytes; what is not PEM then fails for having no PEM block.
     return data.decode("latin-1") if len(data) <= _LONGEST else ""
+
+
+def _require_private(path: Path) -> None:
+    """Refuse a private key that others than its owner can read; a pipe has no other readers.
+
+    Raises:
+        KeyFileError: They can.
+    """
+    mode = path.stat().st_mode
+    if os.name == "nt":
+        warn(f"Who can read the private key {path} is not checked on this system; see to it that only you can.")
+    elif stat.S_ISREG(mode) and mode & 0o077:
+        raise KeyFileError(
+            f"The private key {path} has the mode {stat.S_IMODE(mode):04o}, so that others can read it, expected 0600; "
+            f"run `chmod 600 {path}`, and make a new key if somebody may have read it."
+        )
 
 
 def _variable_text(name: str) -> str:

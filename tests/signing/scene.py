@@ -240,7 +240,7 @@ def padded(signature: bytes) -> bytes:
 
 def by_another_curve(scene: Scene) -> None:
     """A key on P-384 signs, and the bundle names alice."""
-    signer = PrivateKey(ec.generate_private_key(ec.SECP384R1()))
+    signer = PrivateKey.of(ec.generate_private_key(ec.SECP384R1()))
     payload = base64.b64decode(scene.bundle()["dsseEnvelope"]["payload"])
     scene.write_signature(signer.sign(pae(payload)))
 

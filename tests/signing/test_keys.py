@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
 import shutil
 import stat
 import subprocess
@@ -164,8 +166,10 @@ def test_variable_when_it_holds_no_key_then_its_text_is_not_shown(monkeypatch: p
 
 
 def test_uri_when_scheme_is_unknown_then_lists_the_schemes() -> None:
-    with pytest.raises(KeyFileError, match="of the scheme `awskms:` where a path, `file:` or `env:` is expected"):
-        load_private_key("awskms:alias/release")
+    with pytest.raises(
+        KeyFileError, match="of the scheme `https:` where a path, `file:`, `env:`, `hsm:` or `awskms:` is"
+    ):
+        load_private_key("https://host/release.key")
 
 
 def test_key_when_repr_is_taken_then_shows_no_secret(tmp_path: Path) -> None:
@@ -299,3 +303,78 @@ def test_signing_room_when_imported_then_torch_is_not() -> None:
 
 def _openssl(*arguments: str | Path) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o666, 0o620])
+def test_private_key_when_others_can_read_it_then_is_refused(tmp_path: Path, mode: int) -> None:
+    private, _ = generate_keys(tmp_path / "release")
+    private.chmod(mode)
+
+    with pytest.raises(
+        KeyFileError, match=rf"has the mode {mode:04o}, so that others can .* expected 0600; run `chmod"
+    ):
+        load_private_key(private)
+
+
+def test_private_key_when_it_comes_through_a_pipe_then_is_read(tmp_path: Path) -> None:
+    private, public = generate_keys(tmp_path / "release")
+    reading, writing = os.pipe()
+    os.write(writing, private.read_bytes())
+    os.close(writing)
+
+    assert load_private_key(f"/dev/fd/{reading}").public.hint == load_public_key(public).hint
+
+
+def test_passphrase_when_in_a_file_descriptor_then_opens_the_key(tmp_path: Path, run_process) -> None:
+    generate_keys(tmp_path / "release", passphrase=b"open sesame")
+    (tmp_path / "secret").write_text("open sesame\n")
+    program = f'exec {sys.executable} -m manifest sign none.pt --key release.key --passphrase-fd 9 9< "$1"'
+    answers = [
+        subprocess.run(["sh", "-c", program, "sh", name], cwd=tmp_path, capture_output=True, text=True, check=False)
+        for name in ("secret", "release.pub")
+    ]
+    closed = run_process("sign", "none.pt", "--key", "release.key", "--passphrase-fd", 99)
+
+    assert "There is no file none.pt" in answers[0].stderr
+    assert "the passphrase does not open" in answers[1].stderr
+    assert "The file descriptor 99 cannot be read" in closed.complaint
+
+
+def test_passphrase_when_somebody_sits_at_the_terminal_then_is_asked_for(tmp_path: Path) -> None:
+    private, _ = generate_keys(tmp_path / "release", passphrase=b"open sesame")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        words = ["sign", "none.pt", "--key", str(private)]
+        os.execv(sys.executable, [sys.executable, "-m", "manifest", *words])
+    said = b""
+    while b"Passphrase of" not in said:
+        said += os.read(terminal, 1024)
+    os.write(terminal, b"open sesame\n")
+    while b"check the path" not in said:
+        said += os.read(terminal, 1024)
+    os.waitpid(pid, 0)
+
+    assert b"open sesame" not in said
+    assert b"There is no file none.pt" in said
+
+
+@pytest.mark.parametrize("made", ["curve", "passphrase", "mode", "damage"])
+def test_private_key_when_it_cannot_be_used_then_none_of_it_is_shown(tmp_path: Path, run_process, made: str) -> None:
+    private, _ = generate_keys(tmp_path / "release", passphrase=b"open sesame" if made == "passphrase" else None)
+    lines = private.read_text().splitlines()
+    if made == "damage":
+        private.write_text("\n".join([lines[0], lines[1][::-1], *lines[2:]]) + "\n")
+    if made == "mode":
+        private.chmod(0o644)
+    if made == "curve":
+        private.unlink()
+        _write_pair(tmp_path, ec.generate_private_key(ec.SECP256K1()))[0].rename(private)
+        lines = private.read_text().splitlines()
+
+    answer = run_process("--verbose", "sign", "none.pt", "--key", private, MANIFEST_PASSPHRASE="wrong horse")
+
+    assert answer.code == 2
+    assert not any(line[:16] in answer.out + answer.err for line in lines[1:-1])
+    assert "wrong horse" not in answer.out + answer.err
