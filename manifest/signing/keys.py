@@ -1,4 +1,4 @@
-"""Elliptic-curve keys: making, reading, signing with and checking by them.
+"""Elliptic-curve keys: reading, signing with and checking by them; `generating` makes them.
 
 OpenSSF Model Signing v1.0 lists ECDSA over P-256, P-384 and P-521, each with the hash of its size, and nothing else:
 RSA and Ed25519 are refused here although the library underneath could use them. A key is named by URI, so that it can
@@ -31,11 +31,6 @@ else:  # most checkpoints are read without a key
     serialization = lazily("cryptography.hazmat.primitives.serialization")
     ec = lazily("cryptography.hazmat.primitives.asymmetric.ec")
 
-_CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
-    "p256": lambda: ec.SECP256R1(),
-    "p384": lambda: ec.SECP384R1(),
-    "p521": lambda: ec.SECP521R1(),
-}
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "secp256r1": lambda: hashes.SHA256(),
     "secp384r1": lambda: hashes.SHA384(),
@@ -95,38 +90,6 @@ class PrivateKey:
     def of(cls, key: ec.EllipticCurvePrivateKey) -> PrivateKey:
         """One that is in memory."""
         return cls(PublicKey(key.public_key()), lambda data: key.sign(data, _algorithm(key)))
-
-
-def generate_keys(stem: Path, *, passphrase: bytes | None = None, curve: str = "p256") -> tuple[Path, Path]:
-    """Make a key pair and write it to `STEM.key` and `STEM.pub`.
-
-    Args:
-        stem: Path of both files without their endings.
-        passphrase: Encrypts the private key; without it, the file's mode 0600 alone protects it.
-        curve: `p256`, `p384` or `p521`.
-
-    Returns:
-        The paths of the private key (PEM PKCS #8) and the public key (PEM SubjectPublicKeyInfo).
-
-    Raises:
-        KeyFileError: The curve is unknown, the passphrase unusable, a file of that name exists, or cannot be written.
-    """
-    if curve not in _CURVES:
-        raise KeyFileError(f"The curve {curve!r} is none of {', '.join(_CURVES)}; choose one of these.")
-    if stem.name in ("", ".."):
-        raise KeyFileError(f"{str(stem)!r} is no name for a key pair; name it, as in `release`.")
-    key = ec.generate_private_key(_CURVES[curve]())
-    private_pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, _encryption(passphrase)
-    )
-    private, public = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.pub")
-    _create(private, private_pem, mode=0o600)
-    try:
-        _create(public, PublicKey(key.public_key()).pem, mode=0o644)
-    except KeyFileError:
-        private.unlink()  # half a pair is of no use, and would be in the way of the next attempt
-        raise
-    return private, public
 
 
 def private_key(key: str | os.PathLike[str] | PrivateKey, passphrase: bytes | None = None) -> PrivateKey:
@@ -270,35 +233,6 @@ def _algorithm(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> e
     return ec.ECDSA(_HASHES[key.curve.name]())
 
 
-def _encryption(passphrase: bytes | None) -> serialization.KeySerializationEncryption:
-    if passphrase is None:
-        return serialization.NoEncryption()
-    if not 0 < len(passphrase) < 1024:  # what PKCS #8 encryption in OpenSSL takes
-        raise KeyFileError(
-            f"The passphrase has {len(passphrase)} bytes where 1 to 1023 are expected; "
-            "choose another, or give none to leave the key unencrypted."
-        )
-    return serialization.BestAvailableEncryption(passphrase)
-
-
-def _create(path: Path, data: bytes, *, mode: int) -> None:
-    """Write a file that did not exist, with its permissions in force before its first byte."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise KeyFileError(
-            f"{path} exists already and a key is never written over; move it away or choose another name."
-        ) from None
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
 def _remote(uri: str | Path, passphrase: bytes | None) -> PrivateKey | None:
     """The key at a URI that is neither a file nor in the environment."""
     scheme = None if isinstance(uri, Path) else _SCHEME.match(uri)
@@ -414,11 +348,4 @@ def _unreadable(where: str, label: str) -> KeyFileError:
     return KeyFileError(
         f"{where} holds a block marked {label} that cannot be read as one; {_EXPECTED}; "
         f"get the file again, or {_KEYGEN}."
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> KeyFileError:
-    return KeyFileError(
-        f"The key file {path} cannot be written ({error.strerror or error}); "
-        "name a place in an existing directory that you may write to."
     )
