@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,7 @@ def run(
         from manifest.checks.policy import read_policy
 
         demanded = read_policy(policy)
-    trusted = trusted_signers(key, trust)
+    trusted, today = trusted_signers(key, trust), datetime.now(UTC).date()
 
     def check(path: Path) -> Report:
         return verify(
@@ -85,7 +86,13 @@ def run(
             expect_weights=expect_weights,
         )
 
-    asked = ([each.hint for each in trusted], fast, allow, probe, demanded)
+    # Whether a signer counts depends on the day.
+    whom = trusted and (
+        trusted.threshold,
+        [(each.key.hint, each.title, each.terms(today)) for each in trusted.each],
+        today,
+    )
+    asked = (whom, fast, allow, probe, demanded, not_before, expect_weights)
     reports = each_checked(
         checkpoints, check, Kind.VERIFY, format=format, output=output, in_processes=fast, journal=journal, asked=asked
     )

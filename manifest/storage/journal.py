@@ -124,7 +124,7 @@ def state_of(path: Path) -> State:
     sidecars = Sidecars(path)
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        there = [file for file in dict.fromkeys((*files, sidecars.manifest, sidecars.signature)) if file.exists()]
+        there = [file for file in dict.fromkeys((*files, sidecars.manifest, *sidecars.signatures)) if file.exists()]
         return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in there]
     except (OSError, ValueError):  # as of a name that is too long: checking it says so
         return []

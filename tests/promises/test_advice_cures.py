@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 
 from manifest.schema.rules import RULES
-from tests.promises.cures import of_errors, of_files, of_identity, of_models, of_outputs, of_policies, of_weights
+from tests.promises.cures import (
+    of_errors,
+    of_files,
+    of_identity,
+    of_models,
+    of_outputs,
+    of_policies,
+    of_trust,
+    of_weights,
+)
 from tests.promises.cures.following import Bench, Cure, follow, heed, make_source
 
-TABLES = (of_files, of_weights, of_models, of_identity, of_outputs, of_policies)
+TABLES = (of_files, of_trust, of_weights, of_models, of_identity, of_outputs, of_policies)
 
 
 def cures() -> Iterator[Any]:

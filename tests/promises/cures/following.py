@@ -68,7 +68,7 @@ class Bench:
     def again(self, *names: str) -> None:
         """Get files again from their source."""
         for name in names:
-            (self.folder / name).write_bytes((self.source / name).read_bytes())
+            shutil.copy(self.source / name, self.folder / name)
 
     def state(self) -> State:
         """The weights of a trained `test_vit`."""
