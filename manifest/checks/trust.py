@@ -34,8 +34,8 @@ _OVER_SIGNED = (
 )
 
 _DIGEST = re.compile("blake3:[0-9a-f]{64}")
-_MANIFEST = Sidecars(Path("x")).manifest.name[1:]
-"""How the name of a manifest beside a file ends."""
+_MANIFEST = "manifest.json"
+"""How the name of a manifest ends, of a file or of a directory."""
 _MOST_LISTED = 10_000
 """Files of a directory that are looked at for what is not signed."""
 
@@ -270,7 +270,7 @@ def _uncovered(statement: Statement, subject: VerificationTarget, where: str) ->
     signed = set(statement.resources.values())
     manifest = Sidecars(subject.path).manifest.name
     if subject.contents.manifest_sha256 not in signed:
-        if any(name == manifest or name.endswith(_MANIFEST) for name in statement.resources):
+        if any(name.endswith(_MANIFEST) for name in statement.resources):
             yield finding("T006", "The signature covers another manifest than the one beside it.", where=where)
         else:
             files = printable_list(statement.resources, 3)

@@ -296,7 +296,7 @@ def _require_private(path: Path) -> None:
     elif stat.S_ISREG(mode) and mode & 0o077:
         raise KeyFileError(
             f"The private key {path} has the mode {stat.S_IMODE(mode):04o}, so that others can read it, expected 0600; "
-            f"run `chmod 600 {path}`, and make a new key if somebody may have read it."
+            f"run `chmod 600 {path}`, or give it as `env:VARIABLE`; make a new key if somebody may have read it."
         )
 
 
