@@ -82,9 +82,8 @@ def relatives(
         CheckpointError: The checkpoint cannot be read.
 
     Example:
-        >>> found = manifest.relatives("ckpt.pt", ".")
-        >>> str(found.found[0].relation), found.found[0].distance
-        ('identical', 0.0)
+        >>> manifest.relatives("ckpt.pt", ".").asked
+        'ckpt.pt'
     """
     del progress  # `followed` takes it
     asked = opened(checkpoint)
