@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from manifest.errors import CreationMismatchError as CreationMismatchError
     from manifest.errors import DocumentError as DocumentError
     from manifest.errors import GroupError as GroupError
+    from manifest.errors import HubError as HubError
     from manifest.errors import IncompleteModelError as IncompleteModelError
     from manifest.errors import InputError as InputError
     from manifest.errors import KeyFileError as KeyFileError
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from manifest.errors import SourceChangedError as SourceChangedError
     from manifest.errors import StorageError as StorageError
     from manifest.errors import UnknownModelError as UnknownModelError
+    from manifest.hub.downloading import pull as pull
+    from manifest.hub.uploading import push as push
     from manifest.kinship.relating import relate as relate
     from manifest.kinship.relating import relatives as relatives
     from manifest.probes.inputs import Probe as Probe
@@ -92,6 +95,7 @@ _HOMES = {
     "DocumentError": "manifest.errors",
     "Finding": "manifest.schema.report",
     "GroupError": "manifest.errors",
+    "HubError": "manifest.errors",
     "IncompleteModelError": "manifest.errors",
     "InputError": "manifest.errors",
     "KeyFileError": "manifest.errors",
@@ -111,6 +115,8 @@ _HOMES = {
     "NotRebuildableError": "manifest.errors",
     "Policy": "manifest.checks.policy",
     "Probe": "manifest.probes.inputs",
+    "pull": "manifest.hub.downloading",
+    "push": "manifest.hub.uploading",
     "recording": "manifest.training.recording",
     "relate": "manifest.kinship.relating",
     "relatives": "manifest.kinship.relating",

@@ -140,6 +140,10 @@ class StorageError(ManifestError):
     """A place that cannot be written: no permission, no space, not a directory."""
 
 
+class HubError(ManifestError):
+    """A hub that cannot be reached, or does not give or take what it was asked."""
+
+
 class NoManifestWarning(UserWarning):
     """A checkpoint was saved and got no manifest."""
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Iterable
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 """With one slash too: paths of this system have no two in a row. A drive of Windows is a single letter."""
 _FETCHED = re.compile(r"(https?|s3|gs|hf):/+(?=[^/])")
+_ON_HUB = re.compile(
+    r"(?:hf://|https?://(?:huggingface\.co|hf\.co)/)(?!(?:api|buckets|datasets|spaces)/)([\w.-]+/[\w.-]+)"
+    r"(?:@([^/]+))?(?:/(?:blob|raw|resolve|tree)/([^/?#]+))?/?([^?#]*)(?:[?#].*)?"
+)
+"""Of a repository of models: its name, a revision in either of two places, and a file."""
 _MOST_BESIDE = 10_000
 _IN_ASCII = {"✔": "+", "✘": "x", "–": "-", "×": "x", "→": "->", "…": "..."}
 """What stands for the signs of this package where a terminal has none of them."""
@@ -74,6 +80,16 @@ def public(address: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
+def how_to_download(address: str) -> str:
+    """What to do with an address that is not read, as a clause; `manifest pull` gets what is in a repository."""
+    found = _ON_HUB.fullmatch(address)
+    if found is None:
+        return "download it first"
+    name, at, revision, file = found.groups()
+    words = [name + (f"@{at or revision}" if at or revision else ""), *([file] if file else [])]
+    return f"download it by `manifest pull {printable(shlex.join(words), 1000)}`"
+
+
 def no_such_file(path: str, *, look_beside: bool = True) -> str:
     """The sentence for a file that is not there: whether it is an address, and which name beside it is like it.
 
@@ -84,7 +100,7 @@ def no_such_file(path: str, *, look_beside: bool = True) -> str:
     address = _ADDRESS.match(path)
     if address is not None:
         whole = f"{address[1]}://{path[address.end() :]}"
-        return f"{printable(whole, 1000)} is an address, and files are read here; download it first."
+        return f"{printable(whole, 1000)} is an address, and files are read here; {how_to_download(whole)}."
     if os.path.islink(path):  # noqa: PTH114 - of any text
         return f"{printable(path, 1000)} is a link to a file that is not there; get the file, or mend the link."
     if not look_beside:

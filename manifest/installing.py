@@ -13,6 +13,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "safetensors", "open_clip", "timm", "torchvision", "PIL"), "models"),
     **dict.fromkeys(("lightning", "pytorch_lightning"), "lightning"),
     "transformers": "transformers",
+    "huggingface_hub": "hub",
 }
 """Which extra of this package brings a library."""
 

@@ -62,7 +62,9 @@ def departures(manifest: Manifest, stored: Checkpoint, *, first: bool = True) ->
     elif state.prefix != stored.prefix:
         found.append(f"stored names begin with {stored.prefix!r}, and the manifest says {state.prefix!r}")
     listed, held = [file.path for file in manifest.checkpoint.files], [file.name for file in stored.files]
-    if stored.path.is_dir() and sorted(listed) != sorted(held):
+    if not stored.path.is_dir():
+        listed[0] = held[0]  # a file by itself may have been renamed
+    if sorted(listed) != sorted(held):
         other = shortened(sorted({*listed} ^ {*held}))
         found.append(f"the checkpoint consists of other files than the manifest lists, {other} of one alone")
     if first and sorted(stored.extras) != manifest.checkpoint.extras:

@@ -29,12 +29,13 @@ _INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 _COMMANDS = (
     *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "bom", "log", "relate"),
-    *("convert", "sign", "repair", "keygen", "trust", "rule", "schema", "policy"),
+    *("convert", "sign", "push", "pull", "repair", "keygen", "trust", "rule", "schema", "policy"),
 )
 """In the order of the help."""
 _ELSEWHERE = {
     **{"card": ("show", "card"), "bom": ("show", "bom"), "relate": ("log", "relate")},
     **{"keygen": ("sign", "keygen"), "trust": ("sign", "trust")},
+    **{"push": ("hub", "push"), "pull": ("hub", "pull")},
 }
 """Commands that are in another one's module: that, and the function."""
 _QUIET = frozenset({"--quiet", "-q"})

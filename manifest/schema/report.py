@@ -161,3 +161,11 @@ class VerificationError(ManifestError):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+
+    @classmethod
+    def of(cls, report: Report) -> VerificationError:
+        """The error of a report that failed, which tells its first failure."""
+        failed = next(rung for rung in report.rungs if rung.outcome is Outcome.FAIL)
+        worst = next(item for item in failed.findings if item.severity is Severity.ERROR)
+        what = f"{report.subject} fails its {failed.name} check ({worst.rule} {worst.name})"
+        return cls(f"{what}: {worst.message} {worst.remedy}", report)

@@ -30,6 +30,11 @@ from manifest.storage.places import kind_of_mode
 if TYPE_CHECKING:
     from manifest.checkpoint import Checkpoint
 
+MANIFEST_ENDING, SIGNATURE_ENDING = ".manifest.json", ".manifest.sig"
+"""How the names of the files beside a checkpoint end, after its own."""
+MANIFEST_INSIDE, SIGNATURE_INSIDE = "manifest.json", "model.sig"
+"""Their names in a checkpoint that is a directory."""
+_PENDING = ".pending"
 _MOST_IN_A_FOLDER = 1000
 MOST_SIGNATURES = 16
 
@@ -42,11 +47,11 @@ class Sidecars:
 
     @property
     def manifest(self) -> Path:
-        return self._named("manifest.json", "manifest.json")
+        return self._named(MANIFEST_ENDING, MANIFEST_INSIDE)
 
     @property
     def signature(self) -> Path:
-        return self._named("manifest.sig", "model.sig")
+        return self._named(SIGNATURE_ENDING, SIGNATURE_INSIDE)
 
     def cosignature(self, number: int) -> Path:
         """Where another signature lies beside the first: number 2 and on."""
@@ -60,16 +65,16 @@ class Sidecars:
 
     @property
     def pending_manifest(self) -> Path:
-        return self._named("manifest.json.pending", "manifest.json.pending")
+        return self._named(MANIFEST_ENDING + _PENDING, MANIFEST_INSIDE + _PENDING)
 
     @property
     def pending_signature(self) -> Path:
-        return self._named("manifest.sig.pending", "model.sig.pending")
+        return self._named(SIGNATURE_ENDING + _PENDING, SIGNATURE_INSIDE + _PENDING)
 
     def _named(self, beside: str, inside: str) -> Path:
         if self.checkpoint.is_dir():
             return self.checkpoint / inside
-        return self.checkpoint.with_name(f"{self.checkpoint.name}.{beside}")
+        return self.checkpoint.with_name(f"{self.checkpoint.name}{beside}")
 
 
 def is_there(path: Path) -> bool:
@@ -176,9 +181,9 @@ def described_checkpoint(path: str | os.PathLike[str]) -> Path:
     checkpoint = require_checkpoint(path)
     if not checkpoint.is_dir() or has_manifest(checkpoint):
         return checkpoint
-    ending = Sidecars(checkpoint / "x").manifest.name.removeprefix("x")
-    sidecars = islice(checkpoint.glob(f"*{ending}"), _MOST_IN_A_FOLDER)
-    found = sorted(path for each in sidecars if (path := each.with_name(each.name.removesuffix(ending))).is_file())
+    sidecars = islice(checkpoint.glob(f"*{MANIFEST_ENDING}"), _MOST_IN_A_FOLDER)
+    described = (each.with_name(each.name.removesuffix(MANIFEST_ENDING)) for each in sidecars)
+    found = sorted(path for path in described if path.is_file())
     if len(found) > 1:
         names = ", ".join(printable(each.name, 100) for each in found[:3])
         raise InputError(

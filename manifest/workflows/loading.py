@@ -16,7 +16,7 @@ from manifest.families.protocol import Creation
 from manifest.grants import granted
 from manifest.neutral_process import neutral_process
 from manifest.progress import Follower, followed
-from manifest.schema.report import Outcome, Report, Severity, VerificationError
+from manifest.schema.report import Severity, VerificationError
 from manifest.schema.vocabulary import Status, role_words
 from manifest.signing import Trusted
 from manifest.storage.described import other_size
@@ -110,7 +110,7 @@ def rebuilt(
             )
             report = run_checks(subject, rungs)
             if not report.passed:
-                raise VerificationError(_first_failure(report), report)
+                raise VerificationError.of(report)
         model = rebuilder.model(subject)
     _warn_of_absent(subject)
     remember(model, _creation(subject))
@@ -150,12 +150,6 @@ def _warn_of_absent(subject: VerificationTarget) -> None:
     absent = [role_words(part.role) for part in subject.manifest.components if part.status is Status.ABSENT]
     if absent:
         warn(f"{subject.path.name} is partial by design: its {', '.join(absent)} is absent and filled with zeros.")
-
-
-def _first_failure(report: Report) -> str:
-    failed = next(rung for rung in report.rungs if rung.outcome is Outcome.FAIL)
-    worst = next(item for item in failed.findings if item.severity is Severity.ERROR)
-    return f"{report.subject} fails its {failed.name} check ({worst.rule} {worst.name}): {worst.message} {worst.remedy}"
 
 
 def _creation(subject: VerificationTarget) -> Creation:

@@ -19,7 +19,7 @@ from manifest.checks.ladder import CheckResult, merge_reports
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.checks.trust import Expectation, check_trust, expectation
 from manifest.errors import InputError
-from manifest.escaping import address_in, printable
+from manifest.escaping import address_in, how_to_download, printable
 from manifest.grants import granted
 from manifest.progress import Follower, followed
 from manifest.schema.report import Report, Severity
@@ -112,7 +112,7 @@ def _at_address(path: str | os.PathLike[str], fast: bool) -> Checkpoint | None:
     if not fast:
         raise InputError(
             f"{printable(address, 1000)} is an address, where only `--fast` verifies (in Python, fast=True); "
-            "add it, or download the file."
+            f"add it, or {how_to_download(address)}."
         )
     return open_address(address)
 

@@ -212,6 +212,28 @@ def test_address_is_told_from_a_file_that_is_not_there(command: str, run: Run) -
     assert said.endswith("s3://bucket/a.pt is an address, and files are read here; download it first.")
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("hf://acme/clip", "acme/clip"),
+        ("hf://acme/clip@v1/model.safetensors", "acme/clip@v1 model.safetensors"),
+        ("https://huggingface.co/acme/clip/", "acme/clip"),
+        ("https://huggingface.co/acme/clip/resolve/main/a/b.pt?download=true", "acme/clip@main a/b.pt"),
+        ("https://hf.co/acme/clip/blob/main/with space.pt", "acme/clip@main 'with space.pt'"),
+    ],
+)
+def test_address_of_a_repository_is_told_with_the_command_that_pulls(address: str, words: str, run: Run) -> None:
+    for command in ("verify", "sign --key release.key", "create --model ViT-B-32"):
+        assert f" download it by `manifest pull {words}`." in run(*command.split(), address).complaint
+
+
+@pytest.mark.parametrize(
+    "address", ["hf://datasets/acme/clip/a.pt", "https://acme.example/acme/clip/a.pt", "hf://acme"]
+)
+def test_address_elsewhere_is_told_without_that_command(address: str, run: Run) -> None:
+    assert " download it first." in run("verify", address).complaint
+
+
 def test_model_of_another_library_is_told(signed: Path, run: Run) -> None:
     said = run("create", signed.name, "--model", "test_vit").complaint
     assert "open_clip has no model 'test_vit'; timm has one of this name: `--family timm`" in said

@@ -6,10 +6,12 @@ They run in a directory with a trained checkpoint, `ckpt.pt`, signed with `relea
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import inspect
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +19,8 @@ import pytest
 
 import manifest
 from manifest.signing import generate_keys
+from tests.hub.conftest import ask
+from tests.hub.server import serving
 
 CLASSES = ("Probe", "deterministic", "recording")
 """What people call that is no function; the other classes are what functions return."""
@@ -37,6 +41,15 @@ def directory(tmp_path_factory: pytest.TempPathFactory, digits: ModuleType) -> P
     return place
 
 
+@contextlib.contextmanager
+def a_hub(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
+    """A hub on this machine, with the checkpoint at `acme/digits`."""
+    with serving() as hub:
+        ask(hub, monkeypatch, home)
+        manifest.push("ckpt.pt", "acme/digits")
+        yield
+
+
 def example(name: str) -> doctest.DocTest:
     text = inspect.getdoc(getattr(manifest, name)) or ""
     return doctest.DocTestParser().get_doctest(text, {"manifest": manifest}, f"manifest.{name}", None, 0)
@@ -51,9 +64,10 @@ def test_public_name_when_its_docstring_is_read_then_it_shows_an_example(name):
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
-def test_example_when_run_then_it_says_what_its_docstring_shows(name, directory, monkeypatch):
+def test_example_when_run_then_it_says_what_its_docstring_shows(name, directory, monkeypatch, tmp_path):
     monkeypatch.chdir(directory)
     said: list[str] = []
-    found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example(name), out=said.append)
+    with a_hub(monkeypatch, tmp_path) if name in ("pull", "push") else contextlib.nullcontext():
+        found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example(name), out=said.append)
     assert found.attempted
     assert not found.failed, "".join(said)
