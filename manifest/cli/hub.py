@@ -58,7 +58,7 @@ def pull(
     ],
     file: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE]", help="The checkpoint, where several have manifests.", show_default=False),
+        typer.Argument(metavar="FILE", help="The checkpoint, where several have manifests.", show_default=False),
     ] = None,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where it is put, under its name.")] = Path(),
     key: TrustedKey = None,

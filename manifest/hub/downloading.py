@@ -120,10 +120,7 @@ def pulled(repository: str, file: str | None, *, to: Path, key: Trusted, full: b
     steps.begin("reading the manifest")
     commit = commit_of(name, revision or None)
     place = _meant(commit, file)
-    target = to / (place.path.rpartition("/")[2] or name.partition("/")[2])
-    if target.exists() and target.is_dir() != place.is_folder:
-        kinds = ("a file", "a directory") if place.is_folder else ("a directory", "a file")
-        raise InputError(f"{target} is {kinds[0]}, and {kinds[1]} belongs there; name another directory by `--to`.")
+    target = _target(to, commit, place)
     with _hidden(target) as hidden:
         folder = hidden / target.name  # the report of a whole repository tells this name
         wanted = _judged(commit, place, target, folder, trusted)
@@ -165,9 +162,11 @@ class _Wanted:
         return dict(zip(places, (self.contents.manifest, self.contents.signature), strict=True))
 
     def is_all(self, paths: set[Path]) -> bool:
-        """Whether some paths are all that belongs to it."""
-        sidecars = {path for path, data in self.sidecars().items() if data is not None}
-        return paths == sidecars | {path for _, path in self.files_at(self.target)}
+        """Whether some paths are all that belongs to it, and no signature lies there that does not."""
+        sidecars = self.sidecars()
+        wanted = {path for path, data in sidecars.items() if data is not None}
+        wanted |= {path for _, path in self.files_at(self.target)}
+        return paths == wanted and not any(os.path.lexists(path) for path in sidecars.keys() - wanted)
 
 
 def _meant(commit: Commit, file: str | None) -> Described:
@@ -216,6 +215,24 @@ def _described(commit: Commit) -> Iterator[Described]:
 
 def _is_plain(path: str) -> bool:
     return all(re.fullmatch(FILE_NAME, part) and part not in (".", "..") for part in path.split("/"))
+
+
+def _target(to: Path, commit: Commit, place: Described) -> Path:
+    """Where a checkpoint goes: under its own name, or that of a repository which is one.
+
+    Raises:
+        InputError: A file lies there where a directory belongs, or the other way round.
+    """
+    target = to / (place.path or commit.repository).rpartition("/")[2]
+    with storage_errors(target):  # a name may be too long to be looked at
+        is_no_directory = to.exists() and not to.is_dir()
+        is_other = target.exists() and target.is_dir() != place.is_folder
+    if is_no_directory:
+        raise InputError(f"{to} is no directory, and one is expected; name another by `--to`.")
+    if is_other:
+        kinds = ("a file", "a directory") if place.is_folder else ("a directory", "a file")
+        raise InputError(f"{target} is {kinds[0]}, and {kinds[1]} belongs there; name another directory by `--to`.")
+    return target
 
 
 @contextlib.contextmanager

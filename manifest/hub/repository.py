@@ -134,11 +134,19 @@ def commit_of(repository: str, revision: str | None) -> Commit:
             each.rfilename: RemoteFile(each.size, each.lfs.sha256 if each.lfs is not None else None)
             for each in info.siblings or ()
         }
-    if info.sha is None or not _COMMIT.fullmatch(info.sha):
-        raise HubError(
-            f"{_endpoint()} names no commit of {repository}; check that HF_ENDPOINT is the address of a hub."
-        )
-    return Commit(repository, info.sha, files)
+    return Commit(repository, commit_hash(info.sha, repository), files)
+
+
+def commit_hash(sha: str | None, repository: str) -> str:
+    """The hash of a commit, as a hub told it.
+
+    Raises:
+        HubError: It is none.
+    """
+    if sha is None or not _COMMIT.fullmatch(sha):
+        hub = _endpoint()
+        raise HubError(f"{hub} names no commit of {repository}; check that HF_ENDPOINT is the address of a hub.")
+    return sha
 
 
 @contextlib.contextmanager
@@ -154,7 +162,7 @@ def hub_errors(repository: str, revision: str | None = None) -> Iterator[None]:
     except Exception as error:  # the library lets through what JSON, HTTP and the answers of a server make of its code
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise
-        raise HubError(_without_token(_sentence(error, repository, revision))) from None
+        raise HubError(_without_secrets(_sentence(error, repository, revision))) from None
 
 
 def _sentence(error: Exception, repository: str, revision: str | None) -> str:
@@ -184,6 +192,8 @@ def _sentence(error: Exception, repository: str, revision: str | None) -> str:
                 f"{hub} cannot be reached, or broke off ({_words(cause)}); check the network and HF_ENDPOINT, "
                 "and try again."
             )
+    if type(error) is OSError:  # whose words quote an address that may be signed
+        return f"{hub} sent another number of bytes of a file of {repository} than it announced; try again."
     return f"{hub} did not do what was asked of {repository} ({_words(error)}); try again, or see its status page."
 
 
@@ -191,6 +201,8 @@ def _of_status(error: HfHubHTTPError, repository: str) -> str:
     hub, status = _endpoint(), error.response.status_code
     said = f": {_words(error.server_message)}" if error.server_message else ""
     match status:
+        case 401 if get_token() is None:
+            return f"{hub} does not do that for anybody; log in by `hf auth login`, or set HF_TOKEN."
         case 401:
             return f"{hub} does not take this token; log in again by `hf auth login`, or set another HF_TOKEN."
         case 403:
@@ -221,9 +233,10 @@ def _words(said: object) -> str:
     return text.rstrip(".") or type(said).__name__
 
 
-def _without_token(sentence: str) -> str:
-    """A sentence without the token, which an error of a request may quote."""
+def _without_secrets(sentence: str) -> str:
+    """A sentence without the token, and without the password of the hub's address, which the library may quote."""
     token = get_token()
+    sentence = sentence.replace(constants.ENDPOINT, _endpoint())
     return sentence.replace(token, "(the token)") if token else sentence
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -14,7 +14,7 @@ from manifest import progress
 from manifest.errors import InputError, StorageError
 from manifest.escaping import printable
 from manifest.hub.receiving import receive
-from manifest.hub.repository import Commit, Described, commit_of, hub_api, hub_errors, repository_name
+from manifest.hub.repository import Commit, Described, commit_hash, commit_of, hub_api, hub_errors, repository_name
 from manifest.rendering.markdown import card as card_section
 from manifest.rendering.markdown import with_card
 from manifest.schema.document import Manifest, parse
@@ -79,11 +79,14 @@ def push(
     manifest = parse(contents.manifest)
     head = _head(name, revision, private=private)
     place = Described(checkpoint.name, checkpoint.is_dir())
-    page = _page(head, card_section(manifest, checkpoint.name)) if card else None
     operations = _operations(head, place, checkpoint, contents, manifest)
+    if card:
+        operations.append(CommitOperationAdd(_CARD, _page(head, card_section(manifest, checkpoint.name))))
     _log.debug("pushing %s: %d files to %s", checkpoint.name, len(operations), name)
     progress.end()  # the library shows how far the upload is
-    return _commit(head, operations, page, revision, message or f"Add {checkpoint.name} with its manifest")
+    digests = {name: file.sha256 for file, name in place.files(manifest)}
+    sha = _commit(head, operations, digests, revision, message or f"Add {checkpoint.name} with its manifest")
+    return f"{name}@{sha}"
 
 
 def _head(name: str, revision: str | None, *, private: bool) -> Commit:
@@ -106,24 +109,23 @@ def _head(name: str, revision: str | None, *, private: bool) -> Commit:
 
 def _operations(
     head: Commit, place: Described, checkpoint: Path, contents: SidecarContents, manifest: Manifest
-) -> dict[str, tuple[CommitOperationAdd | CommitOperationDelete, str | None]]:
-    """What is done to each file of the repository, and the SHA-256 that its bytes must have."""
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """What is done to the files of the repository that belong to a checkpoint."""
     if len(contents.signatures) > 1:
         raise InputError(
             f"{checkpoint.name} has {len(contents.signatures)} signatures, and one goes to a hub with a checkpoint; "
             "keep the first beside it, and upload the others by `hf upload`."
         )
-    local = [path for _, path in recorded_files(checkpoint, manifest)]
-    operations: dict[str, tuple[CommitOperationAdd | CommitOperationDelete, str | None]] = {
-        remote: (CommitOperationAdd(remote, str(path.absolute())), file.sha256)
-        for (file, remote), path in zip(place.files(manifest), local, strict=True)
-    }
-    operations[place.manifest] = (CommitOperationAdd(place.manifest, contents.manifest), contents.manifest_sha256)
+    paths = [path for _, path in recorded_files(checkpoint, manifest)]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, str(path.absolute()))
+        for (_, name), path in zip(place.files(manifest), paths, strict=True)
+    ]
+    operations.append(CommitOperationAdd(place.manifest, contents.manifest))
     if contents.signature is not None:
-        digest = sha256(contents.signature).hexdigest()
-        operations[place.signature] = (CommitOperationAdd(place.signature, contents.signature), digest)
+        operations.append(CommitOperationAdd(place.signature, contents.signature))
     elif place.signature in head.files:  # of what was there before: it does not cover this
-        operations[place.signature] = (CommitOperationDelete(place.signature), None)
+        operations.append(CommitOperationDelete(place.signature))
     return operations
 
 
@@ -148,33 +150,39 @@ def _page(head: Commit, section: str) -> bytes:
 
 def _commit(
     head: Commit,
-    operations: dict[str, tuple[CommitOperationAdd | CommitOperationDelete, str | None]],
-    page: bytes | None,
+    operations: Sequence[CommitOperationAdd | CommitOperationDelete],
+    digests: Mapping[str, str],
     revision: str | None,
     message: str,
 ) -> str:
     """Upload the large files, hold what went up to the manifest, and commit everything on top of a commit.
 
+    Args:
+        head: That commit.
+        operations: What is done.
+        digests: SHA-256 that files have in the manifest, by their paths in the repository.
+        revision: The branch.
+        message: Of the new commit.
+
+    Returns:
+        The new commit's hash.
+
     Raises:
         StorageError: Another process wrote into the checkpoint meanwhile.
     """
     api = hub_api()
-    every = [operation for operation, _ in operations.values()]
-    additions = [each for each in every if isinstance(each, CommitOperationAdd)]
-    if page is not None:
-        additions.append(CommitOperationAdd(_CARD, page))
-        every.append(additions[-1])
+    additions = [each for each in operations if isinstance(each, CommitOperationAdd)]
     with hub_errors(head.repository, revision):
         # No pattern of the repository's .gitignore may leave out weights whose manifest goes up.
         api.preupload_lfs_files(head.repository, additions, revision=revision, free_memory=False, gitignore_content="")
         uploaded = {each.path_in_repo: each.upload_info.sha256.hex() for each in additions}
-    changed = next((name for name, (_, digest) in operations.items() if digest and uploaded[name] != digest), None)
+    changed = next((name for name, digest in digests.items() if uploaded[name] != digest), None)
     if changed is not None:
         raise StorageError(
             f"{printable(changed)} changed while it was pushed, so nothing was committed; push it again."
         )
     with hub_errors(head.repository, revision):
         done = api.create_commit(
-            head.repository, every, commit_message=message, revision=revision, parent_commit=head.sha
+            head.repository, operations, commit_message=message, revision=revision, parent_commit=head.sha
         )
-    return f"{head.repository}@{done.oid}"
+    return commit_hash(done.oid, head.repository)

@@ -14,6 +14,7 @@ import torch
 
 import manifest
 from manifest.checkpoint import open_checkpoint
+from manifest.digests import file_digests
 
 
 def flip(path: Path, position: int) -> None:
@@ -55,6 +56,15 @@ def swapped(path: Path) -> None:
     torch.save(open_clip.create_model("digits-clip").state_dict(), path)
 
 
+def other_file(path: Path) -> None:
+    """One that lies beside the checkpoint and is no part of it."""
+    script = path.with_name("torch.py")
+    script.write_text("")
+    blake3, sha256 = file_digests(script)
+    record = {"path": script.name, "size": 0, "blake3": blake3, "sha256": sha256}
+    edit_manifest(path, lambda content: content["checkpoint"]["files"].append(record))
+
+
 def gelu(path: Path) -> None:
     edit_manifest(path, lambda content: content["architecture"]["config"].update(quick_gelu=False))
 
@@ -91,6 +101,7 @@ TAMPERINGS = [
     (gelu, "trust", {"T006"}),
     (other_mean, "trust", {"T006"}),
     (other_digest, "format", {"F006"}),
+    (other_file, "format", {"F006"}),
     (no_signature, "trust", {"T004"}),
     (broken_signature, "trust", {"T003"}),
     (garbled_signature, "trust", {"T005"}),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import manifest
+from manifest.digests import file_digests
 from manifest.errors import DocumentError, HubError, InputError, NoManifestError, StorageError
 from manifest.hub import downloading
 from manifest.schema.report import VerificationError
@@ -152,8 +153,6 @@ def test_file_that_is_no_part_of_the_checkpoint_is_not_put_beside_it(alter: Alte
     content["signer"] = None
     script = tmp_path / "torch.py"
     script.write_bytes(b"raise SystemExit\n")
-    from manifest.digests import file_digests
-
     blake3, sha256 = file_digests(script)
     content["checkpoint"]["files"].append({"path": script.name, "size": 17, "blake3": blake3, "sha256": sha256})
     alter("torch.py", script.read_bytes())
@@ -200,6 +199,13 @@ def test_connection_that_breaks_off_each_time_leaves_nothing(
     assert not (here / "new").exists()
 
 
+def test_file_that_is_shorter_than_it_was_announced_is_told(pushed: Hub, here: Path, run: Run) -> None:
+    pushed.faults["clip.safetensors"] = lambda request, data: request.send(data[:-100]) is None
+    said = run("pull", "acme/clip", "--to", "new").complaint
+    assert said == f"{pushed.address} sent another number of bytes of a file of acme/clip than it announced; try again."
+    assert not (here / "new").exists()
+
+
 def test_all_files_are_of_the_commit_that_was_seen_first(pushed: Hub, made: Path, tmp_path: Path) -> None:
     repository = pushed.repository("acme/clip")
     before = repository.head.sha
@@ -230,6 +236,19 @@ def test_other_files_there_are_replaced_only_when_it_is_asked_for(pushed: Hub, h
     assert manifest.verify(here / "clip.safetensors", key=here / "release.pub", fast=True).passed
 
 
+def test_signature_there_that_the_repository_has_not_goes_when_it_is_asked_for(pushed: Hub, here: Path) -> None:
+    content = json.loads((here / "clip.safetensors.manifest.json").read_bytes())
+    head = pushed.repository("acme/clip").head
+    del head.files["clip.safetensors.manifest.sig"]
+    head.files["clip.safetensors.manifest.json"] = json.dumps({**content, "signer": None}).encode()
+    manifest.pull("acme/clip", to=here / "new")
+    shutil.copy(here / "clip.safetensors.manifest.sig", here / "new")
+    with pytest.raises(InputError, match=r"clip\.safetensors\.manifest\.sig is there already and is another file"):
+        manifest.pull("acme/clip", to=here / "new")
+    manifest.pull("acme/clip", to=here / "new", force=True)
+    assert visible(here / "new") == _FILES - {"clip.safetensors.manifest.sig"}
+
+
 def test_shards_there_are_replaced_and_those_that_are_the_same_stay(hub: Hub, here: Path, made: Path) -> None:
     manifest.push(made / INDEX, "acme/clip")
     (here / SHARDS[0]).write_bytes(b"mine")
@@ -254,6 +273,8 @@ def test_directory_there_is_replaced_only_when_it_is_asked_for(hub: Hub, here: P
     assert (here / "step-9" / "notes.txt").read_text() == "mine"
     shutil.rmtree(here / "step-9")
     (here / "step-9").write_bytes(b"")
+    with pytest.raises(InputError, match="step-9 is no directory, and one is expected"):
+        manifest.pull("acme/clip", to=here / "step-9")
     with pytest.raises(InputError, match="step-9 is a file, and a directory belongs there"):
         manifest.pull("acme/clip", to=here, force=True)
     assert hub.repositories.keys() == {"acme/clip"}

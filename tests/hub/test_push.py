@@ -164,6 +164,7 @@ def test_name_that_is_no_repository_is_told(name: str, hub: Hub, run: Run) -> No
 def test_token_that_may_not_write_is_told_and_not_shown(hub: Hub, here: Path, run: Run) -> None:
     manifest.push(here / "clip.pt", "acme/clip")
     assert "does not take this token" in run("push", "clip.pt", "acme/clip", HF_TOKEN="hf_wrong").complaint
+    assert "does not do that for anybody; log in" in run("push", "clip.pt", "acme/new", HF_TOKEN="").complaint
     hub.status = 403
     assert "This token may not do that to acme/clip: told to; use one" in run("push", "clip.pt", "acme/clip").complaint
 
@@ -194,6 +195,12 @@ def test_without_the_library_what_to_install_is_told(here: Path) -> None:
         (line,) = done.stderr.splitlines()
         assert "needs the library huggingface_hub, which is not installed: `pip install " in line
         assert "[hub]" in line
+
+
+def test_hub_that_names_no_commit_is_told(pushed: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushed.repository("acme/clip").head, "sha", "\x1b[2J")
+    pushed.repository("acme/clip").branches["main"] = "\x1b[2J"
+    assert "names no commit of acme/clip; check that HF_ENDPOINT" in run("pull", "acme/clip").complaint
 
 
 def test_large_files_go_up_once(hub: Hub, made: Path) -> None:
