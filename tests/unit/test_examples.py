@@ -48,6 +48,7 @@ def a_hub(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
         ask(hub, monkeypatch, home)
         manifest.push("ckpt.pt", "acme/digits")
         yield
+    shutil.rmtree("pulled", ignore_errors=True)  # what the example of `pull` pulled, or others would find it
 
 
 def example(name: str) -> doctest.DocTest:
