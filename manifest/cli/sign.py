@@ -40,8 +40,10 @@ def run(
 
     Beside the signatures of others, one is added; the manifest stays as it is.
     """
+    from manifest.storage.sidecars import require_checkpoint
     from manifest.workflows.signing import sign
 
+    require_checkpoint(checkpoint)  # before anybody is asked for a passphrase
     signature = sign(checkpoint, signing_key(key, passphrase_env, passphrase_fd), trust=trust)
     emit(f"Signed: {signature}", None)
 

@@ -329,6 +329,7 @@ def test_private_key_when_it_comes_through_a_pipe_then_is_read(tmp_path: Path) -
 def test_passphrase_when_in_a_file_descriptor_then_opens_the_key(tmp_path: Path, run_process) -> None:
     generate_keys(tmp_path / "release", passphrase=b"open sesame")
     (tmp_path / "secret").write_text("open sesame\n")
+    (tmp_path / "none.pt").write_text("no checkpoint")
     program = f'exec {sys.executable} -m manifest sign none.pt --key release.key --passphrase-fd 9 9< "$1"'
     answers = [
         subprocess.run(["sh", "-c", program, "sh", name], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -336,13 +337,14 @@ def test_passphrase_when_in_a_file_descriptor_then_opens_the_key(tmp_path: Path,
     ]
     closed = run_process("sign", "none.pt", "--key", "release.key", "--passphrase-fd", 99)
 
-    assert "There is no file none.pt" in answers[0].stderr
+    assert "There is no manifest beside none.pt" in answers[0].stderr
     assert "the passphrase does not open" in answers[1].stderr
     assert "The file descriptor 99 cannot be read" in closed.complaint
 
 
 def test_passphrase_when_somebody_sits_at_the_terminal_then_is_asked_for(tmp_path: Path) -> None:
     private, _ = generate_keys(tmp_path / "release", passphrase=b"open sesame")
+    (tmp_path / "none.pt").write_text("no checkpoint")
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
@@ -352,17 +354,18 @@ def test_passphrase_when_somebody_sits_at_the_terminal_then_is_asked_for(tmp_pat
     while b"Passphrase of" not in said:
         said += os.read(terminal, 1024)
     os.write(terminal, b"open sesame\n")
-    while b"check the path" not in said:
+    while b"manifest.save" not in said:
         said += os.read(terminal, 1024)
     os.waitpid(pid, 0)
 
     assert b"open sesame" not in said
-    assert b"There is no file none.pt" in said
+    assert b"There is no manifest beside none.pt" in said
 
 
 @pytest.mark.parametrize("made", ["curve", "passphrase", "mode", "damage"])
 def test_private_key_when_it_cannot_be_used_then_none_of_it_is_shown(tmp_path: Path, run_process, made: str) -> None:
     private, _ = generate_keys(tmp_path / "release", passphrase=b"open sesame" if made == "passphrase" else None)
+    (tmp_path / "none.pt").write_text("no checkpoint")
     lines = private.read_text().splitlines()
     if made == "damage":
         private.write_text("\n".join([lines[0], lines[1][::-1], *lines[2:]]) + "\n")
