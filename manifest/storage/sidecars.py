@@ -55,7 +55,7 @@ class Sidecars:
 
     def cosignature(self, number: int) -> Path:
         """Where another signature lies beside the first: number 2 and on."""
-        return self._named(f"manifest.{number}.sig", f"model.{number}.sig")
+        return self._named(f".manifest.{number}.sig", f"model.{number}.sig")
 
     @property
     def signatures(self) -> list[Path]:
