@@ -108,10 +108,14 @@ def _trust(subject: VerificationTarget, trusted: Signers | None) -> CheckResult:
         message = f"{len(counted)} of {trusted.threshold} signers that are demanded have signed{signed}."
         findings.append(finding("T015", message, where=Sidecars(subject.path).signature.name))
     if not enough or wrong:
-        reason = "the signature does not hold" if wrong and len(judged) == 1 else "not signed as demanded"
-        return CheckResult(reason, findings)
+        return CheckResult(_not_holding(findings) if wrong and len(judged) == 1 else "not signed as demanded", findings)
     subject.signed = True
     return CheckResult(_signed_by(list(counted.values()), trusted), [*findings, *_not_signed(subject, judged)])
+
+
+def _not_holding(findings: list[Finding]) -> str:
+    of_another = all(item.rule in ("T006", "T010") for item in findings)
+    return "the signature is of something else" if of_another else "the signature does not hold"
 
 
 def _signed_by(counted: list[Signer], trusted: Signers) -> str:
@@ -235,10 +239,7 @@ def _untrusted(subject: VerificationTarget) -> CheckResult:
         findings += _uncovered(statement, subject, name)
         hints[name] = statement.hint
     if findings:
-        malformed = any(item.rule == "T005" for item in findings)
-        return CheckResult(
-            "the signature does not hold" if malformed else "the signature is of something else", findings
-        )
+        return CheckResult(_not_holding(findings), findings)
     reason = "signer unknown: no key was given"
     if (said := subject.manifest.signer) is not None and said not in hints.values():
         where, hint = next(iter(hints.items()))
