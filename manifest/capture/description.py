@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+import manifest.initialisation.verdict  # noqa: F401 - a thread that is still importing it when a script forks leaves half
 from manifest import progress
 from manifest.capture.golden_outputs import golden_outputs
 from manifest.capture.options import GoldenOptions, RecordOptions

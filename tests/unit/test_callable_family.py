@@ -106,7 +106,9 @@ def test_module_is_not_imported_without_a_grant_of_its_own(package: str, saved: 
     assert report.exit_code == 1
     assert f"is in the module '{package}.models', and importing it runs its code" in finding.message
     assert f"allow=['{package}.models'] (`--allow {package}.models`)" in finding.message
-    assert finding.remedy == "Read that module first, for whoever wrote the manifest chose it."
+    assert finding.remedy == (
+        "Read that module first, for whoever wrote the manifest chose it; then allow it as said above."
+    )
     with pytest.raises(VerificationError, match=r"allow=\["):
         manifest.load(saved, allow=allow)
     with pytest.raises(ArchitectureError, match=r"allow=\["):
