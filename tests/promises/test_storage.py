@@ -318,6 +318,7 @@ SIGNERS = [
 @pytest.mark.parametrize("attempt", SIGNERS, ids=str)
 def test_a_key_file_to_sign_with_holds_one_key(attempt: Attempt, place: Path) -> None:
     keys = write(place / "keys.pem", attempt.make(place))
+    keys.chmod(0o600)
     check(attempt, *command("sign", place / NAME, "--key", keys))
 
 
