@@ -112,7 +112,9 @@ def opened(path: Path, asked: Sequence[object]) -> Iterator[Journal]:
     with file:
         try:
             if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(
+                    file, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # not inherited, unlike that of flock, by forked workers
         except OSError:
             raise InputError(f"Another process writes {path}; wait for it, or name another file.") from None
         file.seek(0)

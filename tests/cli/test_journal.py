@@ -99,7 +99,13 @@ def test_file_that_is_no_journal_is_refused_and_left_alone(folder: Path, run: Ru
 
 
 def test_journal_of_a_running_process_is_refused(folder: Path, run: Run) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    with (folder.parent / "results.jsonl").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    pytest.importorskip("fcntl")
+    holding = (
+        "import fcntl, sys; file = open('results.jsonl', 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True)"
+    )
+    command = [sys.executable, "-c", f"{holding}; sys.stdin.read()"]
+    with subprocess.Popen(command, cwd=folder.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         assert "Another process writes results.jsonl" in run("audit", folder, "--journal", "results.jsonl").complaint
+        process.kill()
