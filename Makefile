@@ -89,10 +89,11 @@ packages: $(READY)
 clean:
 	rm -rf $(VENV) $(VENV)-* demo site
 
-# A failed install leaves no mark, so that the next run tries again; what pip says of one that went well is in a log.
+# A failed install leaves no mark, so that the next run tries again. All that pip says is in a log: with --quiet it does not
+# name what conflicts.
 $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about three minutes, 5 GB."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]" \
-		> $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
+	@$(VENV)/bin/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]" \
+		> $(VENV)/install.log 2>&1 || { tail -n 30 $(VENV)/install.log >&2; exit 1; }
 	@touch $(READY)
