@@ -1,6 +1,6 @@
 """What every container has in common: how it is recognised, how it is read, and what reading it gives.
 
-A container is one file of this package that makes one `Container`, and one entry in `opening.CONTAINERS`.
+A container is one file of this package that makes one `Container`, and one entry in the table of `opening`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Opening a checkpoint: one look-up by name, one open file, one mapping of it; and so for each file that it names.
 
 Directory, pickle, header and tensors are all read from the same open file, so what was checked is what is digested and
-what is loaded. Which containers there are is the table `CONTAINERS`.
+what is loaded. Which containers there are is the table `_CONTAINERS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -19,17 +20,6 @@ from typing import TYPE_CHECKING
 
 from manifest import progress
 from manifest.checkpoint import directories, gathering, sniffing
-from manifest.checkpoint.containers import (
-    dcp,
-    npz,
-    safetensors_file,
-    sharded,
-    torch_export,
-    torch_legacy,
-    torch_package,
-    torch_zip,
-    torchscript,
-)
 from manifest.checkpoint.containers.zip_records import wrong_checksum
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.file_bytes import FileBytes
@@ -46,17 +36,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CONTAINERS: tuple[Container, ...] = (
-    npz.CONTAINER,
-    torch_package.CONTAINER,
-    torch_export.CONTAINER,
-    torchscript.CONTAINER,
-    torch_zip.CONTAINER,
-    torch_legacy.CONTAINER,
-    safetensors_file.CONTAINER,
-    sharded.CONTAINER,
-    dcp.CONTAINER,
+_CONTAINERS = (
+    "safetensors_file",
+    "npz",
+    "torch_package",
+    "torch_export",
+    "torchscript",
+    "torch_zip",
+    "torch_legacy",
+    "sharded",
+    "dcp",
 )
+"""Their modules, in the order in which files are shown to them."""
 
 _BLOCK = 4 << 20  # bytes of a block that numbers are computed of
 _WORTH_REMEMBERING = 4_096  # bytes; below, digesting again costs less than remembering the digest
@@ -375,9 +366,16 @@ def _opened(path: Path, mirror: Mirror | None = None) -> Checkpoint:
     return Checkpoint(path, kind, files, contents, _hashes=Hashes(files), **seen(first, View(first.path)))
 
 
+def containers() -> Iterator[Container]:
+    """Those that can be read; each is imported when it is asked for."""
+    for name in _CONTAINERS:
+        container: Container = import_module(f"manifest.checkpoint.containers.{name}").CONTAINER
+        yield container
+
+
 def _identify(file: FileBytes) -> Container:
     sniffed = sniffing.Sniffed(file)
-    for container in CONTAINERS:
+    for container in containers():
         if container.recognises(sniffed):
             return container
     raise sniffing.refusal(sniffed)

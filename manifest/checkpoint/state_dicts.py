@@ -1,4 +1,4 @@
-"""Where the weights are inside a checkpoint's object, and what they are called without their wrappers.
+"""Where the weights are inside a checkpoint's object.
 
 A checkpoint is a state dict, or holds one or several beside an optimizer, an epoch and the like; or it is a pickled
 module, whose parameters and buffers are its weights. The keys tried are those that training scripts use. Tensors of
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from manifest.checkpoint import modules
-from manifest.checkpoint.pickles.stand_ins import Members, OddKey, Opaque, over_limit
+from manifest.checkpoint.names import MOST_KEY_CHARACTERS, describe_key, first_extras
+from manifest.checkpoint.pickles.stand_ins import Members, Opaque, over_limit
 from manifest.checkpoint.pickles.torch_objects import PickledComposite, PickledTensor, UnlistedTensor
 from manifest.checkpoint.tensors import MOST_TENSORS
 from manifest.errors import CheckpointError, NoWeightsError
@@ -21,12 +22,6 @@ from manifest.escaping import printable, printable_list, writable
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module")
 """Keys under which training scripts put the weights, the most usual first."""
-
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "_fsdp_wrapped_module.")
-"""What DataParallel, torch.compile, Lightning modules and FSDP put before every name."""
-
-OF_OPENAI = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Settings that OpenAI's archives of CLIP hold as scalar tensors beside the weights."""
 
 BARE = "tensor"
 """The name given to a tensor that is saved without one."""
@@ -42,9 +37,6 @@ _NO_WEIGHTS = re.compile(
 
 _DEEPEST = 4
 _MOST_STATES = 64
-_MOST_WRAPPERS = 100
-_MOST_EXTRAS = 1_000
-_MOST_KEY_CHARACTERS = 200
 _MOST_TEXTS = 1_000
 _SETTINGS = ("args", "hyper_parameters", "config", "opt")
 
@@ -115,43 +107,6 @@ def as_state(entries: Mapping[str, Any], path: tuple[str, ...] = ()) -> FoundSta
     return _state([], dict(entries), path)
 
 
-def strip_prefixes(tensors: Mapping[str, _Value]) -> tuple[str, dict[str, _Value]]:
-    """The wrapper prefix that every name has, repeated ones joined, and the tensors by their names without it."""
-    prefix = ""
-    for _ in range(_MOST_WRAPPERS if tensors else 0):
-        found = next(
-            (
-                candidate
-                for candidate in WRAPPER_PREFIXES
-                if all(
-                    name.startswith(candidate, len(prefix)) and len(name) > len(prefix) + len(candidate)
-                    for name in tensors
-                )
-            ),
-            "",
-        )
-        if not found:
-            break
-        prefix += found
-    return prefix, {name[len(prefix) :]: tensor for name, tensor in tensors.items()}
-
-
-def describe_key(key: Any) -> str:
-    """A key of a dictionary as text; those that are no strings by their `repr`."""
-    if isinstance(key, OddKey):
-        if not isinstance(key.value, int | float):
-            return f"<{key.kind}>"
-        key = key.value
-    if isinstance(key, int) and key.bit_length() > 64:
-        return "<int>"  # beyond some thousand digits Python refuses to write it out
-    if not isinstance(key, str | bytes):
-        return repr(key)
-    # It may be repeated for everything that it leads to.
-    shown = key if len(key) <= _MOST_KEY_CHARACTERS else key[: _MOST_KEY_CHARACTERS - 1]
-    described = writable(shown) if isinstance(shown, str) else repr(shown)
-    return described if shown is key else described + "…"
-
-
 def short_texts(root: Any) -> dict[str, str | bool]:
     """Texts and switches at the top of an object, and in the settings that training scripts keep there."""
     found: dict[str, str | bool] = {}
@@ -160,21 +115,10 @@ def short_texts(root: Any) -> dict[str, str | bool]:
         if isinstance(value, Opaque):
             value = value.state if isinstance(value.state, dict) else value.entries
         for key, item in (value if isinstance(value, dict) else {}).items():
-            short = isinstance(item, bool) or (isinstance(item, str) and 0 < len(item) <= _MOST_KEY_CHARACTERS)
-            if short and isinstance(key, str) and len(key) <= _MOST_KEY_CHARACTERS and len(found) < _MOST_TEXTS:
+            short = isinstance(item, bool) or (isinstance(item, str) and 0 < len(item) <= MOST_KEY_CHARACTERS)
+            if short and isinstance(key, str) and len(key) <= MOST_KEY_CHARACTERS and len(found) < _MOST_TEXTS:
                 found[".".join((*place, key))] = item
     return found
-
-
-def first_extras(keys: Sequence[Any], path: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """What else an object holds, as far as anyone reads on: a file can have many keys beside many sets of weights.
-
-    Args:
-        keys: Texts, and others.
-        path: What leads to them.
-    """
-    shown = tuple(".".join((*path, describe_key(key))) for key in keys[:_MOST_EXTRAS])
-    return shown if len(shown) == len(keys) else (*shown, f"… and {len(keys) - len(shown):,} more")
 
 
 def _entries(value: Any, walk: modules.Walk) -> dict[Any, Any] | None:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 
 from manifest.checkpoint.contents import StateDictCandidate
+from manifest.checkpoint.names import strip_prefixes
 from manifest.checkpoint.pickles.stand_ins import malformed
 from manifest.checkpoint.pickles.torch_objects import PickledComposite, PickledTensor
-from manifest.checkpoint.state_dicts import FoundState, strip_prefixes
+from manifest.checkpoint.state_dicts import FoundState
 from manifest.checkpoint.tensors import ITEM_SIZES, CompositeTensor, StoredTensor, StridedTensor
 from manifest.errors import CheckpointError
 from manifest.escaping import printable

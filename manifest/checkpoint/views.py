@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifest.checkpoint.contents import StateDictCandidate
-from manifest.checkpoint.state_dicts import OF_OPENAI, first_extras
+from manifest.checkpoint.names import OF_OPENAI, first_extras
 from manifest.checkpoint.tensors import StoredTensor
 
 

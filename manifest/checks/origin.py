@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from manifest.checkpoint.state_dicts import OF_OPENAI
+from manifest.checkpoint.names import OF_OPENAI
 from manifest.escaping import printable
 from manifest.identification.pretrained import Pretrained, pretrained, split_timm_name, timm_activation
 from manifest.schema.document import Architecture, Manifest, Model, Provenance

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from manifest.checkpoint.containers import sharded
-from manifest.checkpoint.opening import CONTAINERS
+from manifest.checkpoint.opening import containers
 from manifest.escaping import printable
 from manifest.schema.rules import RULES, nearest_rules
 from manifest.schema.vocabulary import ROLES, role_words
@@ -30,7 +30,7 @@ from manifest.storage.bounded_read import read_small
 from manifest.strict_yaml import Day, Part, Pattern, Words, parse_yaml
 from manifest.validation import nearest_names, quoted, unknown
 
-CONTAINER_NAMES = tuple(container.name for container in CONTAINERS if container is not sharded.CONTAINER)
+CONTAINER_NAMES = tuple(container.name for container in containers() if container is not sharded.CONTAINER)
 """What containers are called; shards are called what each of them is."""
 
 FIRM = frozenset({*(code for code in RULES if code.startswith("I")), "T003", "T006", "F002", "F008", "F010"})

@@ -1,7 +1,7 @@
 """Whether loading a checkpoint by its own library would run code, and what would be refused.
 
 There are three verdicts, never two: what cannot be read is neither safe nor unsafe. What each global does is said by
-`checkpoint.named_globals`; here it becomes findings.
+`checkpoint.pickles.named_globals`; here it becomes findings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from manifest.checkpoint import Checkpoint
-from manifest.checkpoint.pickles.named_globals import Effect, judge
+from manifest.checkpoint.pickles.effects import Effect, Judgement
 from manifest.escaping import printable
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
@@ -30,13 +30,13 @@ class Safety(StrEnum):
 
 def safety_of(stored: Checkpoint) -> Safety:
     """Whether anything in an open checkpoint would run code that is not its library's own."""
-    runs = any(judge(name).effect in (Effect.CODE, Effect.UNKNOWN) for name in stored.globals)
+    runs = any(each.effect in (Effect.CODE, Effect.UNKNOWN) for each in _judged(stored.globals).values())
     return Safety.UNSAFE if runs or _foreign_code(stored) else Safety.SAFE
 
 
 def is_only_unknown(stored: Checkpoint) -> bool:
     """Whether an open checkpoint is unsafe on account of names, or uses of names, that are not known to be harmless."""
-    effects = {judge(name).effect for name in stored.globals}
+    effects = {each.effect for each in _judged(stored.globals).values()}
     return Effect.UNKNOWN in effects and Effect.CODE not in effects and not _foreign_code(stored)
 
 
@@ -51,7 +51,7 @@ def safety_findings(
         unknown: How severe globals are that the catalogue does not know: less so where somebody vouches for the file.
     """
     findings = global_findings(stored.globals, known=known, unknown=unknown)
-    plain = [name for name in stored.globals if judge(name).effect is Effect.DATA]
+    plain = [name for name, each in _judged(stored.globals).items() if each.effect is Effect.DATA]
     torch_loads_it = stored.container in ("torch-zip", "torch-legacy")
     if plain and torch_loads_it:
         message = f"The pickle names {_shown(plain)}, plain data that torch.load(weights_only=True) refuses."
@@ -80,8 +80,7 @@ def global_findings(
     """
     findings = []
     groups: dict[tuple[Effect, str], list[str]] = defaultdict(list)
-    for name in globals:
-        judgement = judge(name)
+    for name, judgement in _judged(globals).items():
         groups[judgement.effect, judgement.does].append(name)
     for (effect, does), names in groups.items():
         if effect in (Effect.CODE, Effect.UNKNOWN):
@@ -98,6 +97,15 @@ def global_findings(
                 )
             )
     return findings
+
+
+def _judged(names: Sequence[str]) -> dict[str, Judgement]:
+    """What each global would do. Most files name none, and need no catalogue."""
+    if not names:
+        return {}
+    from manifest.checkpoint.pickles.named_globals import judge
+
+    return {name: judge(name) for name in names}
 
 
 def _foreign_code(stored: Checkpoint) -> tuple[str, ...]:

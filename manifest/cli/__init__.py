@@ -87,6 +87,11 @@ def _main(
         show_log()
 
 
+def _first(words: Sequence[str]) -> str:
+    """The command that is meant; empty where none is named."""
+    return next((word for word in words if not word.startswith("-")), "")
+
+
 def application(words: Sequence[str] = ()) -> typer.Typer:
     """The command line, with the command that is meant, whose module alone is imported, or with all of them.
 
@@ -101,7 +106,7 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_main)
-    first = next((word for word in words if not word.startswith("-")), "")
+    first = _first(words)
     # All for the help, and for suggestions.
     meant = () if words == ["--version"] else (first,) if first in _COMMANDS else _COMMANDS
     for name in meant:
@@ -137,6 +142,8 @@ def main() -> None:
     """Entry point: a problem is one sentence on stderr and an exit code, never a traceback."""
     collect_seldom()
     codecs.register_error("manifest", in_fewer_characters)
+    if _first(sys.argv[1:]) != "run":  # whose script may have plugins of pydantic; to look for them takes long
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="manifest")  # a terminal without ✔ is no reason to fail

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from manifest.checkpoint.state_dicts import OF_OPENAI
+from manifest.checkpoint.names import OF_OPENAI
 from manifest.identification import index
 from manifest.identification.adapters import adapters_in, without_adapters
 from manifest.identification.candidates import LIBRARIES, ArchitectureCandidate, Identification

@@ -6,8 +6,8 @@ A rule has one stable code; a finding is one place where a rule was broken.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def finding(
     **evidence: Any,
 ) -> Finding:
     """A finding under a rule of the catalogue, with the rule's severity and cure unless others are given."""
-    rule = RULES[code]
+    rule = _catalogue()[code]
     return Finding(
         rule=code,
         name=rule.name,
@@ -60,8 +60,8 @@ def finding(
 def nearest_rules(text: str) -> list[str]:
     """Codes of the rules that somebody may have meant, best first, by what is like their codes or their names."""
     asked = text.strip()
-    by_name = {rule.name: code for code, rule in RULES.items()}
-    codes = difflib.get_close_matches(asked.upper(), RULES, n=len(RULES), cutoff=0.5)
+    by_name = {rule.name: code for code, rule in _catalogue().items()}
+    codes = difflib.get_close_matches(asked.upper(), by_name.values(), n=len(by_name), cutoff=0.5)
     # A wrong number is likelier than a wrong letter, and a zero that was left out likelier than either.
     codes.sort(key=lambda code: (code[0] != asked[:1].upper(), code[1:].lstrip("0") != asked[1:].lstrip("0")))
     names = difflib.get_close_matches(asked.lower(), by_name, n=3, cutoff=0.5)
@@ -82,10 +82,20 @@ LETTERS = {
 """What a rule is about, by the letter of its code: a rung of the ladder, the doctor, or a policy's demands."""
 
 
-def _read() -> dict[str, Rule]:
+RULES: dict[str, Rule]
+"""The catalogue, by code."""
+
+
+@cache
+def _catalogue() -> dict[str, Rule]:
+    import tomllib
+
     written = tomllib.loads(Path(__file__).with_name("rules.toml").read_text(encoding="utf-8"))
     return {code: Rule(code, severity=Severity(rule.pop("severity")), **rule) for code, rule in written.items()}
 
 
-RULES = _read()
-"""The catalogue, by code."""
+def __getattr__(name: str) -> Any:
+    """`RULES`, read when it is first asked for: nothing of it is needed where nothing is found."""
+    if name != "RULES":
+        raise AttributeError(f"module 'manifest.schema.rules' has no attribute {name!r}")
+    return _catalogue()

@@ -14,7 +14,6 @@ from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.digests import file_blake3
 from manifest.errors import DocumentError, InputError, NoManifestError, SignatureError, StorageError
 from manifest.schema.document import Manifest, parse
-from manifest.signing import read_bundle
 from manifest.storage.files import _STAGED, _alone_in, _mode_of, _sync_directory, write_durably
 from manifest.storage.places import is_special, kind_of, kind_of_mode, storage_errors
 from manifest.storage.sidecars import Pending, Sidecars, _described, recorded_files
@@ -335,6 +334,8 @@ def _read_signatures(sidecars: Sidecars) -> dict[str, bytes]:
 
 
 def _covers(signature: bytes, manifest_sha256: str) -> bool:
+    from manifest.signing import read_bundle  # few checkpoints have a pending manifest
+
     try:
         return manifest_sha256 in read_bundle(signature).resources.values()
     except SignatureError:

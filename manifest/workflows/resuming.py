@@ -17,7 +17,8 @@ from torch import nn
 
 from manifest.checkpoint import Checkpoint
 from manifest.checkpoint.files import OpenFile
-from manifest.checkpoint.pickles.named_globals import Effect, judge
+from manifest.checkpoint.pickles.effects import Effect
+from manifest.checkpoint.pickles.named_globals import judge
 from manifest.checkpoint.pickles.numpy_pickles import READERS
 from manifest.checks.target import VerificationTarget
 from manifest.errors import CheckpointError, InputError, one_line

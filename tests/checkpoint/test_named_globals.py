@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch import _weights_only_unpickler
 
 from manifest.checkpoint.pickles import named_globals
-from manifest.checkpoint.pickles.named_globals import Effect, Judgement, judge
+from manifest.checkpoint.pickles.effects import Effect, Judgement
+from manifest.checkpoint.pickles.named_globals import judge
 from manifest.checkpoint.pickles.pickle_vm import interpret
 from manifest.checkpoint.pickles.torch_objects import TorchObjects
 

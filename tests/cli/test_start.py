@@ -31,11 +31,11 @@ STARTS: dict[str, tuple[set[str], int]] = {
     "--help": ({"typer"}, 25),
     "rule C003": ({"typer", "pydantic"}, 15),
     "policy example": ({"typer", "pydantic"}, 10),
-    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 70),
-    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 75),
-    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 97),
-    "verify --fast SIGNED --key KEY": ({"typer", "pydantic", "blake3", "rich", "cryptography"}, 92),
-    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 86),
+    "show CKPT": ({"typer", "pydantic", "blake3", "rich"}, 49),
+    "log CKPT": ({"typer", "pydantic", "blake3", "rich"}, 59),
+    "verify --fast CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 83),
+    "verify --fast SIGNED --key KEY": ({"typer", "pydantic", "blake3", "rich", "cryptography"}, 79),
+    "audit CKPT": ({"typer", "pydantic", "blake3", "rich", "numpy"}, 73),
 }
 
 _PROGRAM = """

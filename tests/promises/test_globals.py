@@ -32,7 +32,8 @@ import torchvision
 from torch import nn
 
 import manifest
-from manifest.checkpoint.pickles.named_globals import Effect, judge
+from manifest.checkpoint.pickles.effects import Effect
+from manifest.checkpoint.pickles.named_globals import judge
 from tests.promises.attempts import Attempt
 
 SAFE = "safe to load, plain data (F011)"

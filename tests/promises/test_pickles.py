@@ -270,13 +270,13 @@ _CUT_AT_OPENING = """
 import os, sys
 from pathlib import Path
 from manifest.checkpoint.files import Files
-from manifest.checkpoint.opening import CONTAINERS
+from manifest.checkpoint.opening import containers
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.errors import InputError
 for path in map(Path, sys.argv[1:]):
     files = Files(path)
     sniffed = Sniffed(files[0].read())
-    container = next(each for each in CONTAINERS if each.recognises(sniffed))
+    container = next(each for each in containers() if each.recognises(sniffed))
     os.truncate(path, 0)
     try:
         container.read(files)

@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 from manifest.checkpoint.containers import torch_zip
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.files import Files
+from manifest.checkpoint.names import strip_prefixes
 from manifest.checkpoint.pickles.pickle_vm import MOST_PICKLE_BYTES, interpret
 from manifest.checkpoint.pickles.stand_ins import Global, OddKey, Opaque, over_limit
 from manifest.checkpoint.pickles.torch_objects import PickledStorage, PickledTensor, TorchObjects, is_natural
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import find_states, strip_prefixes
+from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.storage_layout import TOTAL_FREE, check_expansion, strided
 from manifest.checkpoint.tensors import (
     ITEM_SIZES,

@@ -13,9 +13,9 @@ from manifest.checkpoint.containers.zip_records import Record, read_records
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.gathering import inflated_head
+from manifest.checkpoint.names import strip_prefixes
 from manifest.checkpoint.pickles.torch_objects import is_natural
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.storage_layout import check_expansion
 from manifest.checkpoint.tensors import ITEM_SIZES, MOST_DIMENSIONS, StoredTensor, StridedTensor, row_major
 from manifest.errors import CheckpointError

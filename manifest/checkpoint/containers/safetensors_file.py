@@ -13,8 +13,8 @@ from typing import Any
 
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.file_bytes import FileBytes
+from manifest.checkpoint.names import strip_prefixes
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.strict_json import read_object
 from manifest.checkpoint.tensors import (
     ITEM_SIZES,

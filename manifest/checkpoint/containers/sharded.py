@@ -14,8 +14,8 @@ from manifest.checkpoint.containers import safetensors_file, torch_legacy, torch
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate
 from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.files import Files
+from manifest.checkpoint.names import strip_prefixes
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import strip_prefixes
 from manifest.checkpoint.storage_layout import TOTAL_FREE, check_expansion
 from manifest.checkpoint.strict_json import read_object
 from manifest.checkpoint.tensors import MOST_TENSORS, CompositeTensor, StoredTensor, StridedTensor

@@ -13,9 +13,10 @@ from manifest.checkpoint.containers.torch_archive import Archive, malformed, rea
 from manifest.checkpoint.containers.zip_records import read_records
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.file_bytes import FileBytes
+from manifest.checkpoint.names import strip_prefixes
 from manifest.checkpoint.pickles.torch_objects import PickledStorage, PickledTensor, is_natural
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import find_states, strip_prefixes
+from manifest.checkpoint.state_dicts import find_states
 from manifest.checkpoint.storage_layout import candidates, check_tensors, strided
 from manifest.checkpoint.strict_json import read_object
 from manifest.checkpoint.tensors import MOST_DIMENSIONS, MOST_TENSORS, StoredTensor

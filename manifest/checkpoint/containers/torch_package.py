@@ -12,10 +12,11 @@ from manifest.checkpoint.containers.torch_archive import BOOKKEEPING, read_archi
 from manifest.checkpoint.containers.torch_zip import read_pickle
 from manifest.checkpoint.contents import Container, Contents, alone
 from manifest.checkpoint.file_bytes import FileBytes
+from manifest.checkpoint.names import first_extras
 from manifest.checkpoint.pickles.stand_ins import over_limit
 from manifest.checkpoint.pickles.torch_objects import TorchObjects
 from manifest.checkpoint.sniffing import Sniffed
-from manifest.checkpoint.state_dicts import FoundState, find_states, first_extras, order
+from manifest.checkpoint.state_dicts import FoundState, find_states, order
 from manifest.checkpoint.storage_layout import candidates, check_tensors
 from manifest.errors import CheckpointError
 

@@ -17,36 +17,11 @@ import json
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from manifest.checkpoint.pickles.effects import Effect, Judgement
 from manifest.checkpoint.tensors import ITEM_SIZES, SCRIPTED_STORAGE_CLASSES, STORAGE_CLASSES
-
-
-class Effect(StrEnum):
-    TENSORS = "tensors"
-    """`torch.load(weights_only=True)` takes it by default."""
-    DATA = "data"
-    """torch refuses it by default; it makes plain values and runs nobody's code but its library's."""
-    CODE = "code"
-    """Known to run code, read or write files, open connections, or import at will."""
-    UNKNOWN = "unknown"
-    """Not known: importing and calling it runs whatever it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a global would do.
-
-    Attributes:
-        effect: Of which kind that is.
-        does: A clause that completes "the pickle names X, which …"; it never holds text out of the file.
-    """
-
-    effect: Effect
-    does: str
 
 
 def judge(name: str) -> Judgement:

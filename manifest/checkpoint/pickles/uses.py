@@ -19,7 +19,8 @@ from math import prod
 from typing import Any
 
 from manifest.checkpoint.pickles import named_globals
-from manifest.checkpoint.pickles.named_globals import ODDLY, Effect, Judgement, in_python_3
+from manifest.checkpoint.pickles.effects import Effect, Judgement
+from manifest.checkpoint.pickles.named_globals import ODDLY, in_python_3
 from manifest.checkpoint.pickles.stand_ins import Global, OddKey, Opaque
 
 # A pickle may use one name a million times.

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from manifest.checkpoint.pickles.named_globals import Effect, judge
+from manifest.checkpoint.pickles.effects import Effect
+from manifest.checkpoint.pickles.named_globals import judge
 
 HERE = Path(__file__).parent
 TABLES = ("archives", "pickles", "containers", "headers", "directories")
