@@ -213,7 +213,8 @@ def _prepared(values: Sample) -> _Prepared | None:
 @cache
 def _ranks(count: int) -> npt.NDArray[np.int64]:
     """The places that are looked at among so many sorted values, from 1."""
-    return np.unique(np.linspace(1, count, _MOST_RANKS).astype(np.int64))
+    places = np.linspace(1, count, _MOST_RANKS).astype(np.int64)
+    return places[np.diff(places, prepend=0) > 0]  # `np.unique` would import all of `numpy.ma`
 
 
 def _chance(prepared: _Prepared, initialiser: Initialiser) -> float:
