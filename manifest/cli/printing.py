@@ -18,7 +18,7 @@ import typer
 
 from manifest import progress
 from manifest.cli.options import FailOn, Format
-from manifest.errors import ManifestError, StorageError
+from manifest.errors import ManifestError
 from manifest.escaping import printable
 from manifest.progress import Step, following
 
@@ -82,10 +82,9 @@ def emit(content: RenderableType | str, output: Path | None, *, color: bool = Tr
     if output is None:
         print(content.rstrip("\n"))
         return
-    try:
-        output.write_text(content.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written ({error.strerror}); choose another place.") from None
+    from manifest.storage.files import write_text
+
+    write_text(output, content.rstrip("\n") + "\n")
 
 
 def complain(sentence: str) -> None:

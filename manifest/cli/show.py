@@ -83,9 +83,8 @@ def _write_into(page: Path, section: str) -> None:
         StorageError: It cannot be written; nothing was changed.
     """
     from manifest.rendering.markdown import with_card
-    from manifest.storage.files import synchronise
+    from manifest.storage.files import write_text
     from manifest.storage.places import kind_of, place_to_save
-    from manifest.storage.transaction import replace_file, staging
 
     target = place_to_save(page)
     if target is None:
@@ -94,10 +93,7 @@ def _write_into(page: Path, section: str) -> None:
         written = with_card(target.read_text(encoding="utf-8") if target.exists() else "", section)
     except ValueError as error:
         raise InputError(f"{page} cannot be a model card ({error}); correct it, or name another.") from None
-    with staging(target) as staged:
-        staged.write_text(written, encoding="utf-8")
-        synchronise(staged)
-        replace_file(staged, target)
+    write_text(target, written)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from manifest.storage.places import place_to_save, storage_errors
 from manifest.temporaries import temporary_directory
 
 try:
@@ -35,6 +36,25 @@ def write_durably(path: Path, data: bytes, of: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text that somebody asked for, whole or not at all; into a device or a pipe as it is.
+
+    Raises:
+        StorageError: It cannot be written; nothing was changed.
+    """
+    with storage_errors(path):
+        target = place_to_save(path)
+        if target is None:
+            path.write_text(text, encoding="utf-8")
+            return
+        with temporary_directory(target) as hidden:
+            staged = hidden / _STAGED
+            staged.write_text(text, encoding="utf-8")
+            synchronise(staged)
+            staged.chmod(_mode_of(target))
+            staged.replace(target)
 
 
 def _mode_of(path: Path) -> int:

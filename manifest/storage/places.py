@@ -24,10 +24,10 @@ def place_to_save(path: Path) -> Path | None:
         None for a device, a pipe, a socket or a directory, which is never replaced.
     """
     try:
-        target = path.resolve() if path.is_symlink() else path
-        return target if stat.S_ISREG(target.stat().st_mode) else None
-    except FileNotFoundError:
-        return target
+        # A pipe that stdout is has a name that leads to it, as /dev/stdout does, and none that can be resolved.
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            return None
+        return path.resolve() if path.is_symlink() else path
     except (OSError, RuntimeError):  # what cannot be looked at is said when it is written; a circle of links
         return path
 

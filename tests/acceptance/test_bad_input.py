@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -210,7 +213,37 @@ def test_report_as_json_is_of_the_published_schema(signed: Path, run: Run) -> No
 def test_output_goes_to_a_file_when_asked(signed: Path, run: Run, tmp_path: Path) -> None:
     assert run("verify", signed.name, "--fast", "--output", "report.txt").out == ""
     assert "ckpt.pt passes" in (tmp_path / "report.txt").read_text()
-    one_sentence(run("show", signed.name, "--output", "absent/report.txt"), "cannot be written")
+    one_sentence(run("show", signed.name, "--output", "absent/report.txt"), "create it first")
+
+
+def test_output_file_when_writing_fails_then_is_what_it_was(
+    signed: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.txt").write_text("the report of yesterday")
+
+    def full(path: Path, target: Path) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    one_sentence(run("show", signed.name, "--output", "report.txt"), "is full; free some space")
+    assert (tmp_path / "report.txt").read_text() == "the report of yesterday"
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_output_file_when_replaced_then_keeps_its_link_and_mode(signed: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("")
+    (tmp_path / "kept.txt").chmod(0o640)
+    (tmp_path / "report.txt").symlink_to("kept.txt")
+    assert run("show", signed.name, "--output", "report.txt").code == 0
+    assert (tmp_path / "report.txt").is_symlink()
+    assert "digest" in (tmp_path / "kept.txt").read_text()
+    assert stat.S_IMODE((tmp_path / "kept.txt").stat().st_mode) == 0o640
+
+
+def test_output_when_it_is_the_pipe_of_stdout_then_is_written_there(signed: Path) -> None:
+    command = [sys.executable, "-m", "manifest", "show", str(signed), "--output", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("checkpoint")
 
 
 def test_quiet_prints_nothing_unless_something_is_wrong(signed: Path, run: Run) -> None:
