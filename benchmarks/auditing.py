@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hashing import within_b3sum
-from measuring import MANIFEST, imports_torch, in_turn, run, seconds_of
+from measuring import MANIFEST, imported_by, in_turn, run, seconds_of
 from place import Place, gigabytes
 from table import Row, in_memory, quick, within
 
@@ -47,5 +47,5 @@ def _rows(place: Place, path: Path, kind: str, runs: int) -> Iterator[Row]:
     fast = seconds_of([*command, "--fast"])
     yield quick(f"{what}, by samples (--fast)", fast, runs, 0.5)
     yield in_memory(f"{what}, peak memory without the mapped file (RssAnon)", run(command, look=True), 300e6)
-    torch = imports_torch(command)
+    torch = "torch" in imported_by(command)
     yield Row(f"{what}, torch", "imported" if torch else "not imported", "", "", "not imported", not torch)

@@ -131,11 +131,11 @@ def seconds_said_by(command: Sequence[str | Path]) -> Callable[[], float]:
     return lambda: float(run(command).output.split()[-1])
 
 
-def imports_torch(command: Sequence[str | Path]) -> bool:
-    """Whether a command of Python's, as in `MANIFEST`, imports torch."""
+def imported_by(command: Sequence[str | Path]) -> list[str]:
+    """The modules that a command of Python's, as in `MANIFEST`, imports, those first that were ready first."""
     arguments = [sys.executable, "-X", "importtime", *map(str, command[1:])]
     imports = subprocess.run(arguments, capture_output=True, text=True, check=True).stderr
-    return any(line.rpartition("|")[2].strip() == "torch" for line in imports.splitlines())
+    return [line.rpartition("|")[2].strip() for line in imports.splitlines() if line.startswith("import time:")][1:]
 
 
 def _watch(pid: int) -> int:

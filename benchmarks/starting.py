@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measuring import MANIFEST, imports_torch, run, seconds_of
+from measuring import MANIFEST, imported_by, in_turn, run, seconds_of
 from place import Place
-from table import Row, spends
+from table import Row, spends, spends_within
 
 _TRAINED = Path(__file__).parents[1] / "fixtures" / "digits_clip" / "digits_clip.safetensors"
+
+
+_IMPORT = """
+import sys
+from contextlib import suppress
+from importlib import import_module
+for name in sys.argv[1:]:
+    with suppress(ModuleNotFoundError):  # what was looked for in vain
+        import_module(name)
+"""
 
 
 def rows(place: Place, runs: int) -> Iterator[Row]:
@@ -33,5 +44,17 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         words = " ".join(str(each) for each in arguments if not isinstance(each, Path))
         size = f" of {trained.stat().st_size / 1e6:.0f} MB" if trained in arguments else ""
         yield spends(f"manifest {words}{size}, whole process", seconds_of(command), runs, limit)
-        torch = imports_torch(command)
-        yield Row("the same, torch", "imported" if torch else "not imported", "", "", "not imported", not torch)
+        modules = imported_by(command)
+        yield Row("the same, torch", *_whether("torch" in modules))
+        alone = [sys.executable, "-c", _IMPORT, *filter(_is_of_a_library, modules)]
+        yield spends_within(
+            "the same / importing its libraries alone", in_turn(seconds_of(command), seconds_of(alone), runs)
+        )
+
+
+def _whether(imported: bool) -> tuple[str, str, str, str, bool]:
+    return "imported" if imported else "not imported", "", "", "not imported", not imported
+
+
+def _is_of_a_library(module: str) -> bool:
+    return module.partition(".")[0] not in {*sys.stdlib_module_names, "manifest", "sitecustomize", "usercustomize"}

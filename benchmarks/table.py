@@ -64,6 +64,12 @@ def spends(what: str, measure: Callable[[], float], runs: int, limit: float) -> 
     return Row(what, _seconds(pair)[0], "", f"{spent:.2f} CPU-s", f"≤ {limit:g} CPU-s", spent <= limit)
 
 
+def spends_within(what: str, pair: Pair) -> Row:
+    """So many times the other's seconds of processors."""
+    ours, theirs = (spent or 0.0 for spent in pair.processors)
+    return Row(what, *_seconds(pair), f"{ours / theirs:.2f}×")
+
+
 def in_memory(what: str, seen: Ran, limit: float | None = None) -> Row:
     """Anonymous memory of a process, under a limit in bytes where one was promised."""
     found = _megabytes(seen.anonymous)
