@@ -25,6 +25,8 @@ _HEAD = 1 << 16  # bytes of the first request to a web server
 _TRIES = 4
 _FIRST_PAUSE = 0.25  # seconds; each further one is twice as long
 _PATIENCE = 30.0  # seconds without an answer or a byte
+_FOR_NOW = (408, 425, 429)
+"""Refusals of a question that may be asked again: too slow, too early, too often."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _FACTS = ("ETag", "etag", "VersionId", "generation", "blob_id", "last_modified", "LastModified", "mtime", "size")
 """What back ends call that by which two states of a file are told apart."""
@@ -175,7 +177,8 @@ def _tried(ask: Callable[[], T], address: Address) -> T:
             raise
         except Exception as error:  # each back end has its own
             status = getattr(error, "status", None)
-            if not left or (isinstance(status, int) and 400 <= status < 500) or isinstance(error, PermissionError):
+            refused = isinstance(status, int) and 400 <= status < 500 and status not in _FOR_NOW
+            if not left or refused or isinstance(error, PermissionError):
                 raise InputError(f"{address.shown} cannot be read ({_words(error)}); {_cure(error, status)}") from None
             _log.debug("%s: %s; asked again in %.2f s", address.shown, _words(error), pause)
             time.sleep(pause)

@@ -114,7 +114,9 @@ def test_whole_verify_of_an_address_is_refused_with_what_to_do(server: Server) -
         manifest.verify(f"{server.address}/digits.safetensors")
 
 
-@pytest.mark.parametrize("fault", [failing_at_first(2, 500), failing_at_first(1, 503), cutting_once(2), slow(0.05)])
+@pytest.mark.parametrize(
+    "fault", [failing_at_first(2, 500), failing_at_first(1, 503), failing_at_first(2, 429), cutting_once(2), slow(0.05)]
+)
 def test_server_that_fails_for_a_moment_is_asked_again(fault: Fault, server: Server, published: Path) -> None:
     server.fault = fault
     report = manifest.verify(f"{server.address}/digits.safetensors", key=published / "release.pub", fast=True)
