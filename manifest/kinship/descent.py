@@ -16,6 +16,7 @@ from manifest.kinship.subjects import Subject, of_weights, read_weights
 from manifest.schema.document import Manifest, Parent
 from manifest.schema.report import Finding
 from manifest.schema.rules import finding
+from manifest.storage.sidecars import MANIFEST_ENDING
 
 _MOST_PARENTS = 16
 
@@ -46,7 +47,7 @@ def _at_hand(parent: Parent, checkpoint: Path) -> Iterator[Subject]:
     if parent.weights is None or parent.name != Path(parent.name).name:
         return
     try:
-        subject = read_weights(checkpoint.with_name(f"{parent.name}.manifest.json"))
+        subject = read_weights(checkpoint.with_name(f"{parent.name}{MANIFEST_ENDING}"))
     except (ManifestError, ValueError):  # it is not there, is no manifest, or has a name that no file can have
         return
     if subject is not None and subject.weights == parent.weights:

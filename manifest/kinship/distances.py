@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifest.kinship.sketch import Numbers, numbers_of, numbers_of_ones
+from manifest.kinship.sketch import Numbers, numbers_of, numbers_of_ones, relative_variance
 from manifest.kinship.subjects import Tensor
 
 ROUNDING = 1e-6
@@ -62,7 +62,7 @@ class Compared:
     @property
     def error(self) -> float:
         """Relative standard error of the squared distance."""
-        return 0.0 if self.values <= self.count else math.sqrt(2 / self.count)
+        return math.sqrt(relative_variance(self.values))
 
 
 def compared(one: Tensor, other: Tensor) -> Compared:

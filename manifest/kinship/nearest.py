@@ -21,7 +21,8 @@ from manifest.kinship.answers import KIN, PairAnswer
 from manifest.kinship.distances import is_telling
 from manifest.kinship.pairs import answer, paired
 from manifest.kinship.sketch import Numbers, numbers_of
-from manifest.kinship.subjects import MANIFEST_SUFFIX, Subject, Tensor, read_weights
+from manifest.kinship.subjects import Subject, Tensor, read_weights
+from manifest.storage.sidecars import MANIFEST_INSIDE
 from manifest.temporaries import is_temporary
 
 _MOST_MANIFESTS = 200_000
@@ -101,7 +102,7 @@ def manifests_under(folder: Path) -> Iterator[Path]:
     """Every manifest in a folder and below it, in order; links to folders are not followed."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_temporary(name))
-        yield from (Path(place) / name for name in sorted(names) if name.endswith(MANIFEST_SUFFIX))
+        yield from (Path(place) / name for name in sorted(names) if name.endswith(MANIFEST_INSIDE))
 
 
 def _row(own: Sequence[Tensor], found: Subject) -> Numbers:

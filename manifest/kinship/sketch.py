@@ -61,6 +61,12 @@ def numbers_of(numel: int) -> int:
     return MANY if numel >= LARGE_FROM else FEW
 
 
+def relative_variance(numel: int) -> float:
+    """Of a squared distance that is estimated from sketches of so many values, over its square; zero where exact."""
+    count = numbers_of(numel)
+    return 0.0 if numel <= count else 2 / count
+
+
 def run_of(numel: int) -> int:
     """How many values of a row are added to one number, in a tensor of so many values."""
     return min(_RUN, -(-numel // numbers_of(numel)))

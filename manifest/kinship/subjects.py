@@ -17,22 +17,19 @@ import numpy as np
 from pydantic import ValidationError
 
 from manifest import progress
-from manifest.checkpoint import Checkpoint, View, open_checkpoint
+from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.digests import weights_digest
 from manifest.errors import DocumentError, InputError, ManifestError
 from manifest.escaping import printable
 from manifest.identification.identify import identify
 from manifest.kinship.sketch import Sketch, digest_and_sketch
 from manifest.kinship.stored import read
-from manifest.schema.document import Manifest, Weights, parse
+from manifest.schema.document import LARGEST, Manifest, Weights, parse
 from manifest.schema.vocabulary import component_tensors
 from manifest.storage.bounded_read import read_small
-from manifest.storage.sidecars import described_checkpoint, has_manifest
+from manifest.storage.sidecars import described_checkpoint, has_manifest, is_manifest, select_recorded
 from manifest.storage.transaction import read_manifest
 from manifest.strict_json import NotStrictError, read_object
-
-MANIFEST_SUFFIX = "manifest.json"
-LARGEST_MANIFEST = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -84,11 +81,6 @@ class Subject:
             self.stored.close()
 
 
-def is_manifest(path: Path) -> bool:
-    """Whether a path names a manifest by itself."""
-    return path.name.endswith(MANIFEST_SUFFIX) and path.is_file()
-
-
 def opened(path: str | os.PathLike[str]) -> Subject:
     """The weights that a path names: a checkpoint, or a manifest by itself.
 
@@ -119,7 +111,7 @@ def recorded(path: Path) -> Subject:
         DocumentError: It is not valid, or has no sketches.
     """
     name = printable(path.name)
-    manifest = parse(read_small(path, "manifest", most=LARGEST_MANIFEST), source=name)
+    manifest = parse(read_small(path, "manifest", most=LARGEST), source=name)
     found = of_weights(manifest.weights, name)
     if found is None:
         raise DocumentError(
@@ -142,7 +134,7 @@ def read_weights(path: Path, name: str | None = None) -> Subject | None:
     """
     shown = printable(path.name if name is None else name, 200)
     try:
-        content = read_object(read_small(path, "manifest", most=LARGEST_MANIFEST))
+        content = read_object(read_small(path, "manifest", most=LARGEST))
         weights = Weights.model_validate(content.get("weights"))
     except (NotStrictError, ValidationError):
         raise DocumentError(f"{shown} is no valid manifest; write it anew with `manifest create`.") from None
@@ -169,9 +161,8 @@ def of_weights(weights: Weights, name: str) -> Subject | None:
 def _read(stored: Checkpoint, manifest: Manifest | None) -> Subject:
     """The weights of an open checkpoint."""
     if manifest is not None:
-        state, weights = manifest.checkpoint.state, manifest.weights
         try:
-            stored = stored.select(View(tuple(state.path), state.prefix, weights.stored)).with_aliases(weights.tied)
+            stored = select_recorded(stored, manifest)
         except InputError:
             manifest = None  # it describes what is not there
     roles: Mapping[str, str] = {}
