@@ -7,6 +7,7 @@ every tensor of a size, so that a tensor keeps its sketch when it is renamed. Wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,8 @@ DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 """Types that weights are trained in, of which there are sketches."""
 MANY, FEW = 61, 17
 """Numbers of a large and of a small tensor; primes, so that a row and a column of a matrix meet all of them."""
+MOST_VALUES, MOST_DIMENSIONS = 1 << 62, 64
+"""Of a tensor that there can be; a manifest may claim any."""
 LARGE_FROM = 8_192
 """Values of the smallest tensor that gets many numbers."""
 
@@ -54,6 +57,14 @@ class Sketch:
     numbers: Numbers
     norm: float
     zeros: int
+
+    def is_possible(self, numel: int) -> bool:
+        """Whether a tensor of so many values can have it: anybody may have written it down."""
+        return (
+            self.zeros <= numel < MOST_VALUES
+            and math.isfinite(self.norm)
+            and bool(self.numbers.any()) <= (self.norm > 0)
+        )
 
 
 def numbers_of(numel: int) -> int:
