@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from manifest.errors import UnknownModelError as UnknownModelError
     from manifest.hub.downloading import pull as pull
     from manifest.hub.uploading import push as push
+    from manifest.kinship.relating import add_to_index as add_to_index
     from manifest.kinship.relating import relate as relate
     from manifest.kinship.relating import relatives as relatives
     from manifest.probes.inputs import Probe as Probe
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from manifest.workflows.verifying import verify as verify
 
 _HOMES = {
+    "add_to_index": "manifest.kinship.relating",
     "answer": "manifest.workflows.answering",
     "ArchitectureError": "manifest.errors",
     "audit": "manifest.workflows.auditing",

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from manifest.checkpoint import Checkpoint, View, open_checkpoint
+from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
 from manifest.errors import CheckpointError, InputError
 from manifest.escaping import printable, printable_list
 from manifest.schema.document import Manifest, Model, parse
 from manifest.schema.report import ComponentVerdict, Kind, Report
-from manifest.storage.sidecars import Sidecars, bring_sidecars, described_checkpoint
+from manifest.storage.sidecars import Sidecars, bring_sidecars, described_checkpoint, select_recorded
 from manifest.storage.transaction import SidecarContents, read_sidecars
 
 
@@ -84,16 +84,6 @@ class VerificationTarget:
 
 
 Check = Callable[[VerificationTarget], CheckResult]
-
-
-def select_recorded(stored: Checkpoint, manifest: Manifest) -> Checkpoint:
-    """The weights that a manifest describes, by the names that it has for them.
-
-    Raises:
-        InputError: They are not there.
-    """
-    state, weights = manifest.checkpoint.state, manifest.weights
-    return stored.select(View(tuple(state.path), state.prefix, weights.stored)).with_aliases(weights.tied)
 
 
 def open_target(path: str | os.PathLike[str] | Checkpoint) -> VerificationTarget:

@@ -24,7 +24,7 @@ from manifest.escaping import printable, printable_list
 from manifest.schema.report import Finding, Severity
 from manifest.schema.rules import finding
 from manifest.signing import Statement, read_bundle, verify_bundle
-from manifest.storage.sidecars import Pending, Sidecars, pending_words
+from manifest.storage.sidecars import MANIFEST_INSIDE, Pending, Sidecars, pending_words
 
 if TYPE_CHECKING:
     from manifest.signing.trusted import Signer, Signers
@@ -34,8 +34,6 @@ _OVER_SIGNED = (
 )
 
 _DIGEST = re.compile("blake3:[0-9a-f]{64}")
-_MANIFEST = "manifest.json"
-"""How the name of a manifest ends, of a file or of a directory."""
 _MOST_LISTED = 10_000
 """Files of a directory that are looked at for what is not signed."""
 
@@ -271,7 +269,7 @@ def _uncovered(statement: Statement, subject: VerificationTarget, where: str) ->
     signed = set(statement.resources.values())
     manifest = Sidecars(subject.path).manifest.name
     if subject.contents.manifest_sha256 not in signed:
-        if any(name.endswith(_MANIFEST) for name in statement.resources):
+        if any(name.endswith(MANIFEST_INSIDE) for name in statement.resources):
             yield finding("T006", "The signature covers another manifest than the one beside it.", where=where)
         else:
             files = printable_list(statement.resources, 3)

@@ -29,11 +29,12 @@ _INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 _COMMANDS = (
     *("create", "verify", "diff", "diagnose", "doctor", "audit", "run", "show", "card", "bom", "log", "relate"),
-    *("convert", "sign", "push", "pull", "repair", "keygen", "trust", "rule", "schema", "policy"),
+    *("index", "convert", "sign", "push", "pull", "repair", "keygen", "trust", "rule", "schema", "policy"),
 )
 """In the order of the help."""
 _ELSEWHERE = {
     **{"card": ("show", "card"), "bom": ("show", "bom"), "relate": ("log", "relate")},
+    "index": ("log", "index"),
     **{"keygen": ("sign", "keygen"), "trust": ("sign", "trust")},
     **{"push": ("hub", "push"), "pull": ("hub", "pull")},
 }

@@ -1,4 +1,6 @@
-"""`manifest log` and `manifest relate`: where a checkpoint comes from, by what manifests say and by the weights."""
+"""`manifest log`, `manifest relate` and `manifest index`: where a checkpoint comes from, by what manifests say and by
+the weights.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,10 @@ from typing import Annotated
 import typer
 
 from manifest.cli.options import NoColor, Output, Places, ShownFormat, TrustedKey
-from manifest.cli.printing import emit, emit_data
+from manifest.cli.printing import complain, emit, emit_data
+from manifest.escaping import printable
+
+index = typer.Typer(help="Keep sketches of weights in one file, in which relatives are found.", no_args_is_help=True)
 
 
 def run(
@@ -47,7 +52,9 @@ def relate(
     ],
     against: Annotated[
         Path | None,
-        typer.Option("--against", help="Find its nearest relatives among the manifests in a folder.", metavar="FOLDER"),
+        typer.Option(
+            "--against", help="Find its nearest relatives in a folder of manifests, or an index.", metavar="PLACE"
+        ),
     ] = None,
     format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
     output: Output = None,
@@ -70,3 +77,38 @@ def relate(
     else:
         emit(rendering.show(found), output, color=not no_color)
     raise typer.Exit(found.exit_code)
+
+
+IndexFile = Annotated[Path, typer.Argument(metavar="INDEX", help="The index.", show_default=False)]
+
+
+@index.command()
+def add(
+    file: IndexFile,
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="PLACE...", help="Manifests, checkpoints, or folders of manifests.", show_default=False),
+    ],
+) -> None:
+    """Put weights into an index, which is made where there is none; the same weights are in it once.
+
+    Exit codes: 0 all was added; 2 something could not be read, and the rest was added.
+    """
+    from manifest.kinship.relating import add_to_index
+
+    found = add_to_index(file, places)
+    said = f"Added {found.added:,} to {file}, and updated {found.updated:,}: it holds {found.held:,} sets of weights."
+    emit(f"{said} {found.without:,} manifests have no sketches." if found.without else said, None)
+    for path, reason in found.unread:
+        complain(f"{path} was not added: {reason}")
+    raise typer.Exit(2 if found.unread else 0)
+
+
+@index.command("list")
+def list_entries(file: IndexFile) -> None:
+    """Print what an index holds: weights digest and name."""
+    from manifest.kinship.index import opened_index
+
+    with opened_index(file) as found:
+        for entry in sorted(found.entries):
+            emit(f"{entry.weights.partition(':')[2][:12]}  {printable(entry.name, 200)}", None)

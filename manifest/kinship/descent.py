@@ -12,10 +12,11 @@ from manifest.errors import ManifestError
 from manifest.escaping import printable
 from manifest.kinship.answers import Relation
 from manifest.kinship.pairs import answer, paired
-from manifest.kinship.subjects import Subject, of_weights, read_weights
+from manifest.kinship.subjects import Subject, of_manifest, read_sketches
 from manifest.schema.document import Manifest, Parent
 from manifest.schema.report import Finding
 from manifest.schema.rules import finding
+from manifest.storage.sidecars import MANIFEST_ENDING
 
 _MOST_PARENTS = 16
 
@@ -28,7 +29,7 @@ def refuted_parents(manifest: Manifest, checkpoint: Path) -> list[Finding]:
         checkpoint: Where it lies; the parents' manifests are looked for in the same folder.
     """
     try:
-        child = of_weights(manifest.weights, printable(checkpoint.name))
+        child = of_manifest(manifest, printable(checkpoint.name))
     except ManifestError:
         return []  # whoever compares sketches is told of it
     if child is None:
@@ -46,7 +47,7 @@ def _at_hand(parent: Parent, checkpoint: Path) -> Iterator[Subject]:
     if parent.weights is None or parent.name != Path(parent.name).name:
         return
     try:
-        subject = read_weights(checkpoint.with_name(f"{parent.name}.manifest.json"))
+        subject = read_sketches(checkpoint.with_name(f"{parent.name}{MANIFEST_ENDING}"))
     except (ManifestError, ValueError):  # it is not there, is no manifest, or has a name that no file can have
         return
     if subject is not None and subject.weights == parent.weights:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from manifest.kinship.sketch import Numbers, numbers_of, numbers_of_ones
+from manifest.kinship.sketch import Numbers, numbers_of, numbers_of_ones, relative_variance
 from manifest.kinship.subjects import Tensor
 
 ROUNDING = 1e-6
@@ -32,14 +33,24 @@ class Compared:
         other: As the second has it.
         same: Whether it is the same, byte for byte or as far as sketches tell.
         squares: The squared distance; None where one of them has no sketch.
-        likeness: The cosine of the two, their means taken off; None where that says nothing.
     """
 
     one: Tensor
     other: Tensor
     same: bool
     squares: float | None
-    likeness: float | None
+
+    @cached_property
+    def likeness(self) -> float | None:
+        """The cosine of the two, their means taken off; None where that says nothing."""
+        if self.squares is None or not is_telling(self.one):
+            return None
+        a = centred(self.one)
+        if self.one.digest == self.other.digest:
+            return 1.0 if a.any() else None
+        b = centred(self.other)
+        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return float(a @ b) / lengths if lengths else None
 
     @property
     def relative(self) -> float:
@@ -62,30 +73,21 @@ class Compared:
     @property
     def error(self) -> float:
         """Relative standard error of the squared distance."""
-        return 0.0 if self.values <= self.count else math.sqrt(2 / self.count)
+        return math.sqrt(relative_variance(self.values))
 
 
 def compared(one: Tensor, other: Tensor) -> Compared:
     """Two tensors of one shape."""
     if one.digest == other.digest:
-        likeness = 1.0 if is_telling(one) and centred(one).any() else None
-        return Compared(one, other, True, 0.0, likeness)
+        return Compared(one, other, True, 0.0)
     if one.sketch is None or other.sketch is None:
-        return Compared(one, other, False, None, None)
+        return Compared(one, other, False, None)
     difference = one.sketch.numbers - other.sketch.numbers
     squares = float(difference @ difference)
     norm = max(one.sketch.norm, other.sketch.norm)
     if squares <= (ROUNDING * norm) ** 2 and abs(one.sketch.norm - other.sketch.norm) <= ROUNDING * norm:
         squares = 0.0
-    return Compared(one, other, squares == 0, squares, _likeness(one, other))
-
-
-def _likeness(one: Tensor, other: Tensor) -> float | None:
-    if not is_telling(one):
-        return None
-    a, b = centred(one), centred(other)
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / lengths if lengths else None
+    return Compared(one, other, squares == 0, squares)
 
 
 def is_telling(tensor: Tensor) -> bool:
@@ -126,13 +128,19 @@ class Together:
 def together(parts: Iterable[Compared]) -> Together:
     """Several tensors as one; those without sketches are left out."""
     known = [each for each in parts if each.squares is not None]
+    distance, error = distance_of(known)
+    likeness, sureness = _likenesses([(each.likeness, each.count) for each in known if each.likeness is not None])
+    return Together(distance, error, likeness, sureness)
+
+
+def distance_of(parts: Iterable[Compared]) -> tuple[float, float]:
+    """The relative distance of several tensors as one, and its relative standard error."""
+    known = [each for each in parts if each.squares is not None]
     squares = math.fsum(each.squares or 0.0 for each in known)
     norm = math.fsum(each.other.sketch.norm**2 for each in known if each.other.sketch is not None)
     spread = math.fsum(((each.squares or 0.0) * each.error) ** 2 for each in known)
     distance = 0.0 if squares == 0 else math.sqrt(squares / norm) if norm else math.inf
-    error = math.sqrt(spread) / squares / 2 if squares else 0.0
-    likeness, sureness = _likenesses([(each.likeness, each.count) for each in known if each.likeness is not None])
-    return Together(distance, error, likeness, sureness)
+    return distance, math.sqrt(spread) / squares / 2 if squares else 0.0
 
 
 def _likenesses(found: Sequence[tuple[float, int]]) -> tuple[float | None, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from manifest.checkpoint import Checkpoint
-from manifest.kinship.sketch import Sketch, digest_and_sketch, numbers_of
+from manifest.kinship.sketch import Sketch, digest_and_sketch, relative_variance
 from manifest.kinship.stored import read
 from manifest.schema.document import Weights
 from manifest.weights.distance import Moved
@@ -34,9 +34,8 @@ def estimated(then: Checkpoint | Weights, now: Checkpoint | Weights, names: Sequ
 
 def _moved(was: Sketch, became: Sketch, shape: tuple[int, ...]) -> Moved:
     difference = became.numbers - was.numbers
-    squares, values = float(difference @ difference), math.prod(shape)
-    variance = 0.0 if values <= numbers_of(values) else 2 / numbers_of(values) * squares**2
-    return Moved(squares, was.norm**2, variance)
+    squares = float(difference @ difference)
+    return Moved(squares, was.norm**2, relative_variance(math.prod(shape)) * squares**2)
 
 
 def _sketches(of: Checkpoint | Weights) -> Callable[[str], tuple[Sketch, tuple[int, ...]] | None]:

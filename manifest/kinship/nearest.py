@@ -1,34 +1,43 @@
-"""The nearest relatives of a checkpoint among many manifests: one matrix product finds the alike, and each of those is
-compared with it.
-"""
+"""The nearest relatives of checkpoints among many: matrix products find the alike, and each of those is compared."""
 
 from __future__ import annotations
 
-import math
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from manifest import progress
-from manifest.errors import InputError, ManifestError
-from manifest.escaping import printable
 from manifest.kinship.answers import KIN, PairAnswer
-from manifest.kinship.distances import is_telling
+from manifest.kinship.distances import distance_of
+from manifest.kinship.index import Index
+from manifest.kinship.layouts import Entry, Sought
 from manifest.kinship.pairs import answer, paired
-from manifest.kinship.sketch import Numbers, numbers_of
-from manifest.kinship.subjects import MANIFEST_SUFFIX, Subject, Tensor, read_weights
-from manifest.temporaries import is_temporary
+from manifest.kinship.searching import searched
+from manifest.kinship.subjects import Subject
 
-_MOST_MANIFESTS = 200_000
-_AT_ONCE = 256
-"""Manifests whose sketches are in memory at once."""
 _MOST_COMPARED = 20
 """Of the alike, those that are compared."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One set of weights in a tree of relatives.
+
+    Attributes:
+        name: What it is called.
+        of: What it hangs from: its parent or child, as manifests record it, else the nearest of those above.
+        distance: Relative L2 distance of what both have, over the norm in the latter.
+        error: Its relative standard error.
+        parent: Which of the two the other was trained from; None where no manifest says so.
+    """
+
+    name: str
+    of: str
+    distance: float
+    error: float
+    parent: str | None
 
 
 @dataclass(frozen=True)
@@ -38,86 +47,117 @@ class Relatives:
     Attributes:
         asked: The checkpoint.
         found: The nearest first; those that are not related are left out.
-        searched: How many manifests have sketches.
-        without: How many have none.
+        tree: The same as a tree that begins with the checkpoint, each behind the one that it hangs from.
+        searched: How many sets of weights have sketches.
+        without: How many manifests have none.
         unread: Paths of those that are not valid, each with the reason.
     """
 
     asked: str
     found: tuple[PairAnswer, ...]
+    tree: tuple[Branch, ...]
     searched: int
     without: int
     unread: tuple[tuple[str, str], ...]
 
     @property
     def exit_code(self) -> int:
-        """0 where there is a relative, 1 where there is none, 2 where no manifest could be searched."""
+        """0 where there is a relative, 1 where there is none, 2 where there was nothing to search."""
         if self.found:
             return 0
         return 1 if self.searched else 2
 
 
-def nearest(asked: Subject, folder: Path) -> Relatives:
-    """The relatives of a checkpoint among the manifests in a folder and below it.
+def nearest(asked: Subject, place: Path) -> Relatives:
+    """The relatives of some weights in a folder of manifests or an index.
 
     Raises:
-        InputError: There is no such folder, or it holds too many manifests.
+        InputError: There is no such place, or it holds too many manifests.
+        DocumentError: It is a file and no index.
     """
-    if not folder.is_dir():
-        raise InputError(f"{printable(str(folder))} is no folder, expected one with manifests in it; name another.")
-    own = [each for each in asked.tensors.values() if is_telling(each)]
-    target = _row(own, asked)
-    best: list[tuple[float, Path]] = []
-    unread: list[tuple[str, str]] = []
-    searched = without = 0
-    paths = list(islice(manifests_under(folder), _MOST_MANIFESTS + 1))
-    if len(paths) > _MOST_MANIFESTS:
-        raise InputError(f"There are more than {_MOST_MANIFESTS:,} manifests in {printable(str(folder))}; name less.")
-    progress.begin(f"{len(paths):,} manifests")
-    for start in range(0, len(paths), _AT_ONCE):
-        rows, kept = [], []
-        for path in paths[start : start + _AT_ONCE]:
-            try:
-                found = read_weights(path)
-            except ManifestError as error:
-                unread.append((str(path), str(error)))
-                continue
-            if found is None:
-                without += 1
-                continue
-            rows.append(_row(own, found))
-            kept.append(path)
-        searched += len(kept)
-        if rows:
-            alike = np.stack(rows) @ target / max(len(own), 1)
-            best = sorted([*best, *zip(alike.tolist(), kept, strict=True)], reverse=True)[:_MOST_COMPARED]
-    answers = [_answer(asked, path, folder) for _, path in best]
-    related = [each for each in answers if each.relation in KIN]
-    related.sort(key=lambda each: (each.distance is None, each.distance))
-    return Relatives(asked.name, tuple(related), searched, without, tuple(unread))
+    return nearest_of_each([asked], place)[0]
 
 
-def manifests_under(folder: Path) -> Iterator[Path]:
-    """Every manifest in a folder and below it, in order; links to folders are not followed."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not is_temporary(name))
-        yield from (Path(place) / name for name in sorted(names) if name.endswith(MANIFEST_SUFFIX))
+def nearest_of_each(
+    asked: Sequence[Subject], place: Path, passed_over: Callable[[int, Entry], bool] | None = None
+) -> list[Relatives]:
+    """The relatives of several, for which all that is there is read once.
+
+    Args:
+        asked: The weights.
+        place: A folder of manifests, or an index.
+        passed_over: Of the weights of a number, whether others are not asked for.
+    """
+    searches = [_Search(each) for each in asked]
+    count = 0
+    with searched(place) as source:
+        for batch in source.batches():
+            count += len(batch.entries)
+            for number, search in enumerate(searches):
+                for which, score in enumerate(search.sought.alike(batch).tolist()):
+                    entry = batch.entries[which]
+                    if search.wants(score) and not (passed_over is not None and passed_over(number, entry)):
+                        search.keep(score, partial(batch.subject, which))
+        without, unread = (0, []) if isinstance(source, Index) else (source.without, source.unread)
+        return [Relatives(search.asked.name, *_compared(search), count, without, tuple(unread)) for search in searches]
 
 
-def _row(own: Sequence[Tensor], found: Subject) -> Numbers:
-    """What sketches a manifest has of the tensors that are asked about, each of length one; zeros for the others."""
-    parts = []
-    for mine in own:
-        tensor = found.tensors.get(mine.name)
-        if tensor is not None and tensor.sketch is not None and tensor.shape == mine.shape:
-            numbers = tensor.sketch.numbers
-            parts.append(numbers / math.sqrt(max(float(numbers @ numbers), sys.float_info.min)))
-        else:
-            parts.append(np.zeros(numbers_of(math.prod(mine.shape))))
-    return np.concatenate(parts) if parts else np.zeros(0)
+@dataclass
+class _Search:
+    """Weights, and the most alike of those that were looked at: the likeness of each, and what gives it whole."""
+
+    asked: Subject
+    best: list[tuple[float, int, Callable[[], Subject]]] = field(default_factory=list)
+    kept: int = 0
+
+    def __post_init__(self) -> None:
+        self.sought = Sought(self.asked)
+
+    def wants(self, score: float) -> bool:
+        return len(self.best) < _MOST_COMPARED or score > self.best[0][0]
+
+    def keep(self, score: float, subject: Callable[[], Subject]) -> None:
+        self.kept += 1
+        (heapq.heappushpop if len(self.best) == _MOST_COMPARED else heapq.heappush)(
+            self.best, (score, -self.kept, subject)
+        )
 
 
-def _answer(asked: Subject, path: Path, folder: Path) -> PairAnswer:
-    other = read_weights(path, name=str(path.relative_to(folder)))
-    assert other is not None
-    return answer(paired(asked, other))
+def _compared(search: _Search) -> tuple[tuple[PairAnswer, ...], tuple[Branch, ...]]:
+    """The related among the most alike, the nearest first, and how they hang together."""
+    subjects = _named_apart([search.asked, *(give() for _, _, give in search.best)])[1:]
+    found = [(answer(paired(search.asked, each)), each) for each in subjects]
+    related = [(pair, each) for pair, each in found if pair.relation in KIN]
+    related.sort(key=lambda each: (each[0].distance is None, each[0].distance, each[0].other))
+    return tuple(pair for pair, _ in related), tuple(_branches(search.asked, [each for _, each in related]))
+
+
+def _named_apart(subjects: Sequence[Subject]) -> list[Subject]:
+    """The same, with their digests behind names that several have."""
+    counts = Counter(each.name for each in subjects)
+    return [
+        each if counts[each.name] == 1 else replace(each, name=f"{each.name} ({each.weights.partition(':')[2][:8]})")
+        for each in subjects
+    ]
+
+
+def _branches(asked: Subject, others: Sequence[Subject]) -> Iterator[Branch]:
+    """A tree that begins with what is asked about, as of the nearest nobody knows which came first."""
+    left = list(others)
+    edges = [_edge(each, asked) for each in left]
+    while left:
+        at = min(range(len(left)), key=lambda number: _order(edges[number]))
+        subject, edge = left.pop(at), edges.pop(at)
+        yield edge
+        edges = [min(edge, _edge(each, subject), key=_order) for edge, each in zip(edges, left, strict=True)]
+
+
+def _edge(one: Subject, other: Subject) -> Branch:
+    distance, error = distance_of(paired(one, other).both.values())
+    parent = one.name if one.weights in other.parents else other.name if other.weights in one.parents else None
+    return Branch(one.name, other.name, distance, error, parent)
+
+
+def _order(branch: Branch) -> tuple[bool, float]:
+    """What is on record comes before what is near."""
+    return branch.parent is None, branch.distance

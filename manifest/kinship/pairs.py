@@ -272,9 +272,7 @@ def _is_sure(part: Part, pair: Pair) -> bool:
 def _recorded(pair: Pair) -> str:
     """Which of the two started from which, as far as a manifest says it."""
     for child, parent in ((pair.one, pair.other), (pair.other, pair.one)):
-        if child.manifest is not None and any(
-            each.weights == parent.weights for each in child.manifest.provenance.parents
-        ):
+        if parent.weights in child.parents:
             return f"{child.name} was trained from {parent.name}, as its manifest records"
     return "One was trained from the other, or both from the same start"
 

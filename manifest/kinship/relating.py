@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from manifest.errors import InputError
 from manifest.kinship.answers import Kin
 from manifest.kinship.files import with_files
+from manifest.kinship.indexing import Indexed, indexed
 from manifest.kinship.mixing import mix_of
 from manifest.kinship.nearest import Relatives, nearest
 from manifest.kinship.pairs import answer, paired
@@ -65,20 +67,21 @@ def relate(one: str | os.PathLike[str], *others: str | os.PathLike[str], progres
 
 @followed
 def relatives(
-    checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str], *, progress: Follower = None
+    checkpoint: str | os.PathLike[str], against: str | os.PathLike[str], *, progress: Follower = None
 ) -> Relatives:
-    """The nearest relatives of a checkpoint among the manifests in a folder and below it.
+    """The nearest relatives of a checkpoint in an index of sketches, or among the manifests in a folder and below it.
 
     Args:
         checkpoint: A checkpoint, or a manifest by itself.
-        folder: Where the manifests are; checkpoints beside them are not read.
+        against: A folder with manifests, beside which checkpoints are not read; or an index that `add_to_index` made.
         progress: Who follows it, as of `relate`.
 
     Returns:
-        Up to twenty relatives, the nearest first.
+        Up to twenty relatives, the nearest first, and how they hang together.
 
     Raises:
-        InputError: There is no such folder or checkpoint.
+        InputError: There is no such place or checkpoint.
+        DocumentError: What is searched is a file and no index.
         CheckpointError: The checkpoint cannot be read.
 
     Example:
@@ -88,9 +91,39 @@ def relatives(
     del progress  # `followed` takes it
     asked = opened(checkpoint)
     try:
-        return nearest(asked, Path(folder))
+        return nearest(asked, Path(against))
     finally:
         asked.close()
+
+
+@followed
+def add_to_index(
+    index: str | os.PathLike[str], places: Iterable[str | os.PathLike[str]], *, progress: Follower = None
+) -> Indexed:
+    """Put sketches of weights into an index, in which `relatives`, `audit` and `lineage` search thousands at once.
+
+    Args:
+        index: The file, which is made where there is none.
+        places: Manifests; checkpoints, which are read; or folders, of which the manifests in and below them count.
+            The same weights are in the index once, under the name by which they were added last.
+        progress: Who follows it, as of `relate`.
+
+    Returns:
+        What became of it; also what could not be read, without which the rest is added.
+
+    Raises:
+        InputError: There is no such place.
+        DocumentError: The file is there and is no index.
+        StorageError: It cannot be written.
+
+    Example:
+        >>> manifest.add_to_index("kin.index", ["ckpt.pt.manifest.json"]).held
+        1
+        >>> manifest.relatives("ckpt.pt", "kin.index").found[0].other
+        'ckpt.pt'
+    """
+    del progress  # `followed` takes it
+    return indexed(Path(index), [Path(each) for each in places])
 
 
 def _named_apart(subjects: list[Subject], places: list[str | os.PathLike[str]]) -> list[Subject]:

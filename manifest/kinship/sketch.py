@@ -7,6 +7,7 @@ every tensor of a size, so that a tensor keeps its sketch when it is renamed. Wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,8 @@ DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 """Types that weights are trained in, of which there are sketches."""
 MANY, FEW = 61, 17
 """Numbers of a large and of a small tensor; primes, so that a row and a column of a matrix meet all of them."""
+MOST_VALUES, MOST_DIMENSIONS = 1 << 62, 64
+"""Of a tensor that there can be; a manifest may claim any."""
 LARGE_FROM = 8_192
 """Values of the smallest tensor that gets many numbers."""
 
@@ -55,10 +58,24 @@ class Sketch:
     norm: float
     zeros: int
 
+    def is_possible(self, numel: int) -> bool:
+        """Whether a tensor of so many values can have it: anybody may have written it down."""
+        return (
+            self.zeros <= numel < MOST_VALUES
+            and math.isfinite(self.norm)
+            and bool(self.numbers.any()) <= (self.norm > 0)
+        )
+
 
 def numbers_of(numel: int) -> int:
     """How many numbers a tensor of so many values has in its sketch."""
     return MANY if numel >= LARGE_FROM else FEW
+
+
+def relative_variance(numel: int) -> float:
+    """Of a squared distance that is estimated from sketches of so many values, over its square; zero where exact."""
+    count = numbers_of(numel)
+    return 0.0 if numel <= count else 2 / count
 
 
 def run_of(numel: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from manifest.errors import DocumentError
-from manifest.kinship.sketch import Sketch, numbers_of
+from manifest.kinship.sketch import MOST_DIMENSIONS, MOST_VALUES, Sketch, numbers_of
 from manifest.schema.document import Kinship, Weights
 
 VERSION = 1
@@ -54,6 +54,8 @@ def read(weights: Weights, source: str) -> dict[str, Sketch] | None:
     kinship = weights.kinship
     if kinship is None or kinship.version != VERSION:
         return None
+    if any(len(each.shape) > MOST_DIMENSIONS or max(each.shape, default=0) >= MOST_VALUES for each in weights.tensors):
+        raise _not_valid(source)
     without = set(kinship.without)
     sizes = {
         each.name: math.prod(each.shape) for each in weights.tensors if each.alias is None and each.name not in without
@@ -78,9 +80,9 @@ def _checked(found: Iterable[tuple[tuple[str, int], np.ndarray, float, int]], so
     """Sketches that are possible: no more zeros than values, and zeros alone where the norm is zero."""
     sketches = {}
     for (name, size), numbers, norm, zeros in found:
-        if zeros > size or bool(numbers.any()) > (norm > 0):
-            raise _not_valid(source)
         sketches[name] = Sketch(numbers, norm, zeros)
+        if not sketches[name].is_possible(size):
+            raise _not_valid(source)
     return sketches
 
 

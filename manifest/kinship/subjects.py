@@ -14,25 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from manifest import progress
-from manifest.checkpoint import Checkpoint, View, open_checkpoint
+from manifest.checkpoint import Checkpoint, open_checkpoint
 from manifest.digests import weights_digest
 from manifest.errors import DocumentError, InputError, ManifestError
 from manifest.escaping import printable
 from manifest.identification.identify import identify
 from manifest.kinship.sketch import Sketch, digest_and_sketch
 from manifest.kinship.stored import read
-from manifest.schema.document import Manifest, Weights, parse
+from manifest.schema.document import LARGEST, Manifest, parse
 from manifest.schema.vocabulary import component_tensors
 from manifest.storage.bounded_read import read_small
-from manifest.storage.sidecars import described_checkpoint, has_manifest
+from manifest.storage.sidecars import described_checkpoint, has_manifest, is_manifest, select_recorded
 from manifest.storage.transaction import read_manifest
-from manifest.strict_json import NotStrictError, read_object
-
-MANIFEST_SUFFIX = "manifest.json"
-LARGEST_MANIFEST = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Subject:
         tensors: By name, without whole numbers.
         roles: The component of each tensor that belongs to one.
         weights: The weights digest.
-        manifest: What is on record of these weights; None where nothing is.
+        parents: Weights digests of those that they were trained from, as far as that is on record.
         stored: The open checkpoint; None where there is a manifest alone.
     """
 
@@ -76,17 +71,12 @@ class Subject:
     tensors: Mapping[str, Tensor]
     roles: Mapping[str, str]
     weights: str
-    manifest: Manifest | None = None
+    parents: frozenset[str] = frozenset()
     stored: Checkpoint | None = None
 
     def close(self) -> None:
         if self.stored is not None:
             self.stored.close()
-
-
-def is_manifest(path: Path) -> bool:
-    """Whether a path names a manifest by itself."""
-    return path.name.endswith(MANIFEST_SUFFIX) and path.is_file()
 
 
 def opened(path: str | os.PathLike[str]) -> Subject:
@@ -106,7 +96,7 @@ def opened(path: str | os.PathLike[str]) -> Subject:
         manifest = read_manifest(place) if has_manifest(place) else None
     stored = open_checkpoint(place)
     try:
-        return _read(stored, manifest)
+        return of_checkpoint(stored, manifest)
     except BaseException:
         stored.close()
         raise
@@ -118,43 +108,37 @@ def recorded(path: Path) -> Subject:
     Raises:
         DocumentError: It is not valid, or has no sketches.
     """
-    name = printable(path.name)
-    manifest = parse(read_small(path, "manifest", most=LARGEST_MANIFEST), source=name)
-    found = of_weights(manifest.weights, name)
+    found = read_sketches(path)
     if found is None:
         raise DocumentError(
-            f"{name} has no sketches of the weights that this version reads; name the checkpoint itself, "
-            "or describe it anew with `manifest create`."
+            f"{printable(path.name)} has no sketches of the weights that this version reads; name the checkpoint "
+            "itself, or describe it anew with `manifest create`."
         )
-    return replace(found, roles=_roles(manifest, found.tensors), manifest=manifest)
+    return found
 
 
-def read_weights(path: Path, name: str | None = None) -> Subject | None:
-    """The weights of one of many manifests, of which nothing else is read; None of one without sketches.
+def read_sketches(path: Path, name: str | None = None) -> Subject | None:
+    """The weights that a manifest describes; None where it has no sketches.
 
     Args:
         path: The manifest.
         name: What it is called in answers, its file name when None.
 
     Raises:
-        DocumentError: They are not valid.
+        DocumentError: It is not valid.
         InputError: It cannot be read.
     """
-    shown = printable(path.name if name is None else name, 200)
-    try:
-        content = read_object(read_small(path, "manifest", most=LARGEST_MANIFEST))
-        weights = Weights.model_validate(content.get("weights"))
-    except (NotStrictError, ValidationError):
-        raise DocumentError(f"{shown} is no valid manifest; write it anew with `manifest create`.") from None
-    return of_weights(weights, shown)
+    manifest = parse(read_small(path, "manifest", most=LARGEST), source=printable(path.name))
+    return of_manifest(manifest, printable(path.name if name is None else name, 200))
 
 
-def of_weights(weights: Weights, name: str) -> Subject | None:
-    """Weights as a manifest describes them, without components; None where it has no sketches.
+def of_manifest(manifest: Manifest, name: str) -> Subject | None:
+    """Weights as a manifest describes them; None where it has no sketches.
 
     Raises:
         DocumentError: The sketches are not those of the tensors.
     """
+    weights = manifest.weights
     sketches = read(weights, name)
     if sketches is None:
         return None
@@ -163,15 +147,20 @@ def of_weights(weights: Weights, name: str) -> Subject | None:
         for each in weights.tensors
         if each.alias is None
     }
-    return Subject(name, _numbers_alone(tensors), {}, weights.digest)
+    tensors = _numbers_alone(tensors)
+    return Subject(name, tensors, _roles(manifest, tensors), weights.digest, _parents(manifest))
 
 
-def _read(stored: Checkpoint, manifest: Manifest | None) -> Subject:
-    """The weights of an open checkpoint."""
+def of_checkpoint(stored: Checkpoint, manifest: Manifest | None = None) -> Subject:
+    """The weights of an open checkpoint, all of which is read.
+
+    Args:
+        stored: The checkpoint.
+        manifest: What may describe it; it counts only if it does.
+    """
     if manifest is not None:
-        state, weights = manifest.checkpoint.state, manifest.weights
         try:
-            stored = stored.select(View(tuple(state.path), state.prefix, weights.stored)).with_aliases(weights.tied)
+            stored = select_recorded(stored, manifest)
         except InputError:
             manifest = None  # it describes what is not there
     roles: Mapping[str, str] = {}
@@ -190,10 +179,11 @@ def _read(stored: Checkpoint, manifest: Manifest | None) -> Subject:
     whole = weights_digest(digests.items())
     if manifest is not None and manifest.weights.digest != whole:
         manifest = None  # it describes other weights, and perhaps another model
+    parents: frozenset[str] = frozenset()
     if manifest is not None:
-        roles = _roles(manifest, tensors)
+        roles, parents = _roles(manifest, tensors), _parents(manifest)
     name = printable(stored.path.name or str(stored.path))
-    return Subject(name, _numbers_alone(tensors), roles, whole, manifest, stored)
+    return Subject(name, _numbers_alone(tensors), roles, whole, parents, stored)
 
 
 def _identified(stored: Checkpoint) -> tuple[Checkpoint, Mapping[str, str]]:
@@ -204,6 +194,10 @@ def _identified(stored: Checkpoint) -> tuple[Checkpoint, Mapping[str, str]]:
     others = {there: name for name, there in known[0].stored.items() if there != name}
     named = stored.select(replace(stored.view, names=others)) if others else stored
     return named, {name: role for name, role in known[0].roles.items() if name in named.tensors}
+
+
+def _parents(manifest: Manifest) -> frozenset[str]:
+    return frozenset(each.weights for each in manifest.provenance.parents if each.weights is not None)
 
 
 def _roles(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from manifest.escaping import printable
 from manifest.kinship.answers import KIN, Kin, PairAnswer, Part, Relation, State
@@ -53,20 +54,34 @@ def _without_none(value: Any) -> Any:
 
 
 def _relatives(kin: Relatives) -> RenderableType:
-    """A line each, the nearest first."""
+    """A line each, the nearest first; then the same as a tree."""
     table = Table.grid(padding=(0, 2))
     for pair in kin.found:
         distance = "" if pair.distance is None else f"{pair.distance:.1e} ± {pair.error or 0:.0%}"
         alike = "" if pair.likeness is None else f"alike by {pair.likeness:.3f}"
         table.add_row(Text("✔", style="green"), Text(pair.other), Text(pair.relation), Text(distance), Text(alike))
-    count = f"{len(kin.found)} relatives of {kin.asked} among {kin.searched:,} manifests"
+    count = f"{len(kin.found)} relatives of {kin.asked} among {kin.searched:,} sets of weights"
     lines = [Text(count, style="bold green" if kin.found else "bold red")]
     if kin.without:
         lines.append(_dim(f"{kin.without:,} more have no sketches"))
     lines += [_dim(f"not read: {printable(path, 300)}: {reason}") for path, reason in kin.unread[:_MOST_UNREAD]]
     if len(kin.unread) > _MOST_UNREAD:
         lines.append(_dim(f"and {len(kin.unread) - _MOST_UNREAD:,} more that were not read"))
-    return Group(table, *lines)
+    tree: list[RenderableType] = [Text(), _tree(kin)] if len(kin.tree) > 1 else []
+    return Group(table, *lines, *tree)
+
+
+def _tree(kin: Relatives) -> Tree:
+    """Each behind the one that it hangs from."""
+    tree = Tree(Text(kin.asked, style="bold"), guide_style="dim")
+    places = {kin.asked: tree}
+    for branch in kin.tree:
+        text = Text(branch.name).append(f"  {branch.distance:.1e} ± {branch.error:.0%}", style="dim")
+        if branch.parent is not None:
+            words = "was trained from it" if branch.parent == branch.of else "its parent"
+            text.append(f"  {words}, as manifests record", style="dim")
+        places[branch.name] = places[branch.of].add(text)
+    return tree
 
 
 def _pair(pair: PairAnswer) -> list[RenderableType]:

@@ -138,6 +138,18 @@ def recorded_files(checkpoint: Path, manifest: Manifest) -> list[tuple[File, Pat
     return [(files[0], checkpoint), *others]
 
 
+def select_recorded(stored: Checkpoint, manifest: Manifest) -> Checkpoint:
+    """The weights in an open checkpoint that a manifest describes, by the names that it has for them.
+
+    Raises:
+        InputError: They are not there.
+    """
+    from manifest.checkpoint import View
+
+    state, weights = manifest.checkpoint.state, manifest.weights
+    return stored.select(View(tuple(state.path), state.prefix, weights.stored)).with_aliases(weights.tied)
+
+
 def bring_sidecars(checkpoint: Checkpoint) -> None:
     """Of a checkpoint at an address, fetch manifest and signatures to where its file appears.
 
@@ -153,6 +165,11 @@ def bring_sidecars(checkpoint: Checkpoint) -> None:
                 checkpoint.mirror.bring((path.name,), LARGEST)
                 if not path.exists():
                     break
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a path names a manifest by itself, of a file or of a directory."""
+    return path.name.endswith(MANIFEST_INSIDE) and path.is_file()
 
 
 def has_manifest(checkpoint: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manifest.digests import files_digests
-from manifest.storage.sidecars import MOST_SIGNATURES
+from manifest.storage.sidecars import MANIFEST_ENDING, MOST_SIGNATURES, SIGNATURE_ENDING
 from manifest.storage.transaction import clear_sidecars, replace_file, staging
 
 Write = Callable[[Any], object]
@@ -20,7 +20,7 @@ _ERROR = ".manifest.error"
 
 
 SIDECARS = (
-    *(".manifest.json", ".manifest.sig", _ERROR),
+    *(MANIFEST_ENDING, SIGNATURE_ENDING, _ERROR),
     *(f".manifest.{number}.sig" for number in range(2, MOST_SIGNATURES + 1)),
 )
 """How the names of files end that come and go with a checkpoint."""

@@ -25,14 +25,13 @@ from manifest.capture.description import description_of_file, manifest_of
 from manifest.capture.live_model import live_model
 from manifest.capture.options import RecordOptions
 from manifest.checkpoint import open_checkpoint
-from manifest.checks.target import select_recorded
 from manifest.distributed.process_group import ProcessGroup, rank_here
 from manifest.errors import CreationMismatchError, ManifestError, NoManifestWarning, one_line
 from manifest.grants import granted
 from manifest.schema.document import Manifest
 from manifest.signing import PrivateKey
 from manifest.storage.files import synchronise
-from manifest.storage.sidecars import has_manifest
+from manifest.storage.sidecars import has_manifest, select_recorded
 from manifest.storage.suppress_recording import suppress_recording
 from manifest.storage.transaction import clear_sidecars
 from manifest.training.account import Account

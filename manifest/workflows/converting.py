@@ -8,7 +8,6 @@ from pathlib import Path
 from manifest import progress as steps
 from manifest.checkpoint import Checkpoint, open_checkpoint, require_undamaged
 from manifest.checkpoint.safetensors_writing import check_writable, write_safetensors
-from manifest.checks.target import select_recorded
 from manifest.digests import file_digests, weights_digest
 from manifest.errors import CheckpointError, InputError, StorageError
 from manifest.progress import Follower, followed
@@ -16,7 +15,7 @@ from manifest.schema.document import CheckpointRecord, File, Manifest
 from manifest.signing import PrivateKey, private_key
 from manifest.storage.files import synchronise
 from manifest.storage.places import kind_of, place_to_save
-from manifest.storage.sidecars import described_checkpoint, has_manifest
+from manifest.storage.sidecars import described_checkpoint, has_manifest, select_recorded
 from manifest.storage.transaction import read_manifest, replace_file, staging
 from manifest.workflows.signing import publish_signed
 

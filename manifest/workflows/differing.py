@@ -25,18 +25,15 @@ from manifest.grants import granted
 from manifest.identification.identify import identify
 from manifest.kinship.estimating import estimated
 from manifest.progress import Follower, followed
-from manifest.schema.document import CheckpointRecord, Manifest, Model, Weights, parse
+from manifest.schema.document import LARGEST, CheckpointRecord, Manifest, Model, Weights, parse
 from manifest.schema.name_ranges import listed
 from manifest.schema.report import Finding, Kind, Report, Severity
 from manifest.schema.rules import finding
 from manifest.schema.vocabulary import Training, component_tensors, role_words
 from manifest.storage.bounded_read import read_small
-from manifest.storage.sidecars import described_checkpoint, has_manifest
+from manifest.storage.sidecars import described_checkpoint, has_manifest, is_manifest
 from manifest.weights.distance import Moved, moved
 
-_MANIFEST = "manifest.json"
-"""How the name of a manifest ends, beside a file or in a directory of shards."""
-_LARGEST_MANIFEST = 256 << 20  # bytes
 _MOST_RENAMED = 5
 
 
@@ -160,8 +157,8 @@ class _Side:
 def _opened(named: str | os.PathLike[str]) -> _Side:
     """A checkpoint with its manifest, one without, or a manifest alone."""
     path = Path(named)
-    if path.is_file() and path.name.endswith(_MANIFEST):
-        manifest = parse(read_small(path, "manifest", most=_LARGEST_MANIFEST), source=path.name)
+    if is_manifest(path):
+        manifest = parse(read_small(path, "manifest", most=LARGEST), source=path.name)
         models = {"": manifest, **{_state(each): manifest.meaning(each) for each in manifest.others}}
         return _Side(
             path, printable(path.name), manifest, {state: _weights_of(None, each) for state, each in models.items()}

@@ -66,9 +66,9 @@ def test_checkpoint_itself_is_searched_for_and_manifests_that_are_none_are_told(
     answer = run("relate", "--against", "runs", "runs/0/0.safetensors")
     assert answer.code == 0
     assert answer.out.count("✔") == 4
-    assert f"4 relatives of 0.safetensors among {4 + STRANGERS} manifests" in answer.out
+    assert f"4 relatives of 0.safetensors among {4 + STRANGERS} sets of weights" in answer.out
     assert "1 more have no sketches" in answer.out
-    assert "not read: runs/broken.manifest.json: broken.manifest.json is no valid manifest; write it" in answer.out
+    assert "not read: runs/broken.manifest.json: broken.manifest.json is not JSON" in answer.out
     data = json.loads(run("relate", "--against", "runs", "runs/0/0.safetensors", "--format", "json").out)
     assert len(data["found"]) == 4
     assert len(data["unread"]) == 2
@@ -77,9 +77,9 @@ def test_checkpoint_itself_is_searched_for_and_manifests_that_are_none_are_told(
 def test_place_that_cannot_be_searched_is_told(family: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     shutil.copytree(family / "0", tmp_path / "a")
     said = run("relate", "a/0.safetensors", "--against", "nowhere").complaint
-    assert said == "nowhere is no folder, expected one with manifests in it; name another."
+    assert said == "nowhere is no folder, expected one with manifests in it, or an index; name another."
     said = run("relate", "a/0.safetensors", "a/0.safetensors", "--against", "a").complaint
     assert said.startswith("--against is given with several checkpoints, expected one")
     (tmp_path / "empty").mkdir()
     answer = run("relate", "a/0.safetensors", "--against", "empty")
-    assert (answer.code, "0 relatives of 0.safetensors among 0 manifests" in answer.out) == (2, True)
+    assert (answer.code, "0 relatives of 0.safetensors among 0 sets of weights" in answer.out) == (2, True)
