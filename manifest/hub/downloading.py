@@ -29,7 +29,7 @@ from manifest.progress import Follower, followed
 from manifest.schema.document import FILE_NAME, LARGEST, File, Manifest, parse
 from manifest.schema.report import Kind, Report, VerificationError
 from manifest.schema.rules import finding
-from manifest.signing import PublicKey, Trusted, public_keys
+from manifest.signing import PublicSigner, Trusted, public_keys
 from manifest.storage.files import synchronise
 from manifest.storage.places import storage_errors
 from manifest.storage.sidecars import MANIFEST_ENDING, MANIFEST_INSIDE, SIGNATURE_ENDING, SIGNATURE_INSIDE
@@ -260,7 +260,7 @@ def _hidden(target: Path) -> Iterator[Path]:
         raise
 
 
-def _judged(commit: Commit, place: Described, target: Path, folder: Path, trusted: Sequence[PublicKey]) -> _Wanted:
+def _judged(commit: Commit, place: Described, target: Path, folder: Path, trusted: Sequence[PublicSigner]) -> _Wanted:
     """Download the manifest and the signature, and check who signed and that the hub lists what is described.
 
     Raises:
