@@ -3,7 +3,7 @@
 OpenSSF Model Signing v1.0 lists ECDSA over P-256, P-384 and P-521, each with the hash of its size, and nothing else:
 RSA and Ed25519 are refused here although the library underneath could use them. A key is named by URI, so that it can
 live where it belongs: `release.key` or `file:release.key` for a file, `env:VARIABLE` for PEM text in the environment,
-`hsm:` and `awskms:` for one that never leaves its place, which `remote_keys` knows.
+`hsm:` and the schemes of key services for one that never leaves its place, which `remote_keys` knows.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ class PublicKey:
     def hint(self) -> str:
         """SHA-256 of `pem` as 64 hexadecimal digits: the name by which a bundle refers to its key."""
         return hashlib.sha256(self.pem).hexdigest()
+
+    @property
+    def hash_name(self) -> str:
+        """What is hashed by, as `hashlib` has it."""
+        return _HASHES[self._key.curve.name]().name
 
     @property
     def title(self) -> str:
@@ -281,8 +286,8 @@ def _pem_text(uri: str | Path) -> str:
     if scheme[1] == "env":
         return _variable_text(rest)
     raise KeyFileError(
-        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:`, `env:`, `hsm:` or "
-        "`awskms:` is expected; "
+        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:`, `env:`, `hsm:`, `sigstore:` or a "
+        "key service, as `awskms:`, is expected; "
         f"write `file:{uri}` if it is a file of that name."
     )
 
