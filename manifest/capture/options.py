@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 
@@ -16,9 +16,9 @@ from manifest.golden.thoroughness import Thoroughness, as_thoroughness
 from manifest.probes.directory import as_probe
 from manifest.probes.inputs import Probe
 from manifest.probes.shapes import shapes_probe
-from manifest.signing import PrivateKey, private_key
+from manifest.signing import PrivateSigner, private_key
 
-Key = str | os.PathLike[str] | PrivateKey | None
+Key: TypeAlias = "str | os.PathLike[str] | PrivateSigner | None"
 """A private key as a caller gives it: a file, `file:…`, `env:VARIABLE`, or the key itself."""
 
 
@@ -64,7 +64,7 @@ class RecordOptions:
         kinship: Whether sketches of the weights go on record; see `manifest.kinship`.
     """
 
-    signer: PrivateKey | None = None
+    signer: PrivateSigner | None = None
     golden: GoldenOptions | None = None
     partial: Sequence[str] = ()
     dataset: str | None = None
@@ -76,11 +76,11 @@ class RecordOptions:
         return self.signer.public.hint if self.signer else None
 
 
-_signers: list[PrivateKey | None] = []
+_signers: list[PrivateSigner | None] = []
 
 
 @contextmanager
-def signing_by_default(signer: PrivateKey | None) -> Iterator[None]:
+def signing_by_default(signer: PrivateSigner | None) -> Iterator[None]:
     """Inside, in every thread, whoever saves without naming a key signs with this one; with none where it is None."""
     _signers.append(signer)
     try:
@@ -89,7 +89,7 @@ def signing_by_default(signer: PrivateKey | None) -> Iterator[None]:
         _signers.remove(signer)
 
 
-def _default_signer() -> PrivateKey | None:
+def _default_signer() -> PrivateSigner | None:
     return _signers[-1] if _signers else None
 
 

@@ -97,7 +97,7 @@ def _trust(subject: VerificationTarget, trusted: Signers | None) -> CheckResult:
         return _untrusted(subject)
     today = datetime.now(UTC).date()
     judged = [_judge(subject, name, data, trusted, today) for name, data in subject.contents.signatures.items()]
-    counted = {each.signer.key.hint: each.signer for each in judged if each.counts and each.signer is not None}
+    counted = {each.signer.public.hint: each.signer for each in judged if each.counts and each.signer is not None}
     enough = len(counted) >= trusted.threshold
     findings = [item for each in judged for item in each.findings(enough=enough)]
     wrong = any(item.severity is Severity.ERROR for item in findings)
@@ -165,7 +165,7 @@ def _judge(subject: VerificationTarget, name: str, data: bytes, trusted: Signers
     except SignatureError as error:
         found = finding(error.rule, str(error), where=name)
         if error.rule == "T003" and read_bundle(data).hint not in {key.hint for key in trusted.keys}:
-            return _Judged(name, objection=found, why="nobody trusts the key that it names")
+            return _Judged(name, objection=found, why="nobody trusts whom it names")
         return _Judged(name, faults=[found])
     signer = trusted.of(statement.hint)
     if faults := list(_uncovered(statement, subject, name)):
@@ -227,7 +227,7 @@ def _unsigned(subject: VerificationTarget, trusted: Signers | None) -> CheckResu
 def _untrusted(subject: VerificationTarget) -> CheckResult:
     """What the signatures say of themselves, where nobody says who is trusted."""
     findings: list[Finding] = []
-    hints: dict[str, str] = {}
+    named: dict[str, Statement] = {}
     for name, data in subject.contents.signatures.items():
         try:
             statement = read_bundle(data)
@@ -235,19 +235,19 @@ def _untrusted(subject: VerificationTarget) -> CheckResult:
             findings.append(finding(error.rule, str(error), where=name))
             continue
         findings += _uncovered(statement, subject, name)
-        hints[name] = statement.hint
+        named[name] = statement
     if findings:
         return CheckResult(_not_holding(findings), findings)
     reason = "signer unknown: no key was given"
-    if (said := subject.manifest.signer) is not None and said not in hints.values():
-        where, hint = next(iter(hints.items()))
-        message = f"The signature names key {hint[:16]}, and the manifest says that key {said[:16]} signed."
+    if (said := subject.manifest.signer) is not None and all(each.hint != said for each in named.values()):
+        where, statement = next(iter(named.items()))
+        message = f"The signature names {statement.signer}, and the manifest says that key {said[:16]} signed."
         return CheckResult(reason, [finding("T006", message, where=where)])
     return CheckResult(
         reason,
         [
-            finding("T001", f"The signature names key {hint[:16]}, and no key was given to check it by.", where=name)
-            for name, hint in hints.items()
+            finding("T001", f"The signature names {each.signer}, and no key was given to check it by.", where=name)
+            for name, each in named.items()
         ],
     )
 

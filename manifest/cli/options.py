@@ -14,7 +14,7 @@ import typer
 from manifest.errors import InputError, KeyFileError, PassphraseMissingError
 
 if TYPE_CHECKING:
-    from manifest.signing import PrivateKey
+    from manifest.signing import PrivateSigner
 
 
 class Format(StrEnum):
@@ -74,11 +74,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless
 NoColor = Annotated[bool, typer.Option("--no-color", help="Print without colours.")]
 SigningKey = Annotated[
     str | None,
-    typer.Option("--key", help="Private key to sign with: a file, env:VARIABLE, hsm:, awskms:.", show_default=False),
+    typer.Option(
+        "--key",
+        help="Private key to sign with: a file, env:VARIABLE, at another URI; or sigstore:.",
+        show_default=False,
+    ),
 ]
 TrustedKey = Annotated[
     str | None,
-    typer.Option("--key", help="Public key of the signer you trust: a file, or env:VARIABLE.", show_default=False),
+    typer.Option(
+        "--key",
+        help="Public key of the signer you trust: a file, env:VARIABLE, or sigstore:NAME?issuer=URL.",
+        show_default=False,
+    ),
 ]
 TrustFile = Annotated[
     Path | None,
@@ -135,7 +143,7 @@ def passphrase(variable: str, *, required: bool = False) -> bytes | None:
     return os.fsencode(value) if value is not None else None
 
 
-def signing_key(key: str, variable: str, descriptor: int | None = None) -> PrivateKey:
+def signing_key(key: str, variable: str, descriptor: int | None = None) -> PrivateSigner:
     """A private key, read.
 
     Its passphrase comes out of a file descriptor, or else of an environment variable, or else from whoever sits at the

@@ -31,7 +31,7 @@ class Curve(StrEnum):
 
 def run(
     checkpoint: Checkpoint,
-    key: Annotated[str, typer.Option("--key", help="Private key: a file, env:VARIABLE, hsm:, awskms:.")],
+    key: Annotated[str, typer.Option("--key", help="Private key: a file, env:VARIABLE, at another URI; or sigstore:.")],
     passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
     passphrase_fd: PassphraseDescriptor = None,
     trust: TrustFile = None,
@@ -65,7 +65,9 @@ def keygen(
 @trust.command()
 def add(
     name: Annotated[str, typer.Argument(help="What reports call the signer.", show_default=False)],
-    key: Annotated[str, typer.Argument(help="Public key: a file, or env:VARIABLE.", show_default=False)],
+    key: Annotated[
+        str, typer.Argument(help="Public key: a file, env:VARIABLE, or sigstore:NAME?issuer=URL.", show_default=False)
+    ],
     valid_from: Annotated[
         datetime | None,
         typer.Option("--from", formats=["%Y-%m-%d"], metavar="DAY", help="First day on which it counts."),
@@ -108,7 +110,7 @@ def list_signers(file: TrustFile = None) -> None:
     today = datetime.now(UTC).date()
     width = max((len(signer.name or "") for signer in trusted.each), default=0)
     for signer in trusted.each:
-        emit(f"{signer.name:<{width}}  {signer.key.hint[:16]}  {signer.terms(today)}".rstrip(), None)
+        emit(f"{signer.name:<{width}}  {signer.public.title}  {signer.terms(today)}".rstrip(), None)
 
 
 @trust.command()

@@ -89,7 +89,7 @@ def run(
     # Whether a signer counts depends on the day.
     whom = trusted and (
         trusted.threshold,
-        [(each.key.hint, each.title, each.terms(today)) for each in trusted.each],
+        [(each.public.hint, each.title, each.terms(today)) for each in trusted.each],
         today,
     )
     asked = (whom, fast, allow, probe, demanded, not_before, expect_weights)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from manifest import progress as steps
 from manifest.checks.ladder import CheckResult, run_ladder
@@ -29,10 +29,10 @@ from manifest.progress import Follower, followed
 from manifest.schema.document import FILE_NAME, LARGEST, File, Manifest, parse
 from manifest.schema.report import Kind, Report, VerificationError
 from manifest.schema.rules import finding
-from manifest.signing import PublicKey, Trusted, public_keys
-from manifest.storage.files import synchronise
+from manifest.signing import PublicSigner, Trusted, public_keys
+from manifest.storage.files import synchronise, write_durably
 from manifest.storage.places import storage_errors
-from manifest.storage.sidecars import MANIFEST_ENDING, MANIFEST_INSIDE, SIGNATURE_ENDING, SIGNATURE_INSIDE
+from manifest.storage.sidecars import MANIFEST_ENDING, MANIFEST_INSIDE
 from manifest.storage.suppress_recording import suppress_recording
 from manifest.storage.transaction import (
     SidecarContents,
@@ -75,7 +75,7 @@ def pull(
     force: bool = False,
     progress: Follower = None,
 ) -> Path:
-    """Download a checkpoint with its manifest and signature, and verify it before it is put in place.
+    """Download a checkpoint with its manifest and signatures, and verify it before it is put in place.
 
     Nothing but what the manifest names is downloaded, and nothing is put in place that fails. `HF_ENDPOINT` and
     `HF_TOKEN` say where the hub is and who asks, as for `huggingface_hub`.
@@ -155,11 +155,11 @@ class _Wanted:
         return [(files[0], checkpoint), *((file, checkpoint.with_name(file.path)) for file in files[1:])]
 
     def sidecars(self) -> dict[Path, bytes | None]:
-        """The manifest and the signature, by the places that they go to; None where there is no signature."""
-        inside, endings = (MANIFEST_INSIDE, SIGNATURE_INSIDE), (MANIFEST_ENDING, SIGNATURE_ENDING)
-        beside = [self.target.with_name(self.target.name + ending) for ending in endings]
-        places = [self.target / name for name in inside] if self.place.is_folder else beside
-        return dict(zip(places, (self.contents.manifest, self.contents.signature), strict=True))
+        """The manifest and the signatures, by the places that they go to; None where there is no such signature."""
+        folder = self.target if self.place.is_folder else self.target.parent
+        manifest, *signatures = (PurePosixPath(name).name for name in (self.place.manifest, *self.place.signatures))
+        held = {manifest: self.contents.manifest, **self.contents.signatures}
+        return {folder / name: held.get(name) for name in (manifest, *signatures)}
 
     def is_all(self, paths: set[Path]) -> bool:
         """Whether some paths are all that belongs to it, and no signature lies there that does not."""
@@ -260,7 +260,7 @@ def _hidden(target: Path) -> Iterator[Path]:
         raise
 
 
-def _judged(commit: Commit, place: Described, target: Path, folder: Path, trusted: Sequence[PublicKey]) -> _Wanted:
+def _judged(commit: Commit, place: Described, target: Path, folder: Path, trusted: Sequence[PublicSigner]) -> _Wanted:
     """Download the manifest and the signature, and check who signed and that the hub lists what is described.
 
     Raises:
@@ -268,7 +268,7 @@ def _judged(commit: Commit, place: Described, target: Path, folder: Path, truste
         DocumentError: It is no manifest, or names files elsewhere.
     """
     with storage_errors(folder):
-        for name in (place.manifest, place.signature):
+        for name in (place.manifest, *place.signatures):
             if name in commit.files:
                 receive(commit, name, folder, LARGEST)
     checkpoint = folder / place.path
@@ -366,18 +366,24 @@ def _download(wanted: _Wanted, folder: Path) -> None:
 def _put(wanted: _Wanted, checked: Path, hidden: Path, same: set[Path]) -> None:
     """Rename what was verified to its place, the manifest last; files that lie there already stay as they are."""
     steps.begin("putting it in place")
-    target, contents = wanted.target, wanted.contents
+    target, manifest = wanted.target, wanted.contents.manifest
+    (_, signature), *others = list(wanted.sidecars().items())[1:]
     paths = [path for _, path in wanted.files_at(checked)]
     goals = [path for _, path in wanted.files_at(target)]
     with storage_errors(target):
         for path in paths:
             synchronise(path)
         if wanted.place.is_folder:
-            publish_directory(checked.rename(hidden / "whole"), target, contents.manifest, contents.signature)
+            publish_directory(checked.rename(hidden / "whole"), target, manifest, signature)
             return
         if len(paths) > 1:
             clear_sidecars(target)  # what lies there describes other files from here on
         for path, goal in zip(paths[1:], goals[1:], strict=True):
             if goal not in same:
                 replace_file(path, goal)
-        publish(checked, target, contents.manifest, contents.signature)
+        publish(checked, target, manifest, signature)
+        for path, data in others:
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_durably(path, data, target)

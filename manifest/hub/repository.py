@@ -28,7 +28,7 @@ from huggingface_hub.utils import validate_repo_id
 from manifest.errors import HubError, InputError, ManifestError, one_line
 from manifest.escaping import printable
 from manifest.schema.document import File, Manifest
-from manifest.storage.sidecars import MANIFEST_ENDING, MANIFEST_INSIDE, SIGNATURE_ENDING, SIGNATURE_INSIDE
+from manifest.storage.sidecars import MANIFEST_ENDING, MANIFEST_INSIDE, SIGNATURE_ENDINGS, SIGNATURES_INSIDE
 from manifest.version import __version__
 
 _HttpError = HfHubHTTPError.__bases__[0]
@@ -85,8 +85,11 @@ class Described:
         return self._inside(MANIFEST_INSIDE) if self.is_folder else self.path + MANIFEST_ENDING
 
     @property
-    def signature(self) -> str:
-        return self._inside(SIGNATURE_INSIDE) if self.is_folder else self.path + SIGNATURE_ENDING
+    def signatures(self) -> tuple[str, ...]:
+        """Where signatures may be: the first, and those of others beside it."""
+        if self.is_folder:
+            return tuple(map(self._inside, SIGNATURES_INSIDE))
+        return tuple(self.path + ending for ending in SIGNATURE_ENDINGS)
 
     def files(self, manifest: Manifest) -> list[tuple[File, str]]:
         """The files that its manifest names, each with its path in the repository."""

@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -40,7 +41,7 @@ def push(
     key: Trusted = None,
     message: str | None = None,
 ) -> str:
-    """Push a checkpoint to a hub with its manifest, its signature and a section of the model card, in one commit.
+    """Push a checkpoint to a hub with its manifest, its signatures and a section of the model card, in one commit.
 
     First it is verified as `verify(path, fast=True)` does. Where the repository or the branch is not there, it is made.
     `HF_ENDPOINT` and `HF_TOKEN` say where the hub is and who pushes, as for `huggingface_hub`.
@@ -111,21 +112,17 @@ def _operations(
     head: Commit, place: Described, checkpoint: Path, contents: SidecarContents, manifest: Manifest
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     """What is done to the files of the repository that belong to a checkpoint."""
-    if len(contents.signatures) > 1:
-        raise InputError(
-            f"{checkpoint.name} has {len(contents.signatures)} signatures, and one goes to a hub with a checkpoint; "
-            "keep the first beside it, and upload the others by `hf upload`."
-        )
     paths = [path for _, path in recorded_files(checkpoint, manifest)]
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, str(path.absolute()))
         for (_, name), path in zip(place.files(manifest), paths, strict=True)
     ]
     operations.append(CommitOperationAdd(place.manifest, contents.manifest))
-    if contents.signature is not None:
-        operations.append(CommitOperationAdd(place.signature, contents.signature))
-    elif place.signature in head.files:  # of what was there before: it does not cover this
-        operations.append(CommitOperationDelete(place.signature))
+    for name, data in zip_longest(place.signatures, contents.signatures.values()):
+        if data is not None:
+            operations.append(CommitOperationAdd(name, data))
+        elif name in head.files:  # of what was there before, or of a signature that is not here any more
+            operations.append(CommitOperationDelete(name))
     return operations
 
 

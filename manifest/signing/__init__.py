@@ -6,12 +6,15 @@ of files; it opens no checkpoint and no manifest, and whether a key is to be tru
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from manifest.signing.envelope import Statement, read_bundle, sign_resources, verify_bundle
 from manifest.signing.keys import (
     PrivateKey,
+    PrivateSigner,
     PublicKey,
+    PublicSigner,
     Trusted,
     load_private_key,
     load_public_key,
@@ -22,12 +25,16 @@ from manifest.signing.keys import (
 
 if TYPE_CHECKING:
     from manifest.signing.generating import generate_keys
+    from manifest.signing.identities import Identity
 
 __all__ = [
+    "Identity",
     "PrivateKey",
     "PublicKey",
+    "PrivateSigner",
     "Statement",
     "Trusted",
+    "PublicSigner",
     "generate_keys",
     "load_private_key",
     "load_public_key",
@@ -40,10 +47,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`generate_keys`, which few commands need, when it is asked for."""
-    if name != "generate_keys":
-        raise AttributeError(f"module 'manifest.signing' has no attribute {name!r}")
-    from manifest.signing.generating import generate_keys
+_ELSEWHERE = {"generate_keys": "generating", "Identity": "identities"}
+"""What few commands need, and the module that is imported when it is asked for."""
 
-    return generate_keys
+
+def __getattr__(name: str) -> Any:
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module 'manifest.signing' has no attribute {name!r}")
+    return getattr(import_module(f"manifest.signing.{_ELSEWHERE[name]}"), name)

@@ -43,13 +43,32 @@ class Material(Part):
     public_key: PublicKeyHint
 
 
-class Bundle(Part):
+class RawCertificate(Part):
+    raw_bytes: str
+
+
+class KeylessMaterial(Part):
+    certificate: RawCertificate
+
+
+class BundleParts(Part):
     # Sigstore's own readers refuse a bundle with keys that they do not know.
     model_config = ConfigDict(extra="forbid")
 
     media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]
-    verification_material: Material
     dsse_envelope: Envelope
+
+
+class Bundle(BundleParts):
+    """One by a key."""
+
+    verification_material: Material
+
+
+class KeylessBundle(BundleParts):
+    """One by an identity, whose certificate is in it."""
+
+    verification_material: KeylessMaterial
 
 
 class SubjectDigest(Part):

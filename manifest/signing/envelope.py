@@ -16,15 +16,18 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from manifest.errors import InputError, SignatureError
-from manifest.signing.bundle import SHA256_DIGITS, Bundle, InTotoStatement, Part
-from manifest.signing.keys import PrivateKey, PublicKey
+from manifest.signing.bundle import SHA256_DIGITS, Bundle, InTotoStatement, KeylessBundle, Part
+from manifest.signing.keys import PrivateKey, PrivateSigner, PublicKey, PublicSigner
 from manifest.strict_json import NotStrictError, read_object
 from manifest.validation import TOP, UNKNOWN_FIELD, first_fault
+
+if TYPE_CHECKING:
+    from manifest.signing.identities import Certificate, Identity
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -41,21 +44,28 @@ class Statement:
         model_name: The signer's name for the whole; informative, nothing is looked up by it.
         resources: SHA-256 as 64 lower-case hexadecimal digits, by file name relative to the signature's directory.
         hint: SHA-256 of the public key's PEM, of the key that the bundle names; when it was verified, of the key that
-            signed it.
+            signed it. Of an identity, that of its URI.
+        identity: Whom the certificate of a keyless signature names; None of one by a key.
     """
 
     model_name: str
     resources: dict[str, str]
     hint: str
+    identity: Identity | None = None
+
+    @property
+    def signer(self) -> str:
+        """Whom the bundle names, for a person."""
+        return f"key {self.hint[:16]}" if self.identity is None else self.identity.title
 
 
-def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateKey) -> bytes:
+def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateSigner) -> bytes:
     """Sign a list of files.
 
     Args:
         model_name: A name for the whole, shown to people.
         resources: SHA-256 in hexadecimal digits, by file name relative to the directory of the signature.
-        key: Whose signature it becomes.
+        key: Whose signature it becomes: a private key, or an identity.
 
     Returns:
         The bundle as compact JSON.
@@ -70,7 +80,10 @@ def sign_resources(model_name: str, resources: Mapping[str, str], key: PrivateKe
                 "are expected; compute it by `manifest.digests.file_sha256`."
             )
     payload = json.dumps(_statement(model_name, resources), separators=(",", ":")).encode()
-    data = _canonical(payload, key.sign(_pae(payload)), key.public.hint)
+    if isinstance(key, PrivateKey):
+        data = _canonical(payload, key.sign(_pae(payload)), key.public.hint)
+    else:
+        data = key.bundle(payload)
     try:
         _parse(data)  # the reader's rules are the writer's too
     except _Malformed as fault:
@@ -87,23 +100,38 @@ def read_bundle(data: bytes) -> Statement:
     return _parsed(data).statement
 
 
-def verify_bundle(data: bytes, keys: Sequence[PublicKey]) -> Statement:
-    """What a bundle says, provided that one of `keys` signed it.
+def verify_bundle(data: bytes, keys: Sequence[PublicSigner]) -> Statement:
+    """What a bundle says, provided that one of `keys`, which may be identities, signed it.
 
     The key that the bundle names is not signed, so every key is tried, and the one that signed must be the one named.
 
     Raises:
         SignatureError: With rule `T005` when it is not a well-formed bundle or names another key than signed it, `T003`
-            when no key's signature holds.
+            when no key's signature holds, `T019` when the certificate or the log's entry of a keyless one does not.
+        InputError: What checks a keyless signature of a trusted identity is not installed.
     """
     parsed = _parsed(data)
     signed = _pae(parsed.payload)
+    if parsed.statement.identity is not None:
+        return _verify_keyless(data, parsed, signed, keys)
     for key in keys:
-        if key.verify(parsed.signature, signed):
+        if isinstance(key, PublicKey) and key.verify(parsed.signature, signed):
             if parsed.statement.hint != key.hint:
                 raise _malformed(f"it names the key {_clipped(parsed.statement.hint)} and {key.hint} signed it")
             return parsed.statement
-    raise _not_signed_by(keys, parsed.statement.hint)
+    raise _not_signed_by(keys, parsed.statement)
+
+
+def _verify_keyless(data: bytes, parsed: _Parsed, signed: bytes, keys: Sequence[PublicSigner]) -> Statement:
+    from manifest.signing.keyless import verify_keyless
+
+    named = next((key for key in keys if key.hint == parsed.statement.hint), None)
+    holds = parsed.certified is not None and parsed.certified.verify(parsed.signature, signed)
+    if named is None or isinstance(named, PublicKey) or not holds:
+        raise _not_signed_by(keys, parsed.statement)
+    if verify_keyless(data, named) != parsed.payload:
+        raise _malformed("Sigstore's library reads another payload in it")
+    return parsed.statement
 
 
 class _Malformed(Exception):
@@ -112,11 +140,19 @@ class _Malformed(Exception):
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A bundle taken apart: what it says, and the very bytes that were signed."""
+    """A bundle taken apart: what it says, and the very bytes that were signed.
+
+    Attributes:
+        statement: What it says.
+        payload: The bytes of the statement.
+        signature: The signature.
+        certified: The key in the certificate of a keyless one.
+    """
 
     statement: Statement
     payload: bytes
     signature: bytes
+    certified: PublicKey | None = None
 
 
 _AnyPart = TypeVar("_AnyPart", bound=Part)
@@ -168,24 +204,42 @@ def _malformed(fault: object) -> SignatureError:
 def _parse(data: bytes) -> _Parsed:
     if len(data) > _LARGEST:
         raise _Malformed(f"it has {len(data)} bytes where at most {_LARGEST} are expected")
-    bundle = _part(Bundle, _json(data, "the bundle"), "the bundle")
+    fields = _json(data, "the bundle")
+    material = fields.get("verificationMaterial")
+    is_keyless = isinstance(material, dict) and "certificate" in material
+    bundle = _part(KeylessBundle, fields, "the bundle") if is_keyless else _part(Bundle, fields, "the bundle")
     envelope = bundle.dsse_envelope
     payload = _unbase64(envelope.payload, "dsseEnvelope.payload")
     statement = _part(InTotoStatement, _json(payload, "the signed payload"), "the signed payload")
     _check(statement)
     signature = _unbase64(envelope.signatures[0].sig, "dsseEnvelope.signatures.0.sig")
+    name = statement.subject[0].name
+    listed = {item.name: item.digest.lower() for item in statement.predicate.resources}
+    if isinstance(bundle, KeylessBundle):
+        certificate = _certificate(bundle)
+        said = Statement(name, listed, certificate.identity.hint, certificate.identity)
+        return _Parsed(said, payload, signature, PublicKey(certificate.key))
     hint = bundle.verification_material.public_key.hint
     if data != (canonical := _canonical(payload, signature, hint)):
         raise _Malformed(_departure(data, canonical))
-    return _Parsed(
-        statement=Statement(
-            model_name=statement.subject[0].name,
-            resources={item.name: item.digest.lower() for item in statement.predicate.resources},
-            hint=hint,
-        ),
-        payload=payload,
-        signature=signature,
-    )
+    return _Parsed(Statement(name, listed, hint), payload, signature)
+
+
+def _certificate(bundle: KeylessBundle) -> Certificate:
+    from manifest.signing.file_names import text_fault
+    from manifest.signing.identities import read_certificate
+
+    if bundle.dsse_envelope.signatures[0].keyid:
+        raise _Malformed("the signature has a key id, which is not signed, where none is expected")
+    where = "verificationMaterial.certificate.rawBytes"
+    try:
+        certificate = read_certificate(_unbase64(bundle.verification_material.certificate.raw_bytes, where))
+    except ValueError as error:
+        raise _Malformed(f"the certificate {error}") from None
+    for text in (certificate.identity.name, certificate.identity.issuer):
+        if fault := text_fault(text):
+            raise _Malformed(f"the certificate's {_clipped(text)} {fault}")
+    return certificate
 
 
 def _canonical(payload: bytes, signature: bytes, hint: str) -> bytes:
@@ -286,13 +340,13 @@ def _clipped(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _not_signed_by(keys: Sequence[PublicKey], hint: str) -> SignatureError:
-    given = ", ".join(key.hint for key in keys)
-    named = f"names the key {_clipped(hint)}"
+def _not_signed_by(keys: Sequence[PublicSigner], statement: Statement) -> SignatureError:
+    given = ", ".join(key.hint if isinstance(key, PublicKey) else key.title for key in keys)
+    named = f"names {statement.signer if statement.identity else f'the key {_clipped(statement.hint)}'}"
     if not keys:
         found = f"The signature {named} and no public key was given to check it"
         cure = "pass the signer's public key"
-    elif hint in {key.hint for key in keys}:
+    elif statement.hint in {key.hint for key in keys}:
         found = f"The signature {named}, which was given, and does not hold under it: what it signs was changed"
         cure = "get the checkpoint, its manifest and its signature again from their source"
     else:

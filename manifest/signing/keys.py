@@ -3,7 +3,7 @@
 OpenSSF Model Signing v1.0 lists ECDSA over P-256, P-384 and P-521, each with the hash of its size, and nothing else:
 RSA and Ed25519 are refused here although the library underneath could use them. A key is named by URI, so that it can
 live where it belongs: `release.key` or `file:release.key` for a file, `env:VARIABLE` for PEM text in the environment,
-`hsm:` and `awskms:` for one that never leaves its place, which `remote_keys` knows.
+`hsm:` and the schemes of key services for one that never leaves its place, which `remote_keys` knows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from manifest.errors import KeyFileError, PassphraseMissingError
 from manifest.lazily import lazily
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cryptography import exceptions
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
+
+    from manifest.signing.identities import Identity
+    from manifest.signing.keyless import KeylessSigner
 else:  # most checkpoints are read without a key
     exceptions = lazily("cryptography.exceptions")
     hashes = lazily("cryptography.hazmat.primitives.hashes")
@@ -42,6 +45,7 @@ _LONGEST = 1 << 14  # bytes; a PEM key has under two thousand, so more is anothe
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\n?", re.DOTALL)
 _PARAMETERS = "EC PARAMETERS"
 """Label of the block that `openssl ecparam -genkey` writes in front of a key."""
+_AnyKey = TypeVar("_AnyKey")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")  # two letters at least: one is a Windows drive
 
 
@@ -61,6 +65,16 @@ class PublicKey:
         """SHA-256 of `pem` as 64 hexadecimal digits: the name by which a bundle refers to its key."""
         return hashlib.sha256(self.pem).hexdigest()
 
+    @property
+    def hash_name(self) -> str:
+        """What is hashed by, as `hashlib` has it."""
+        return _HASHES[self._key.curve.name]().name
+
+    @property
+    def title(self) -> str:
+        """For a person."""
+        return f"key {self.hint[:16]}"
+
     def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether `signature` (DER, ECDSA) was made over `data` by the private half of this key."""
         try:
@@ -70,8 +84,10 @@ class PublicKey:
         return True
 
 
-Trusted: TypeAlias = "str | os.PathLike[str] | PublicKey | Sequence[PublicKey] | None"
-"""Public keys of the signers that are trusted: by a URI, or as they are."""
+PublicSigner: TypeAlias = "PublicKey | Identity"
+"""Whose signature is checked: that of a key, or of an identity."""
+Trusted: TypeAlias = "str | os.PathLike[str] | PublicSigner | Sequence[PublicSigner] | None"
+"""Public keys or identities of the signers that are trusted: by a URI, or as they are."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +108,21 @@ class PrivateKey:
         return cls(PublicKey(key.public_key()), lambda data: key.sign(data, _algorithm(key)))
 
 
-def private_key(key: str | os.PathLike[str] | PrivateKey, passphrase: bytes | None = None) -> PrivateKey:
-    """A private key, read where it is not one already; see `load_private_key`."""
-    return key if isinstance(key, PrivateKey) else load_private_key(os.fspath(key), passphrase)
+PrivateSigner: TypeAlias = "PrivateKey | KeylessSigner"
+"""Who signs: a key, or an identity."""
 
 
-def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> PrivateKey:
-    """Read a private key.
+def private_key(key: str | os.PathLike[str] | PrivateSigner, passphrase: bytes | None = None) -> PrivateSigner:
+    """Who signs, read where it is not read already; see `load_private_key`."""
+    return load_private_key(os.fspath(key), passphrase) if isinstance(key, str | os.PathLike) else key
+
+
+def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> PrivateSigner:
+    """Read a private key, or find out which identity signs.
 
     Args:
-        uri: `release.key`, `file:release.key`, `env:VARIABLE` holding PEM text; `hsm:…` or `awskms:…`, as
-            `remote_keys.remote_key` takes it.
+        uri: `release.key`, `file:release.key`, `env:VARIABLE` holding PEM text; `hsm:…` or a key service, as
+            `remote_keys.remote_key` takes it; `sigstore:`, as `keyless.keyless_signer` takes it.
         passphrase: Opens an encrypted key or a token; ignored when the key is not encrypted.
 
     Raises:
@@ -110,6 +130,10 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
         KeyFileError: There is no such key, it is of another kind, others can read it, or the passphrase does not open
             it.
     """
+    if _scheme(uri) == "sigstore":
+        from manifest.signing.keyless import keyless_signer
+
+        return keyless_signer(str(uri))
     if (remote := _remote(uri, passphrase)) is not None:
         return remote
     where = _shown(uri)
@@ -147,21 +171,21 @@ def load_private_key(uri: str | Path, passphrase: bytes | None = None) -> Privat
     return PrivateKey.of(key)
 
 
-def public_keys(key: Trusted) -> tuple[PublicKey, ...]:
-    """The public keys of the signers that are trusted, any of whom may have signed; none of None.
+def public_keys(key: Trusted) -> tuple[PublicSigner, ...]:
+    """The public keys or identities of the signers that are trusted, any of whom may have signed; none of None.
 
     Raises:
         KeyFileError: There is no such key, or one is of another kind.
     """
     if key is None:
         return ()
-    if isinstance(key, PublicKey):
-        return (key,)
-    return load_public_keys(os.fspath(key)) if isinstance(key, str | os.PathLike) else tuple(key)
+    if isinstance(key, Sequence) and not isinstance(key, str):
+        return tuple(key)
+    return load_public_keys(os.fspath(key)) if isinstance(key, str | os.PathLike) else (key,)
 
 
-def load_public_key(uri: str | Path) -> PublicKey:
-    """Read the only public key there; see `load_public_keys`."""
+def load_public_key(uri: str | Path) -> PublicSigner:
+    """Read the only public key there, or identity; see `load_public_keys`."""
     return _only(load_public_keys(uri), _shown(uri))
 
 
@@ -178,7 +202,7 @@ def parse_public_key(pem: str, where: str) -> PublicKey:
     return _only(_public_keys_in(pem, where), where)
 
 
-def _only(keys: tuple[PublicKey, ...], where: str) -> PublicKey:
+def _only(keys: tuple[_AnyKey, ...], where: str) -> _AnyKey:
     if len(keys) > 1:
         raise KeyFileError(
             f"{where} holds {len(keys)} public keys where one is expected; "
@@ -187,16 +211,20 @@ def _only(keys: tuple[PublicKey, ...], where: str) -> PublicKey:
     return keys[0]
 
 
-def load_public_keys(uri: str | Path) -> tuple[PublicKey, ...]:
+def load_public_keys(uri: str | Path) -> tuple[PublicSigner, ...]:
     """Read public keys, each once: a file may hold several, all of which are meant.
 
     Args:
-        uri: `release.pub`, `file:release.pub`, `env:VARIABLE` holding PEM text; `hsm:…` or `awskms:…` for the public
-            half of a key there.
+        uri: `release.pub`, `file:release.pub`, `env:VARIABLE` holding PEM text; `hsm:…` or a key service for the
+            public half of a key there; `sigstore:IDENTITY?issuer=URL` for an identity.
 
     Raises:
         KeyFileError: There is no such key, it is of another kind, or something else is there too.
     """
+    if _scheme(uri) == "sigstore":
+        from manifest.signing.identities import IdentityUri
+
+        return (IdentityUri.parse(str(uri)).identity(str(uri)),)
     if (remote := _remote(uri, None)) is not None:
         return (remote.public,)
     return _public_keys_in(_pem_text(uri), _shown(uri))
@@ -235,12 +263,17 @@ def _algorithm(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> e
 
 def _remote(uri: str | Path, passphrase: bytes | None) -> PrivateKey | None:
     """The key at a URI that is neither a file nor in the environment."""
-    scheme = None if isinstance(uri, Path) else _SCHEME.match(uri)
-    if scheme is None or scheme[1] in ("file", "env"):
+    if _scheme(uri) in (None, "file", "env"):
         return None
     from manifest.signing.remote_keys import remote_key
 
     return remote_key(str(uri), passphrase)
+
+
+def _scheme(uri: str | Path) -> str | None:
+    """The scheme of a URI; None of a path."""
+    scheme = None if isinstance(uri, Path) else _SCHEME.match(uri)
+    return None if scheme is None else scheme[1]
 
 
 def _pem_text(uri: str | Path) -> str:
@@ -253,8 +286,8 @@ def _pem_text(uri: str | Path) -> str:
     if scheme[1] == "env":
         return _variable_text(rest)
     raise KeyFileError(
-        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:`, `env:`, `hsm:` or "
-        "`awskms:` is expected; "
+        f"The key {uri!r} is of the scheme `{scheme[1]}:` where a path, `file:`, `env:`, `hsm:`, `sigstore:` or a "
+        "key service, as `awskms:`, is expected; "
         f"write `file:{uri}` if it is a file of that name."
     )
 

@@ -1,13 +1,15 @@
-"""Private keys that never leave where they are: in a hardware token by PKCS #11, in AWS KMS; through securesystemslib.
+"""Private keys that never leave where they are: in a hardware token, in a key service of a cloud, in HashiCorp Vault.
 
-A digest goes there and a signature comes back, which is checked here by the public key before anybody gets it.
+A digest goes there, to Vault what is signed, and a signature comes back, which is checked here by the public key before
+anybody gets it. `securesystemslib` speaks to all of them but Vault, of which it takes Ed25519 keys only.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from manifest.errors import InputError, KeyFileError, one_line
@@ -20,15 +22,19 @@ if TYPE_CHECKING:
 
 Secret = Callable[[str], str]
 
-_NOT_SUPPORTED = ("gcpkms", "azurekms", "hv", "sigstore", "gnupg", "tkey", "file2")
+_SUPPORTED = ("hsm", "awskms", "gcpkms", "azurekms", "hv")
+_NOT_SUPPORTED = ("gnupg", "tkey", "file2")
+_AZURE = ".vault.azure.net"
 
 
 def remote_key(uri: str, pin: bytes | None) -> PrivateKey | None:
     """The private key at a URI such as `hsm:2?label=release` or `awskms:alias/release`; None for any other scheme.
 
     Args:
-        uri: `hsm:ID?label=TOKEN`, of a token whose PKCS #11 library `$PYKCS11LIB` names; or `awskms:KEY`, an
-            identifier, alias or ARN, with the credentials that AWS's own tools use.
+        uri: `hsm:ID?label=TOKEN`, of a token whose PKCS #11 library `$PYKCS11LIB` names; `awskms:KEY`, an identifier,
+            alias or ARN; `gcpkms:projects/…/cryptoKeyVersions/N`; `azurekms://VAULT.vault.azure.net/keys/KEY`; or
+            `hv:KEY` with or without `/VERSION`, of Vault's transit engine. Credentials are those that the service's own
+            tools use.
         pin: Opens the token; asked for when it signs.
 
     Raises:
@@ -38,19 +44,72 @@ def remote_key(uri: str, pin: bytes | None) -> PrivateKey | None:
     if scheme in _NOT_SUPPORTED:
         raise KeyFileError(
             f"The key {printable(uri)} is of the scheme `{scheme}:`, which is not supported; use a file, `env:`, or "
-            f"with {install_command('signers')} a token (`hsm:`) or AWS KMS (`awskms:`)."
+            f"with {install_command('signers')} one of {', '.join(f'`{each}:`' for each in _SUPPORTED)}."
         )
-    if scheme not in ("hsm", "awskms"):
+    if scheme not in _SUPPORTED:
         return None
     try:
+        if scheme == "hv":
+            return _in_vault(uri, rest)
         signers = import_module("securesystemslib.signer")
-        if scheme == "hsm":
-            found = _in_token(signers.HSMSigner, rest, _secret(uri, pin))
-        else:
-            found = signers.AWSSigner.import_(rest)
-        return _key(uri, signers.Signer, found, _secret(uri, pin))
+        return _key(uri, signers.Signer, _found(signers, scheme, rest, _secret(uri, pin)), _secret(uri, pin))
     except Exception as error:  # of the token's library, of the network, or of securesystemslib
         raise _unusable(uri, error) from None
+
+
+def _found(signers: Any, scheme: str, rest: str, secret: Secret) -> tuple[str, SSlibKey]:
+    """Where a key is, in the words of securesystemslib, and its public half."""
+    found: tuple[str, SSlibKey]
+    if scheme == "hsm":
+        found = _in_token(signers.HSMSigner, rest, secret)
+    elif scheme == "azurekms":
+        found = _in_azure(signers.AzureSigner, rest)
+    else:
+        found = {"awskms": signers.AWSSigner, "gcpkms": signers.GCPSigner}[scheme].import_(rest)
+    return found
+
+
+def _in_azure(kind: type[Signer], rest: str) -> tuple[str, SSlibKey]:
+    """The newest version of a key, which must be the one that is asked for."""
+    parts = urlsplit(rest)
+    path = parts.path.strip("/").split("/")
+    vault = parts.netloc.removesuffix(_AZURE)
+    if not vault or vault == parts.netloc or len(path) not in (2, 3) or path[0] != "keys" or parts.query:
+        raise InputError(f"it is not understood, expected azurekms://VAULT{_AZURE}/keys/KEY")
+    found: tuple[str, SSlibKey] = kind.import_(vault, path[1])
+    if len(path) == 3 and not found[0].endswith(f"/{path[2]}"):
+        raise InputError(f"the newest version there is {printable(found[0])}; leave the version out")
+    return found
+
+
+def _in_vault(uri: str, rest: str) -> PrivateKey:
+    """A key of the transit engine at `$VAULT_ADDR`, by the token `$VAULT_TOKEN` or that of `vault login`."""
+    name, _, version = rest.partition("/")
+    transit = import_module("hvac").Client().secrets.transit
+    described = transit.read_key(name)["data"]
+    number = version or str(described["latest_version"])
+    if number not in described["keys"]:
+        raise InputError(f"there is no version '{printable(number)}', expected one of {', '.join(described['keys'])}")
+    held = described["keys"][number]
+    if not isinstance(held, dict):  # of a symmetric key it is the time when it was made
+        raise InputError(f"it is of the kind {printable(str(described['type']))}, expected an elliptic-curve key")
+    public = parse_public_key(held["public_key"], printable(uri))
+
+    def sign(data: bytes) -> bytes:
+        try:
+            answer = transit.sign_data(
+                name,
+                b64encode(data).decode(),
+                key_version=int(number),
+                hash_algorithm=public.hash_name.replace("sha", "sha2-"),
+                marshaling_algorithm="asn1",
+            )
+            signature = b64decode(answer["data"]["signature"].rpartition(":")[2])
+        except Exception as error:
+            raise _unusable(uri, error) from None
+        return _checked(uri, public, signature, data)
+
+    return PrivateKey(public, sign)
 
 
 def _in_token(kind: type[Signer], rest: str, secret: Secret) -> tuple[str, SSlibKey]:

@@ -8,25 +8,47 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from manifest.errors import KeyFileError
-from manifest.signing.keys import parse_public_key
+from manifest.signing.identities import Identity
+from manifest.signing.keys import PublicSigner, parse_public_key
 from manifest.signing.trusted import Signer, Signers
 from manifest.strict_yaml import Day, Part, Pattern, Words, parse_fields, parse_yaml
 from manifest.validation import quoted
 
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("printable characters on one line are expected")
+    return text
+
+
+Text = Annotated[Words, AfterValidator(_printable)]
 _TEXT = "tag:yaml.org,2002:str"
 
 
 class TrustedSigner(Part):
     """One signer."""
 
-    name: Words = Field(description="What reports call the signer; no other has the same name.", max_length=100)
-    key: str = Field(description="The public key: PEM, on the elliptic curve P-256, P-384 or P-521.")
+    name: Text = Field(description="What reports call the signer; no other has the same name.", max_length=100)
+    key: str | None = Field(
+        default=None, description="The public key: PEM, on the elliptic curve P-256, P-384 or P-521."
+    )
+    identity: Text | None = Field(
+        default=None,
+        description="In place of a key, an identity that Sigstore vouches for: an e-mail address or a URI, as its "
+        "certificates have it.",
+    )
+    issuer: Text | None = Field(default=None, description="The address of the OpenID Connect issuer of the identity.")
+    instance: Text | None = Field(
+        default=None,
+        description="The file, beside this one, that describes the instance of Sigstore that vouches for it: its "
+        "trusted_root.json or client trust configuration. Left out: the public instance.",
+    )
     valid_from: Day | None = Field(default=None, description="The first day, in UTC, on which its signatures count.")
     valid_until: Day | None = Field(default=None, description="The last day, in UTC, on which its signatures count.")
     removed: Day | None = Field(
@@ -39,27 +61,44 @@ class TrustedSigner(Part):
         "so that heads/*.pt is in any directory heads; * stays within a name. Left out: all of them.",
     )
 
-    @field_validator("name")
-    @classmethod
-    def _plain(cls, name: str) -> str:
-        if not name.isprintable():
-            raise ValueError("a name of printable characters on one line is expected")
-        return name
-
     @field_validator("key")
     @classmethod
-    def _public(cls, key: str) -> str:
+    def _public(cls, key: str | None) -> str | None:
         try:
-            parse_public_key(key, "the field")
+            if key is not None:
+                parse_public_key(key, "the field")
         except KeyFileError as error:
             raise ValueError(str(error).rstrip(".")) from None
         return key
+
+    @model_validator(mode="after")
+    def _somebody(self) -> TrustedSigner:
+        if self.key is None and self.identity is None:
+            raise ValueError(f"{quoted(self.name)} has neither a key nor an identity")
+        if self.key is not None and self.identity is not None:
+            raise ValueError(f"{quoted(self.name)} has a key and an identity, expected one of them")
+        if (self.identity is None) != (self.issuer is None):
+            raise ValueError(f"{quoted(self.name)} has an identity without an issuer or an issuer without an identity")
+        if self.instance is not None and self.identity is None:
+            raise ValueError(f"{quoted(self.name)} has an instance of Sigstore and no identity")
+        return self
 
     @model_validator(mode="after")
     def _in_order(self) -> TrustedSigner:
         if self.valid_from is not None and self.valid_until is not None and self.valid_until < self.valid_from:
             raise ValueError(f"{quoted(self.name)} is valid until {self.valid_until}, before {self.valid_from}")
         return self
+
+    def public(self, folder: Path) -> PublicSigner:
+        """Its key or identity.
+
+        Args:
+            folder: Where the trust file is.
+        """
+        if self.key is not None:
+            return parse_public_key(self.key, self.name)
+        assert self.identity is not None and self.issuer is not None
+        return Identity(self.identity, self.issuer, folder / self.instance if self.instance else None)
 
 
 class TrustFile(Part):
@@ -73,14 +112,12 @@ class TrustFile(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrustFile:
-        for what, values in (
-            ("the name", [signer.name for signer in self.signers]),
-            ("the key of", [parse_public_key(signer.key, "").hint for signer in self.signers]),
-        ):
+        for values in ([each.name for each in self.signers], [each.public(Path()).hint for each in self.signers]):
             value, times = next(iter(Counter(values).most_common(1)), ("", 0))
             if times > 1:
-                name = self.signers[values.index(value)].name
-                raise ValueError(f"{what} {quoted(name)} is there twice, expected once")
+                signer = self.signers[values.index(value)]
+                what = "name" if value == signer.name else f"{'key' if signer.key else 'identity'} of"
+                raise ValueError(f"the {what} {quoted(signer.name)} is there twice, expected once")
         return self
 
     def signers_from(self, source: Path) -> Signers:
@@ -88,7 +125,7 @@ class TrustFile(Part):
         return Signers(
             tuple(
                 Signer(
-                    key=parse_public_key(each.key, each.name),
+                    public=each.public(source.parent),
                     name=each.name,
                     valid_from=each.valid_from,
                     valid_until=each.valid_until,

@@ -1,6 +1,6 @@
 """Whose signatures count: the signers that are trusted, when, for which checkpoints, and how many must have signed.
 
-They are public keys that somebody gives, or out of a trust file, which `trust_file` reads.
+They are public keys or identities that somebody gives, or out of a trust file, which `trust_file` reads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from manifest.signing.keys import PublicKey
+from manifest.signing.keys import PublicSigner
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class Signer:
     """Somebody whose signature may count.
 
     Attributes:
-        key: The public key.
-        name: What the trust file calls it; None for a key that was given.
+        public: The public key, or the identity.
+        name: What the trust file calls it; None for one that was given.
         valid_from: The first day on which its signature counts, whenever it was made.
         valid_until: The last day.
         removed: The day on which it was removed; its signatures do not count any more.
         checkpoints: Patterns of the checkpoints that it may sign, as of `pathlib.PurePath.match`; empty for all.
     """
 
-    key: PublicKey
+    public: PublicSigner
     name: str | None = None
     valid_from: date | None = None
     valid_until: date | None = None
@@ -36,9 +36,8 @@ class Signer:
 
     @property
     def title(self) -> str:
-        """For a person: the name, and the beginning of the key's digest."""
-        key = f"key {self.key.hint[:16]}"
-        return key if self.name is None else f"{self.name} ({key})"
+        """For a person: the name, and the identity or the beginning of the key's digest."""
+        return self.public.title if self.name is None else f"{self.name} ({self.public.title})"
 
     def objection(self, checkpoint: Path, today: date) -> tuple[str, str] | None:
         """Why its signature of a checkpoint does not count, as a rule and a clause about it; None where it does.
@@ -83,13 +82,13 @@ class Signers:
     source: Path | None = None
 
     @classmethod
-    def of_keys(cls, keys: Iterable[PublicKey]) -> Signers:
+    def of_keys(cls, keys: Iterable[PublicSigner]) -> Signers:
         return cls(tuple(map(Signer, {key.hint: key for key in keys}.values())))
 
     @property
-    def keys(self) -> tuple[PublicKey, ...]:
-        return tuple(signer.key for signer in self.each)
+    def keys(self) -> tuple[PublicSigner, ...]:
+        return tuple(signer.public for signer in self.each)
 
     def of(self, hint: str) -> Signer:
-        """The signer with the key of that digest."""
-        return next(signer for signer in self.each if signer.key.hint == hint)
+        """The signer with the key or identity of that digest."""
+        return next(signer for signer in self.each if signer.public.hint == hint)

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifest.errors import HubError, NoManifestWarning, StorageError
+from manifest.errors import HubError, KeyFileError, NoManifestWarning, StorageError
 from manifest.warning import warn
 
 
@@ -61,7 +61,7 @@ def storage_errors(checkpoint: Path) -> Iterator[None]:
     """Turn errors of the file system, while a checkpoint is written, into one-sentence `StorageError`s."""
     try:
         yield
-    except HubError:  # an error of the network has a number too
+    except (HubError, KeyFileError):  # an error of the network, of a key service too, has a number
         raise
     except Exception as error:
         number = _error_number(error)

@@ -34,9 +34,12 @@ MANIFEST_ENDING, SIGNATURE_ENDING = ".manifest.json", ".manifest.sig"
 """How the names of the files beside a checkpoint end, after its own."""
 MANIFEST_INSIDE, SIGNATURE_INSIDE = "manifest.json", "model.sig"
 """Their names in a checkpoint that is a directory."""
+MOST_SIGNATURES = 16
+SIGNATURE_ENDINGS = (SIGNATURE_ENDING, *(f".manifest.{number}.sig" for number in range(2, MOST_SIGNATURES + 1)))
+SIGNATURES_INSIDE = (SIGNATURE_INSIDE, *(f"model.{number}.sig" for number in range(2, MOST_SIGNATURES + 1)))
+"""How those of all signatures are called, the first and those beside it."""
 _PENDING = ".pending"
 _MOST_IN_A_FOLDER = 1000
-MOST_SIGNATURES = 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Sidecars:
 
     def cosignature(self, number: int) -> Path:
         """Where another signature lies beside the first: number 2 and on."""
-        return self._named(f".manifest.{number}.sig", f"model.{number}.sig")
+        return self._named(SIGNATURE_ENDINGS[number - 1], SIGNATURES_INSIDE[number - 1])
 
     @property
     def signatures(self) -> list[Path]:

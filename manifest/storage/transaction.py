@@ -39,11 +39,6 @@ class SidecarContents:
     def manifest_sha256(self) -> str:
         return hashlib.sha256(self.manifest).hexdigest()
 
-    @property
-    def signature(self) -> bytes | None:
-        """The first of the signatures; None where there is none."""
-        return next(iter(self.signatures.values()), None)
-
 
 def read_sidecars(checkpoint: Path) -> SidecarContents:
     """The manifest and signature of a checkpoint; nothing is changed.

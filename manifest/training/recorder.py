@@ -29,7 +29,7 @@ from manifest.distributed.process_group import ProcessGroup, rank_here
 from manifest.errors import CreationMismatchError, ManifestError, NoManifestWarning, one_line
 from manifest.grants import granted
 from manifest.schema.document import Manifest
-from manifest.signing import PrivateKey
+from manifest.signing import PrivateSigner
 from manifest.storage.files import synchronise
 from manifest.storage.sidecars import has_manifest, select_recorded
 from manifest.storage.suppress_recording import suppress_recording
@@ -99,7 +99,7 @@ class CheckpointRecorder:
         self._models.begin()
 
     @property
-    def signer(self) -> PrivateKey | None:
+    def signer(self) -> PrivateSigner | None:
         """Who signs what is described; None for nobody."""
         return self._options.signer
 

@@ -12,7 +12,7 @@ from manifest.digests import file_digests, weights_digest
 from manifest.errors import CheckpointError, InputError, StorageError
 from manifest.progress import Follower, followed
 from manifest.schema.document import CheckpointRecord, File, Manifest
-from manifest.signing import PrivateKey, private_key
+from manifest.signing import PrivateSigner, private_key
 from manifest.storage.files import synchronise
 from manifest.storage.places import kind_of, place_to_save
 from manifest.storage.sidecars import described_checkpoint, has_manifest, select_recorded
@@ -28,7 +28,7 @@ def convert(
     state: str | None = None,
     untie: bool = False,
     force: bool = False,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
+    key: str | os.PathLike[str] | PrivateSigner | None = None,
     passphrase: bytes | None = None,
     progress: Follower = None,
 ) -> Manifest | None:

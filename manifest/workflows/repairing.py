@@ -13,7 +13,7 @@ from pathlib import Path
 from manifest.checkpoint.directories import DISTRIBUTED
 from manifest.errors import DocumentError, InputError
 from manifest.escaping import printable
-from manifest.signing import PrivateKey, private_key
+from manifest.signing import PrivateSigner, private_key
 from manifest.storage.places import is_special, place_to_save
 from manifest.storage.sidecars import Sidecars, require_checkpoint
 from manifest.storage.transaction import finish_pending, sidecars_only, stale_pending, unfinished
@@ -42,7 +42,7 @@ class Repaired:
 def repair(
     path: str | os.PathLike[str],
     *,
-    key: str | os.PathLike[str] | PrivateKey | None = None,
+    key: str | os.PathLike[str] | PrivateSigner | None = None,
     passphrase: bytes | None = None,
 ) -> Repaired:
     """Finish the saves that were cut off, and remove the temporary files of processes that are gone.
@@ -82,7 +82,7 @@ def repair(
     return repaired
 
 
-def _repair(repaired: Repaired, checkpoint: Path, signer: PrivateKey | None) -> None:
+def _repair(repaired: Repaired, checkpoint: Path, signer: PrivateSigner | None) -> None:
     """Finish or remove the pending sidecars of one checkpoint."""
     sidecars, name = Sidecars(checkpoint), printable(checkpoint.name)
     if not _pending_of(checkpoint):

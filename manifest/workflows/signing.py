@@ -12,7 +12,7 @@ from typing import Any
 from manifest.digests import file_digests
 from manifest.errors import InputError, SignatureError, StorageError
 from manifest.schema.document import Manifest, parse, serialize
-from manifest.signing import PrivateKey, load_public_key, private_key, sign_resources
+from manifest.signing import PrivateSigner, PublicKey, PublicSigner, load_public_key, private_key, sign_resources
 from manifest.signing.trusted import Signers
 from manifest.storage.cosigning import add_signature, is_signed
 from manifest.storage.sidecars import Sidecars, described_checkpoint, recorded_files
@@ -32,7 +32,7 @@ from manifest.validation import quoted, unknown
 
 def sign(
     path: str | os.PathLike[str],
-    key: str | os.PathLike[str] | PrivateKey,
+    key: str | os.PathLike[str] | PrivateSigner,
     *,
     passphrase: bytes | None = None,
     trust: Trust = None,
@@ -44,7 +44,7 @@ def sign(
 
     Args:
         path: The checkpoint.
-        key: Private key: a file, `file:…` or `env:VARIABLE`.
+        key: Private key: a file, `file:…`, `env:VARIABLE` or at another URI; or `sigstore:`, an identity.
         passphrase: Of an encrypted key.
         trust: A trust file, by which the signature must count; without it, one that is found, as `manifest.verify`
             finds it.
@@ -97,7 +97,8 @@ def trust_signer(
     Args:
         path: The trust file; without it, the one that is found, or a new one of the project.
         name: What reports call the signer.
-        key: Public key: a file, `file:…` or `env:VARIABLE`.
+        key: Public key: a file, `file:…`, `env:VARIABLE` or at another URI; or an identity,
+            `sigstore:IDENTITY?issuer=URL`.
         valid_from: The first day on which its signatures count.
         valid_until: The last day.
         checkpoints: Patterns of the checkpoints that it may sign; none for all.
@@ -113,7 +114,7 @@ def trust_signer(
     place = path or find_trust_file() or PLACE
     signer = {
         "name": name,
-        "key": load_public_key(key).pem.decode(),
+        **_who(load_public_key(key), place),
         "valid_from": valid_from,
         "valid_until": valid_until,
         "checkpoints": tuple(checkpoints),
@@ -126,6 +127,16 @@ def trust_signer(
         content["threshold"] = threshold
     write_trust(place, content)
     return place
+
+
+def _who(public: PublicSigner, place: Path) -> dict[str, str]:
+    """The fields of a trust file, at some place, that say whose signatures are meant."""
+    if isinstance(public, PublicKey):
+        return {"key": public.pem.decode()}
+    fields = {"identity": public.name, "issuer": public.issuer}
+    if public.instance is not None:
+        fields["instance"] = os.path.relpath(public.instance, place.parent)
+    return fields
 
 
 def remove_signer(path: Path | None, name: str) -> Path:
@@ -168,7 +179,7 @@ def _existing(path: Path | None) -> Path:
     return place
 
 
-def _require_counting(checkpoint: Path, signer: PrivateKey, trusted: Signers | None) -> None:
+def _require_counting(checkpoint: Path, signer: PrivateSigner, trusted: Signers | None) -> None:
     """Refuse to make a signature that would count for nothing.
 
     Raises:
@@ -177,7 +188,7 @@ def _require_counting(checkpoint: Path, signer: PrivateKey, trusted: Signers | N
     if trusted is None:
         return
     hint = signer.public.hint
-    known = next((each for each in trusted.each if each.key.hint == hint), None)
+    known = next((each for each in trusted.each if each.public.hint == hint), None)
     if known is None:
         raise SignatureError(
             f"The trust file {trusted.source} does not name the key {hint[:16]}, so {checkpoint.name} was not signed; "
@@ -198,7 +209,7 @@ def publish_signed(
     staged: Path | None,
     checkpoint: Path,
     manifest: Manifest,
-    key: PrivateKey | None,
+    key: PrivateSigner | None,
     still: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Sign a manifest together with the files that it describes, where there is a key, and put everything in place.
@@ -211,14 +222,14 @@ def publish_signed(
     return publish(staged, checkpoint, data, signature, still)
 
 
-def publish_signed_directory(staged: Path, directory: Path, manifest: Manifest, key: PrivateKey | None) -> None:
+def publish_signed_directory(staged: Path, directory: Path, manifest: Manifest, key: PrivateSigner | None) -> None:
     """The same of a distributed checkpoint whose files are in a directory of their own."""
     data = serialize(manifest)
     signature = _signature(directory.name, manifest, data, Sidecars(staged).manifest.name, key)
     publish_directory(staged, directory, data, signature)
 
 
-def _signature(name: str, manifest: Manifest, data: bytes, file_name: str, key: PrivateKey | None) -> bytes | None:
+def _signature(name: str, manifest: Manifest, data: bytes, file_name: str, key: PrivateSigner | None) -> bytes | None:
     """The signature of a checkpoint of some name, whose manifest is written into a file of another."""
     if key is None:
         return None

@@ -19,6 +19,7 @@ from manifest.digests import file_digests
 from manifest.errors import DocumentError, HubError, InputError, NoManifestError, StorageError
 from manifest.hub import downloading
 from manifest.schema.report import VerificationError
+from manifest.storage.sidecars import Sidecars
 from tests.cli.test_interrupts import INTERRUPTIBLE
 from tests.hub.conftest import INDEX, SHARDS, visible
 from tests.hub.server import TOKEN, Hub, cutting, endless, slow, stuck
@@ -247,6 +248,52 @@ def test_signature_there_that_the_repository_has_not_goes_when_it_is_asked_for(p
         manifest.pull("acme/clip", to=here / "new")
     manifest.pull("acme/clip", to=here / "new", force=True)
     assert visible(here / "new") == _FILES - {"clip.safetensors.manifest.sig"}
+
+
+@pytest.mark.parametrize("name", ["clip.safetensors", INDEX, "step-9"], ids=["a file", "shards", "a folder"])
+def test_all_signatures_go_to_the_hub_and_come_back(name: str, hub: Hub, here: Path, made: Path) -> None:
+    first, second = Sidecars(here / name).signature, manifest.sign(here / name, made / "other.key")
+    manifest.push(here / name, "acme/clip")
+
+    pulled = manifest.pull("acme/clip", to=here / "new")
+
+    for key in ("release", "other"):
+        assert manifest.verify(pulled, key=made / f"{key}.pub", fast=True).passed
+    assert Sidecars(pulled).signature.read_bytes() == first.read_bytes()
+    assert Sidecars(pulled).cosignature(2).read_bytes() == second.read_bytes()
+    hub.requests.clear()
+    assert manifest.pull("acme/clip", to=here / "new") == pulled
+    assert {Path(each).name.rpartition(".")[2] for each in hub.downloaded()} == {"json", "sig"}
+
+
+def test_signature_that_the_hub_has_no_more_goes_there_and_here(hub: Hub, here: Path, made: Path) -> None:
+    checkpoint = here / "clip.safetensors"
+    cosignature = manifest.sign(checkpoint, made / "other.key")
+    manifest.push(checkpoint, "acme/clip")
+    manifest.pull("acme/clip", to=here / "new")
+    cosignature.unlink()
+    manifest.push(checkpoint, "acme/clip")
+
+    assert cosignature.name not in hub.repository("acme/clip").head.files
+    with pytest.raises(InputError, match=r"clip\.safetensors\.manifest\.2\.sig is there already and is another file"):
+        manifest.pull("acme/clip", to=here / "new")
+    manifest.pull("acme/clip", to=here / "new", force=True)
+    assert visible(here / "new") == _FILES
+
+
+def test_threshold_is_met_by_what_came_from_the_hub(hub: Hub, here: Path, run: Run) -> None:
+    run("trust", "add", "release", "release.pub")
+    run("trust", "add", "other", "other.pub", "--threshold", "2")
+    run("push", "clip.safetensors", "acme/clip", "--key", "release.pub")
+    one = run("pull", "acme/clip", "--to", "new")
+    run("sign", "clip.safetensors", "--key", "other.key")
+    run("push", "clip.safetensors", "acme/clip")
+    two = run("pull", "acme/clip", "--to", "new")
+
+    assert (one.code, two.code) == (1, 0), two.err
+    assert "T015" in one.out
+    assert visible(here / "new") == _FILES | {"clip.safetensors.manifest.2.sig"}
+    assert hub.repository("acme/clip").head.files.keys() > {"clip.safetensors.manifest.2.sig"}
 
 
 def test_shards_there_are_replaced_and_those_that_are_the_same_stay(hub: Hub, here: Path, made: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from tests.signing.scene import (
     covering,
     edit,
     flip,
+    identity_file,
+    keyless,
     linked,
+    logged_entry,
     other_form,
     padded,
     pae,
@@ -48,6 +51,7 @@ from tests.signing.scene import (
     with_readme,
     without_signer,
 )
+from tests.signing.sigstore_instance import IDENTITY, ISSUER, URI, Instance
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Attack:
 
 _DISTRIBUTED = {"target": "distributed"}
 _TRUST = {"trust": "trust.yaml"}
+_KEYLESS = {"key": URI}
 
 ATTACKS = [
     # What the signature says.
@@ -128,6 +133,39 @@ ATTACKS = [
     Attack("key: somebody else's, named alice's", lambda s: by_eve(s, hint="alice"), "T003"),
     Attack("key: alice's, named somebody else's",
            edit(lambda b: b["verificationMaterial"]["publicKey"].update(hint="0" * 64)), "T005"),
+    # Who signed, by a certificate.
+    Attack("keyless: another identity", keyless(by="eve@acme.example"), "T003", _KEYLESS),
+    Attack("keyless: the identity, of another issuer", keyless(issuer="https://eve.example"), "T003", _KEYLESS),
+    Attack("keyless: a key's signature where an identity is trusted",
+           lambda s: Instance().write(s.folder / "acme.json"), "T003", _KEYLESS),
+    Attack("keyless: where a key is trusted", keyless(), "T003"),
+    Attack("keyless: another payload", lambda s: (keyless()(s), payload_only(another_digest)(s)), "T003", _KEYLESS),
+    Attack("keyless: an instance of the attacker's own", keyless(of=lambda _: Instance()), "T019", _KEYLESS),
+    Attack("keyless: of an instance that is not the public one", keyless(), "T019",
+           {"key": f"sigstore:{IDENTITY}?issuer={ISSUER}"}),
+    Attack("keyless: a certificate that had expired",
+           keyless(of=lambda genuine: replace(genuine, late=timedelta(hours=1))), "T019", _KEYLESS),
+    Attack("keyless: a certificate that was not logged",
+           keyless(of=lambda genuine: Instance(ca_key=genuine.ca_key, log_key=genuine.log_key)), "T019", _KEYLESS),
+    Attack("keyless: a signature in another log",
+           keyless(of=lambda genuine: Instance(ca_key=genuine.ca_key, ct_key=genuine.ct_key)), "T019", _KEYLESS),
+    Attack("keyless: a signature that was not logged",
+           keyless(change=lambda b: b["verificationMaterial"].update(tlogEntries=[])), "T019", _KEYLESS),
+    Attack("keyless: without the log's promise", keyless(change=logged_entry(inclusionPromise=None)), "T019", _KEYLESS),
+    Attack("keyless: logged at another time", keyless(change=logged_entry(
+        integratedTime=lambda time: str(int(time) - 60))), "T019", _KEYLESS),
+    Attack("keyless: a log of another size", keyless(change=logged_entry(
+        inclusionProof=lambda proof: {**proof, "treeSize": "5"})), "T019", _KEYLESS),
+    Attack("keyless: a line below what the log signed", keyless(change=logged_entry(
+        inclusionProof=lambda proof: {**proof, "checkpoint": {"envelope": proof["checkpoint"]["envelope"] + "x\n"}})),
+        "T019", _KEYLESS),
+    Attack("keyless: key id that is not signed",
+           keyless(change=lambda b: b["dsseEnvelope"]["signatures"][0].update(keyid="release")), "T005", _KEYLESS),
+    Attack("keyless: another spelling", keyless(spelled=lambda d: d.replace(b":{", b": {")), "T019", _KEYLESS),
+    Attack("trust: an identity that expired", lambda s: (keyless()(s), identity_file(s, valid_until=YESTERDAY)),
+           "T012", _TRUST),
+    Attack("trust: an identity that was removed", lambda s: (keyless()(s), identity_file(s, removed=YESTERDAY)),
+           "T013", _TRUST),
     # Which files.
     Attack("weights: a byte changed", lambda s: flip(s.checkpoint), "I002"),
     Attack("weights: cut", lambda s: s.checkpoint.write_bytes(s.checkpoint.read_bytes()[:-1]), "I003"),

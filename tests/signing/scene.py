@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from manifest.signing import PrivateKey, load_private_key, sign_resources
 from manifest.storage.sidecars import Sidecars
+from tests.signing.sigstore_instance import IDENTITY, ISSUER, Instance, served, signed_by, token
 
 TYPE = b"application/vnd.in-toto+json"
 ORDER_OF_P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -202,6 +203,15 @@ def trust_file(scene: Scene, *names: str, threshold: int = 1, **fields: Any) -> 
     (scene.folder / "trust.yaml").write_text(yaml.safe_dump(content))
 
 
+def identity_file(scene: Scene, **fields: Any) -> None:
+    """`trust.yaml` with bob and the identity that signs, to whom the fields belong."""
+    trust_file(scene, "bob")
+    content = yaml.safe_load((scene.folder / "trust.yaml").read_text())
+    identity = {"name": "release", "identity": IDENTITY, "issuer": ISSUER, "instance": "acme.json", **fields}
+    content["signers"].append(identity)
+    (scene.folder / "trust.yaml").write_text(yaml.safe_dump(content))
+
+
 def trusting(
     *names: str, then: Callable[[Scene], object] = lambda _: None, threshold: int = 1, **fields: Any
 ) -> Callable[[Scene], None]:
@@ -243,6 +253,50 @@ def by_another_curve(scene: Scene) -> None:
     signer = PrivateKey.of(ec.generate_private_key(ec.SECP384R1()))
     payload = base64.b64decode(scene.bundle()["dsseEnvelope"]["payload"])
     scene.write_signature(signer.sign(pae(payload)))
+
+
+def keyless(
+    *,
+    by: str = IDENTITY,
+    issuer: str = ISSUER,
+    of: Callable[[Instance], Instance] = lambda genuine: genuine,
+    change: Callable[[dict[str, Any]], object] = lambda _: None,
+    spelled: Callable[[bytes], bytes] = lambda data: data,
+) -> Callable[[Scene], None]:
+    """An identity signs in alice's place, and `acme.json` describes the instance that is trusted.
+
+    Args:
+        by: The identity.
+        issuer: Its issuer.
+        of: The instance that vouches for it, made of the one that is trusted.
+        change: What is done to the bundle.
+        spelled: What is done to its bytes.
+    """
+
+    def do(scene: Scene) -> None:
+        genuine = Instance()
+        genuine.write(scene.folder / "acme.json")
+        payload = base64.b64decode(scene.bundle()["dsseEnvelope"]["payload"])
+        with served(of(genuine)) as instance:
+            bundle = json.loads(signed_by(instance, payload, token(by, issuer)))
+        change(bundle)
+        text = json.dumps(bundle, separators=(",", ":"), ensure_ascii=False)  # as the client of Sigstore spells it
+        scene.signature.write_bytes(spelled(text.encode()))
+
+    return do
+
+
+def logged_entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Fields of the log's entry are others; None removes one."""
+
+    def change(bundle: dict[str, Any]) -> None:
+        (entry,) = bundle["verificationMaterial"]["tlogEntries"]
+        for name, value in changes.items():
+            entry[name] = value(entry[name]) if callable(value) else value
+            if value is None:
+                del entry[name]
+
+    return change
 
 
 def by_eve(scene: Scene, *, hint: str | None = None) -> None:

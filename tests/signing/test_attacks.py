@@ -20,7 +20,8 @@ from manifest.schema.report import Report, Severity, VerificationError
 from manifest.signing import PublicKey, load_private_key, load_public_key, sign_resources
 from manifest.storage.sidecars import Sidecars
 from tests.signing.attacks import ATTACKS, Attack
-from tests.signing.scene import Scene, digest_of, other_form
+from tests.signing.scene import Scene, digest_of, keyless, other_form
+from tests.signing.sigstore_instance import IDENTITY, ISSUER, URI
 
 SIGNED = {"key": "alice.key", "golden": False, "family": "opaque"}
 
@@ -83,6 +84,42 @@ def test_what_is_attacked_passes_before(target: str, scene: Scene) -> None:
 
     assert report.passed
     assert found(report) == {}
+
+
+def test_keyless_signature_that_is_attacked_passes_before(scene: Scene) -> None:
+    keyless()(scene)
+
+    report = manifest.verify(scene.checkpoint, key=URI, fast=True)
+
+    assert report.passed
+    assert found(report) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("an instance of the attacker's own", "acme.json (failed to build timestamp certificate chain"),
+        ("of an instance that is not the public one", "the public instance (failed to build timestamp certificate"),
+        ("a certificate that had expired", "validation failed: cert is not valid at validation time"),
+        ("a certificate that was not logged", "failed to verify SCT on signing certificate"),
+        ("a signature in another log", "invalid log entry: checkpoint: invalid signature: keyring"),
+        ("a signature that was not logged", "expected exactly one log entry in bundle"),
+        ("without the log's promise", "bundle must contain an inclusion promise or signed timestamp"),
+        ("logged at another time", "invalid log entry: SET: invalid inclusion promise"),
+        ("a log of another size", "the proof is of a log with 5 entries, and the log signed '4'"),
+        ("a line below what the log signed", "there are other lines than signatures below what the log signed"),
+        ("another spelling", "the bundle is not spelled as Sigstore's client spells it"),
+    ],
+)
+def test_keyless_signature_that_is_unproven_says_why(scene: Scene, name: str, says: str) -> None:
+    attack = next(each for each in ATTACKS if each.name == f"keyless: {name}")
+    attack.do(scene)
+
+    (finding,) = manifest.verify(scene.checkpoint, fast=True, **attack.options).rungs[0].findings
+
+    assert finding.rule == "T019"
+    assert finding.message.startswith(f"The signature names {IDENTITY} of {ISSUER} and does not hold by the trust root")
+    assert says in finding.message
 
 
 def test_table_is_of_forty_attacks_at_least_and_names_each_once() -> None:

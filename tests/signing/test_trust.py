@@ -258,7 +258,7 @@ _ALICE = "{name: alice, key: KEY}"
         ("{schema: trust/v1, threshold: true}", "is not valid at 'threshold'"),
         ("{schema: trust/v1, thresold: 2}", "is not valid at 'thresold'"),
         ("{schema: trust/v1, schema: trust/v1}", "the key 'schema' twice"),
-        ("{schema: trust/v1, signers: [{name: alice}]}", "is not valid at 'signers.0.key'"),
+        ("{schema: trust/v1, signers: [{name: alice}]}", "at 'signers.0': 'alice' has neither a key nor an identity"),
         ("{schema: trust/v1, signers: [{name: alice, key: x}]}", "at 'signers.0.key': the field holds no PEM key"),
         ("{schema: trust/v1, signers: [{name: '', key: KEY}]}", "is not valid at 'signers.0.name'"),
         ('{schema: trust/v1, signers: [{name: "a\\e[2J", key: KEY}]}', "printable characters on one line"),

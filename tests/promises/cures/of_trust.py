@@ -8,11 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import manifest
 from manifest.schema.report import Report
 from manifest.signing import load_private_key, sign_resources
+from manifest.signing.keyless import TOKEN_VARIABLE
 from manifest.storage.sidecars import Sidecars
 from tests.promises.cures.following import Bench, Case
+from tests.signing.sigstore_instance import IDENTITY, ISSUER, Instance, served, token
 
 TODAY = datetime.now(UTC).date()
 
@@ -105,6 +109,29 @@ def signature_not_counted(bench: Bench) -> Case:
     advice = yield _verified(path, trust)
     advice.says("Remove the signature")
     Sidecars(path).cosignature(2).unlink()
+    yield _verified(path, trust)
+
+
+def keyless_unproven(bench: Bench) -> Case:
+    path = bench.signed()
+    (bench.folder / "acme").mkdir()
+    trust = _trust(bench, other=False)
+    with served(Instance()) as instance, pytest.MonkeyPatch.context() as patch:
+        described = instance.write(bench.folder / "acme" / "acme.json")
+        patch.setenv(TOKEN_VARIABLE, token())
+        bench.must("sign", path, "--key", f"sigstore:?instance={described}")
+        bench.must("trust", "remove", "release", "--trust", trust)
+        bench.must("trust", "add", "acme", f"sigstore:{IDENTITY}?issuer={ISSUER}", "--trust", trust)
+    advice = yield _verified(path, trust)
+    advice.says("name the instance that vouches for the signer: `instance` in the trust file")
+    trust.write_text(trust.read_text().replace(f"issuer: {ISSUER}", f"issuer: {ISSUER}\n  instance: acme/acme.json"))
+    yield _verified(path, trust)
+    bundle = Sidecars(path).cosignature(2)
+    genuine = bundle.read_bytes()
+    bundle.write_bytes(genuine.replace(b'"integratedTime":"1', b'"integratedTime":"2'))
+    assert not _verified(path, trust).passed
+    advice.says("Get the signature again from its source")
+    bundle.write_bytes(genuine)
     yield _verified(path, trust)
 
 
