@@ -69,6 +69,10 @@ class PublicKey:
             return False
         return True
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For other processes, by its PEM: the key of `cryptography` cannot be pickled."""
+        return parse_public_key, (self.pem.decode(), "the key")
+
 
 Trusted: TypeAlias = "str | os.PathLike[str] | PublicKey | Sequence[PublicKey] | None"
 """Public keys of the signers that are trusted: by a URI, or as they are."""

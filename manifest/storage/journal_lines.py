@@ -1,16 +1,13 @@
-"""Reports of many checkpoints in a file of JSON lines, one as soon as it is made; what is there is not checked again.
+"""A journal as lines of JSON, each added when its report is there; of the lines of one checkpoint, the last counts.
 
-A line has the checkpoint as it was checked (its path, and size and time of change of each of its files and sidecars),
-what was asked of it, and its report. If one of its files was changed since, or something else is asked, it is checked
-again, and the later line counts. A process that is killed leaves whole lines and at most the beginning of one, which is
-cut off.
+A process that is killed leaves whole lines and at most the beginning of one, which is cut off.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -18,57 +15,34 @@ from typing import IO, Any
 from manifest.errors import InputError, StorageError
 from manifest.escaping import printable
 from manifest.schema.report import Report
-from manifest.storage.sidecars import Sidecars
+from manifest.storage.states import State
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-State = list[list[Any]]
-"""Name, size, and time of change in nanoseconds, of each file."""
 
-
-class Journal:
-    """An open journal.
-
-    Args:
-        file: The file, open to be read and added to.
-        asked: What is asked of each checkpoint; reports on something else do not count.
+class LinesJournal:
+    """An open journal, to be read and added to.
 
     Raises:
-        InputError: It is no journal.
+        InputError: The file is no journal.
     """
 
     def __init__(self, file: IO[bytes], asked: str) -> None:
         self._file, self._asked = file, asked
-        self._lines: dict[str, int] = {}
+        self._places: dict[str, int] = {}
         self._read()
 
-    def known(self, path: Path) -> Report | None:
-        """The report of a checkpoint that is still as it was when it was checked, for the same question."""
-        place = self._lines.get(str(path))
-        if place is None:
+    def recorded(self, path: str) -> tuple[State, Report] | None:
+        line = self._line(self._places[path]) if path in self._places else None
+        if line is None or line["asked"] != self._asked:
             return None
-        self._file.seek(place)
-        line = json.loads(self._file.readline())
-        if line["asked"] != self._asked or not line["files"] or line["files"] != state_of(path):
-            return None
-        report = Report.model_validate(line["report"])
-        return report if report.error is None else None  # what could not be checked may be mended by now
+        return line["files"], Report.model_validate(line["report"])
 
-    def add(self, path: Path, files: State, report: Report) -> None:
-        """Add a report, which is in the file when this returns.
-
-        Args:
-            path: The checkpoint.
-            files: What `state_of` said of it before it was checked.
-            report: The report.
-
-        Raises:
-            StorageError: The disk is full.
-        """
-        line = {"path": str(path), "asked": self._asked, "files": files, "report": report.model_dump(mode="json")}
+    def add(self, path: str, state: State, report: Report) -> None:
+        line = {"path": path, "asked": self._asked, "files": state, "report": report.model_dump(mode="json")}
         place = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(json.dumps(line).encode() + b"\n")
@@ -76,7 +50,17 @@ class Journal:
         except OSError as error:
             self._file.truncate(place)
             raise StorageError(f"{self._file.name} cannot be written ({error.strerror}); make room for it.") from None
-        self._lines[str(path)] = place
+        self._places[path] = place
+
+    def reports(self) -> Iterator[tuple[str, Report]]:
+        """The last report on each checkpoint, whatever was asked."""
+        for path, place in self._places.items():
+            yield path, Report.model_validate(self._line(place)["report"])
+
+    def _line(self, place: int) -> dict[str, Any]:
+        self._file.seek(place)
+        line: dict[str, Any] = json.loads(self._file.readline())
+        return line
 
     def _read(self) -> None:
         place = 0
@@ -84,7 +68,7 @@ class Journal:
             if not line.endswith(b"\n"):
                 break  # of a process that was killed
             try:
-                self._lines[json.loads(line)["path"]] = place
+                self._places[json.loads(line)["path"]] = place
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{printable(self._file.name, 1000)} is no journal of this command; name another file."
@@ -94,12 +78,8 @@ class Journal:
 
 
 @contextmanager
-def opened(path: Path, asked: Sequence[object]) -> Iterator[Journal]:
+def opened(path: Path, asked: str) -> Iterator[LinesJournal]:
     """A journal at a path, an empty one where there is none; no other process may have it.
-
-    Args:
-        path: The file.
-        asked: What is asked of each checkpoint, as values whose `str` tells one question from another.
 
     Raises:
         InputError: It is none, or another process writes it.
@@ -112,21 +92,9 @@ def opened(path: Path, asked: Sequence[object]) -> Iterator[Journal]:
     with file:
         try:
             if fcntl is not None:
-                fcntl.lockf(
-                    file, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # not inherited, unlike that of flock, by forked workers
+                # Unlike the lock of `flock`, it is not inherited by forked workers.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"Another process writes {path}; wait for it, or name another file.") from None
         file.seek(0)
-        yield Journal(file, json.dumps([str(each) for each in asked]))
-
-
-def state_of(path: Path) -> State:
-    """What a checkpoint's report depends on, as far as a look at its directory tells; nothing of what is not there."""
-    sidecars = Sidecars(path)
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        there = [file for file in dict.fromkeys((*files, sidecars.manifest, *sidecars.signatures)) if file.exists()]
-        return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in there]
-    except (OSError, ValueError):  # as of a name that is too long: checking it says so
-        return []
+        yield LinesJournal(file, asked)
