@@ -139,23 +139,24 @@ _HOMES = {
 }
 """Modules, by the public names that are in them."""
 
-_LIBRARIES = {
+_MODULES = {
+    "fleet": "manifest.fleet",
     "lightning": "manifest.training.lightning",
     "open_clip": "manifest.builders.open_clip",
     "timm": "manifest.builders.timm",
     "torchvision": "manifest.builders.torchvision",
     "transformers": "manifest.training.transformers",
 }
-"""Modules, by the names of the libraries whose calls are in them."""
+"""Modules by their public names: those of libraries whose calls are in them, and a part of this package."""
 
 __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LIBRARIES and name not in _HOMES:
+    if name not in _MODULES and name not in _HOMES:
         raise AttributeError(f"module 'manifest' has no attribute {name!r}; it has {', '.join(__dir__())}")
     try:
-        return import_module(_LIBRARIES[name]) if name in _LIBRARIES else getattr(import_module(_HOMES[name]), name)
+        return import_module(_MODULES[name]) if name in _MODULES else getattr(import_module(_HOMES[name]), name)
     except ImportError as error:
         missing = import_module("manifest.installing").what_is_missing(error)
         if missing is None:
@@ -178,4 +179,4 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LIBRARIES])
+    return sorted([*__all__, *_MODULES])

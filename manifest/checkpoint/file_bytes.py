@@ -62,11 +62,8 @@ class FileBytes:
             return self._read(start, count)
         at = start - self._window_start
         if at < 0 or at + count > len(self._window):
-            self._window, self._window_start, at = (
-                self._read(start, min(self._most_at_once, self._size - start)),
-                start,
-                0,
-            )
+            self._window = self._read(start, min(self._most_at_once, self._size - start))
+            self._window_start, at = start, 0
         return self._window[at : at + count]
 
     def unpack(self, layout: Struct, position: int) -> tuple[Any, ...]:

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manifest.cli.options import (
+    Engine,
+    EngineName,
     FailOn,
     FailOnOption,
     Format,
     FormatOption,
     JournalFile,
+    NoCache,
     NoColor,
     Output,
     Places,
     PolicyFile,
     Quiet,
     State,
+    Workers,
 )
 from manifest.cli.printing import each_checked, finish
 
@@ -46,6 +50,9 @@ def run(
     format: FormatOption = Format.TEXT,
     output: Output = None,
     journal: JournalFile = None,
+    engine: EngineName = Engine.LOCAL,
+    workers: Workers = None,
+    no_cache: NoCache = False,
     fail_on: FailOnOption = FailOn.ERROR,
     quiet: Quiet = False,
     no_color: NoColor = False,
@@ -70,7 +77,17 @@ def run(
 
     asked = (claimed, only, state, demanded, fast)
     reports = each_checked(
-        paths, check, Kind.AUDIT, format=format, output=output, in_processes=True, journal=journal, asked=asked
+        paths,
+        check,
+        Kind.AUDIT,
+        format=format,
+        output=output,
+        in_processes=True,
+        journal=journal,
+        asked=asked,
+        engine=engine,
+        workers=workers,
+        cache=not no_cache,
     )
     found = reports[0] if len(paths) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)

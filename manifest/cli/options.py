@@ -35,6 +35,13 @@ class ShownFormat(StrEnum):
     JSON = "json"
 
 
+class Engine(StrEnum):
+    """Where many checkpoints are checked."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class FailOn(StrEnum):
     """From which severity on a finding makes a command end with 1."""
 
@@ -67,9 +74,19 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the r
 JournalFile = Annotated[
     Path | None,
     typer.Option(
-        "--journal", help="Keep each result in this file, and check nothing again that is in it.", show_default=False
+        "--journal",
+        help="Keep each result in this file, and check nothing again that is in it: .jsonl, .sqlite or .parquet.",
+        show_default=False,
     ),
 ]
+EngineName = Annotated[
+    Engine, typer.Option("--engine", help="Where many are checked: by this machine, or by a Ray cluster.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that check; one a processor if not given.", show_default=False),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Check again also what is in the journal.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Print without colours.")]
 SigningKey = Annotated[

@@ -146,6 +146,9 @@ def each_checked(
     in_processes: bool = False,
     journal: Path | None = None,
     asked: Sequence[object] = (),
+    engine: str = "local",
+    workers: int | None = None,
+    cache: bool = True,
 ) -> list[Report]:
     """A report of every checkpoint; what could not be checked is a report too, and on stderr unless that shows it.
 
@@ -155,45 +158,38 @@ def each_checked(
         kind: What its report is called.
         format: How the reports will be printed.
         output: Where to.
-        in_processes: See `workflows.several.check_each`.
+        in_processes: Whether it may be done in processes forked off this one, which has not used torch.
         journal: A file that keeps the reports, and has those of earlier runs.
         asked: What is asked of each checkpoint, by which the journal tells those reports from others.
+        engine: Where it is done; see `manifest.fleet.map`, also for the last two.
+        workers: How many checks are under way at a time.
+        cache: Whether reports of earlier runs count.
 
     Raises:
         ManifestError: The only checkpoint could not be checked, and the format is not one for CI, which wants to know.
     """
-    if len(paths) == 1 and journal is None and format in (Format.TEXT, Format.JSON):
+    if len(paths) == 1 and journal is None and engine == "local" and format in (Format.TEXT, Format.JSON):
         progress.now.subject = paths[0].name
         return [check(paths[0])]
-    from manifest.workflows.several import check_each
+    from manifest.fleet.mapping import checked
 
     shown = format is Format.TEXT and output is None
     reports = {}
-    with _kept(paths, (kind, *asked), journal) as (known, keep):
-        left = [path for path in paths if path not in known]
-        for number, report in check_each(left, check, kind, in_processes=in_processes):
-            reports[left[number]] = report
-            keep(left[number], report)
-            if report.error is not None and not shown:
-                complain(report.error)
-    return [known.get(path) or reports[path] for path in paths]
-
-
-@contextmanager
-def _kept(
-    paths: Sequence[Path], asked: Sequence[object], journal: Path | None
-) -> Iterator[tuple[dict[Path, Report], Callable[[Path, Report], None]]]:
-    """The reports that a journal has, and what keeps the others in it."""
-    if journal is None:
-        yield {}, lambda path, report: None  # noqa: ARG005
-        return
-    from manifest.storage.journal import opened, state_of
-    from manifest.version import __version__
-
-    with opened(journal, (*asked, __version__)) as open_journal:
-        known = {path: report for path in paths if (report := open_journal.known(path)) is not None}
-        before = {path: state_of(path) for path in paths if path not in known}
-        yield known, lambda path, report: open_journal.add(path, before[path], report)
+    for number, report in checked(
+        paths,
+        check,
+        kind,
+        engine=engine,
+        workers=workers,
+        in_processes=in_processes,
+        journal=journal,
+        asked=asked,
+        cache=cache,
+    ):
+        reports[number] = report
+        if report.error is not None and not shown:
+            complain(report.error)
+    return [reports[number] for number in range(len(paths))]
 
 
 def _for_machines(reports: Sequence[Report], format: Format, code: int) -> str:

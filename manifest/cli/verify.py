@@ -10,11 +10,14 @@ import typer
 
 from manifest.cli.options import (
     Allow,
+    Engine,
+    EngineName,
     FailOn,
     FailOnOption,
     Format,
     FormatOption,
     JournalFile,
+    NoCache,
     NoColor,
     Output,
     Places,
@@ -23,6 +26,7 @@ from manifest.cli.options import (
     Quiet,
     TrustedKey,
     TrustFile,
+    Workers,
 )
 from manifest.cli.printing import each_checked, finish
 from manifest.errors import ManifestError
@@ -50,6 +54,9 @@ def run(
     format: FormatOption = Format.TEXT,
     output: Output = None,
     journal: JournalFile = None,
+    engine: EngineName = Engine.LOCAL,
+    workers: Workers = None,
+    no_cache: NoCache = False,
     fail_on: FailOnOption = FailOn.ERROR,
     quiet: Quiet = False,
     no_color: NoColor = False,
@@ -94,7 +101,17 @@ def run(
     )
     asked = (whom, fast, allow, probe, demanded, not_before, expect_weights)
     reports = each_checked(
-        checkpoints, check, Kind.VERIFY, format=format, output=output, in_processes=fast, journal=journal, asked=asked
+        checkpoints,
+        check,
+        Kind.VERIFY,
+        format=format,
+        output=output,
+        in_processes=fast,
+        journal=journal,
+        asked=asked,
+        engine=engine,
+        workers=workers,
+        cache=not no_cache,
     )
     found = reports[0] if len(checkpoints) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)

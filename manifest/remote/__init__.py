@@ -7,5 +7,6 @@ back ends (`reading`), which are imported when an address is opened.
 
 from manifest.remote.addresses import Address
 from manifest.remote.mirror import Mirror, RemoteFile
+from manifest.remote.reading import facts, opened
 
-__all__ = ["Address", "Mirror", "RemoteFile"]
+__all__ = ["Address", "Mirror", "RemoteFile", "facts", "opened"]

@@ -57,13 +57,43 @@ class Source(Protocol):
             InputError: It is.
         """
 
+    def facts(self) -> dict[str, str]:
+        """What its server tells of it: the size, and that by which two states are told apart.
+
+        Raises:
+            InputError: It cannot be had.
+        """
+
 
 class _TryAgainError(Exception):
     """An answer that the same question may not get again."""
 
 
-def opened(address: Address) -> Source:
+def facts(address: Address) -> dict[str, str] | None:
+    """What the server of a file tells, at once and not out of a cache, by which two states of it are told apart.
+
+    Returns:
+        None where there is no such file.
+
+    Raises:
+        InputError: It cannot be had, or nothing but its size is told of it.
+    """
+    try:
+        source = opened(address, head=1)
+    except FileNotFoundError:
+        return None
+    found = source.facts()
+    if found.keys() <= {"size"}:
+        raise InputError(f"The server of {address.shown} does not tell whether it was changed; check it each time.")
+    return found
+
+
+def opened(address: Address, head: int = _HEAD) -> Source:
     """The file at an address, which was asked for its size.
+
+    Args:
+        address: The address.
+        head: Bytes of the first request to a web server.
 
     Raises:
         FileNotFoundError: There is none.
@@ -79,18 +109,18 @@ def opened(address: Address) -> Source:
             f"{address.shown} is read by {error.name or 'libraries'} of the extra remote, which is not installed: "
             f"`{install_command('remote')}`"
         ) from None
-    return _WebFile(system, address) if address.is_web else _StoredFile(system, path, address)
+    return _WebFile(system, address, head) if address.is_web else _StoredFile(system, path, address)
 
 
 class _WebFile:
     """A file of a web server."""
 
-    def __init__(self, system: Any, address: Address) -> None:
+    def __init__(self, system: Any, address: Address, head: int) -> None:
         self._system, self._address = system, address
         self._tag: str | None = None
         self.size = -1
         self.head = b""  # of an empty file
-        self.head = _tried(lambda: self._get(0, _HEAD), address)
+        self.head = _tried(lambda: self._get(0, head), address)
 
     def read(self, start: int, end: int) -> bytes:
         if end <= len(self.head):
@@ -99,6 +129,9 @@ class _WebFile:
 
     def require_unchanged(self) -> None:
         """Each answer was held to the first one already."""
+
+    def facts(self) -> dict[str, str]:
+        return {"size": str(self.size)} | ({} if self._tag is None else {"ETag": self._tag})
 
     def _get(self, start: int, end: int) -> bytes:
         asked = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
@@ -155,6 +188,10 @@ class _StoredFile:
         self._system.invalidate_cache()
         if self._asked() != self._facts:
             raise _changed(self._address)
+
+    def facts(self) -> dict[str, str]:
+        self._system.invalidate_cache()
+        return self._asked()
 
     def _get(self, start: int, end: int) -> bytes:
         data: bytes = self._system.cat_file(self._path, start=start, end=end)

@@ -83,6 +83,10 @@ class PublicKey:
             return False
         return True
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For other processes, by its PEM: the key of `cryptography` cannot be pickled."""
+        return parse_public_key, (self.pem.decode(), "the key")
+
 
 PublicSigner: TypeAlias = "PublicKey | Identity"
 """Whose signature is checked: that of a key, or of an identity."""

@@ -230,13 +230,13 @@ def named_checkpoints(places: Sequence[str], *, described: bool = False) -> list
     for place in places:
         path = Path(place)
         try:
-            is_there, is_file = path.exists(), path.is_file()
+            exists, is_file = path.exists(), path.is_file()
         except OSError:  # a name that is too long to be looked at
-            is_there = is_file = True
+            exists = is_file = True
         if is_file:
             found[path] = None
             continue
-        matches = [path] if is_there else sorted(map(Path, glob.glob(place, recursive=True))) or [path]  # noqa: PTH207
+        matches = [path] if exists else sorted(map(Path, glob.glob(place, recursive=True))) or [path]  # noqa: PTH207
         for each in matches:
             found |= dict.fromkeys(_inside(each, described=described) if each.is_dir() else [each])
     named = set(map(Path, places))

@@ -27,7 +27,8 @@ _SHARDS: tuple[tuple[Container, Callable[[FileBytes], Contents]], ...] = (
     (torch_zip.CONTAINER, torch_zip.read),
     (torch_legacy.CONTAINER, torch_legacy.read),
 )
-_MOST_INDEX_BYTES = 256 << 20
+LARGEST_INDEX = 256 << 20
+"""Bytes of an index."""
 _HEAD = 4096
 
 
@@ -84,14 +85,13 @@ def located(tensor: StoredTensor, file: int) -> StoredTensor:
 
 def _weight_map(file: FileBytes) -> dict[str, str]:
     """Tensor name → file name."""
-    if len(file) > _MOST_INDEX_BYTES:
+    if len(file) > LARGEST_INDEX:
         raise CheckpointError(
-            f"the index has {len(file):,} bytes, over the limit of {_MOST_INDEX_BYTES:,}; "
+            f"the index has {len(file):,} bytes, over the limit of {LARGEST_INDEX:,}; "
             "do not load this file unless you know who made it.",
             rule="F003",
         )
-    index = read_object(file[:].removeprefix(b"\xef\xbb\xbf"), "the index", _malformed)
-    shards = index.get("weight_map")
+    shards = _parsed(file[:])
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise _malformed("'weight_map' in the index is no object of file names")
     if not shards:
@@ -103,6 +103,20 @@ def _weight_map(file: FileBytes) -> dict[str, str]:
             rule="F003",
         )
     return shards
+
+
+def _parsed(index: bytes) -> object:
+    return read_object(index.removeprefix(b"\xef\xbb\xbf"), "the index", _malformed).get("weight_map")
+
+
+def shards_in(index: bytes) -> list[str]:
+    """Names of the files that an index names beside itself; of what is no index, none."""
+    try:
+        shards = _parsed(index)
+    except CheckpointError:
+        return []
+    names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()
+    return sorted(name for name in names if "/" not in name)
 
 
 def _read_shard(files: Files, file: int) -> tuple[str, Contents]:
