@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from hostile_building import CANARY
+from hostile_tables import ROWS
 
 from manifest.checkpoint.pickles.effects import Effect
 from manifest.checkpoint.pickles.named_globals import judge
 
 HERE = Path(__file__).parent
-TABLES = ("archives", "pickles", "containers", "headers", "directories")
-
-
-def _sibling(name: str, known_as: str) -> ModuleType:
-    """A module beside this one; under pytest's importlib mode, none is found by its name."""
-    spec = importlib.util.spec_from_file_location(known_as, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[known_as] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-BUILDING = _sibling("building", "hostile_building")
-ROWS = {table: {row.name: row for row in _sibling(f"rows_{table}", f"hostile_{table}").ROWS} for table in TABLES}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -116,7 +100,7 @@ def outcome(child: Child, hostile_forge: Callable[[], Any]) -> Callable[[str, st
         for name, forge in forges.items():
             results[name]["path"] = paths[name]
             results[name]["changed"] = sorted(forge.folder.rglob("*")) != before[name]
-            results[name]["canary"] = (forge.folder / BUILDING.CANARY).exists()
+            results[name]["canary"] = (forge.folder / CANARY).exists()
         return results
 
     def asked(table: str, name: str) -> Any:

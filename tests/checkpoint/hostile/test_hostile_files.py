@@ -1,6 +1,6 @@
 """Hostile and broken checkpoints of every container: each is opened, or refused in a sentence, and does nothing else.
 
-What they are is in the tables beside this file, and what is watched for is in `opening_under_guard.py`.
+What they are is in the tables of `fixtures/hostile`, and what is watched for is in `opening_under_guard.py`.
 """
 
 from __future__ import annotations
