@@ -4,10 +4,13 @@ python benchmarks/inside.py hash CKPT
 python benchmarks/inside.py names CKPT
 python benchmarks/inside.py torch_names CKPT
 python benchmarks/inside.py digests CKPT
+python benchmarks/inside.py sketches CKPT
+python benchmarks/inside.py blocks CKPT
 python benchmarks/inside.py load CKPT full|fast|none LIBRARY
 python benchmarks/inside.py open_clip|timm NAME CKPT
 python benchmarks/inside.py golden NAME RUNS DIRECTORY
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
+python benchmarks/inside.py save_sketched NAME PRECISION RUNS DIRECTORY
 python benchmarks/inside.py count TENSORS RUNS DIRECTORY
 python benchmarks/inside.py record NAME every|none RUNS DIRECTORY
 """
@@ -19,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,6 +60,39 @@ def digests(checkpoint: str) -> float:
         return [opened.digest(tensor) for tensor in opened.tensors.values()]
 
     return _timed(digest_all)
+
+
+def sketches(checkpoint: str) -> float:
+    """Seconds to open a checkpoint and sketch each of its tensors, on one thread and without digests."""
+    from manifest.checkpoint import open_checkpoint
+    from manifest.kinship.sketch import Sketching, can_be_sketched
+
+    def sketch_all() -> None:
+        opened = open_checkpoint(checkpoint)
+        for tensor in filter(can_be_sketched, opened.tensors.values()):
+            sketching = Sketching(tensor.dtype, tensor.numel)
+            for block in opened.blocks(tensor):
+                sketching.add(block)
+            sketching.result()
+
+    return _timed(sketch_all)
+
+
+def blocks(checkpoint: str) -> float:
+    """Seconds to open a checkpoint and add up the bytes of each of its tensors, as the least that reading is."""
+    import numpy as np
+
+    from manifest.checkpoint import open_checkpoint
+
+    def read_all() -> int:
+        opened = open_checkpoint(checkpoint)
+        return sum(
+            int(np.frombuffer(block, np.uint8).max())
+            for tensor in opened.tensors.values()
+            for block in opened.blocks(tensor)
+        )
+
+    return _timed(read_all)
 
 
 def load(checkpoint: str, verify: Any, library: str) -> float:
@@ -104,9 +141,28 @@ def save(name: str, suffix: str, runs: str, directory: str) -> str:
     def manifest_save() -> None:
         manifest.save(model, path / f"ours{suffix}", golden=False)
 
-    seconds: dict[str, list[float]] = {"torch": [], "durable": [], "manifest": []}
-    for turn in range(int(runs) + 1):
-        for key, call in (("torch", torch_save), ("durable", torch_save_durably), ("manifest", manifest_save)):
+    return _in_turn(path, int(runs), {"torch": torch_save, "durable": torch_save_durably, "manifest": manifest_save})
+
+
+def save_sketched(name: str, precision: str, runs: str, directory: str) -> str:
+    """Seconds of `torch.save`, and of `manifest.save` with sketches and without them, in turn, as JSON."""
+    import torch
+
+    import manifest
+
+    model, path = manifest.create_model(name, precision=precision), Path(directory)
+    state = model.state_dict()
+    saves: dict[str, Callable[[], object]] = {"torch": lambda: torch.save(state, path / "plain.pt")}
+    for key, kinship in (("with", True), ("without", False)):
+        saves[key] = partial(manifest.save, model, path / "ours.pt", golden=False, kinship=kinship)
+    return _in_turn(path, int(runs), saves)
+
+
+def _in_turn(path: Path, runs: int, saves: dict[str, Callable[[], object]]) -> str:
+    """Seconds of several ways to save into a directory, after each has run once to warm up, as JSON."""
+    seconds: dict[str, list[float]] = {key: [] for key in saves}
+    for turn in range(runs + 1):
+        for key, call in saves.items():
             for left in path.iterdir():  # every save is of a new file, and none waits for another's bytes
                 left.unlink()
             os.sync()
@@ -254,10 +310,13 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "names": names,
     "torch_names": torch_names,
     "digests": digests,
+    "sketches": sketches,
+    "blocks": blocks,
     "load": load,
     "open_clip": open_clip,
     "timm": timm,
     "save": save,
+    "save_sketched": save_sketched,
     "record": record,
     "count": count,
     "golden": golden,

@@ -7,6 +7,7 @@ python benchmarks/making.py common LIBRARY NAME PATH
 python benchmarks/making.py bare NAME float32|float16 PATH
 python benchmarks/making.py small PATH [KEY]
 python benchmarks/making.py experts PATH zip|legacy
+python benchmarks/making.py index CKPT COUNT PATH
 """
 
 from __future__ import annotations
@@ -70,6 +71,37 @@ def experts(path: str, form: str) -> None:
     torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
 
 
+def index(checkpoint: str, count: str, path: str) -> None:
+    """An index of a checkpoint and of others like it, with random numbers as trained ones have them."""
+    from collections.abc import Iterator
+    from dataclasses import replace
+    from pathlib import Path
+
+    import numpy as np
+
+    from manifest.kinship.index import add
+    from manifest.kinship.subjects import Subject, opened
+
+    subject, random = opened(checkpoint), np.random.default_rng(0)
+
+    def others() -> Iterator[Subject]:
+        yield replace(subject, name=Path(checkpoint).name)
+        for number in range(1, int(count)):
+            tensors = {}
+            for name, tensor in subject.tensors.items():
+                sketch = tensor.sketch
+                if sketch is not None:
+                    norm = sketch.norm * random.uniform(0.5, 2)
+                    sketch = replace(sketch, norm=norm, numbers=norm * random.standard_normal(sketch.numbers.size))
+                tensors[name] = replace(tensor, digest=f"blake3:{number:064x}", sketch=sketch)
+            yield replace(subject, name=f"runs/{number}.pt", tensors=tensors, weights=f"blake3:{number:064x}")
+
+    add(Path(path), others())
+    subject.close()
+
+
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    {"model": model, "common": common, "bare": bare, "small": small, "experts": experts}[what](*arguments)
+    {"model": model, "common": common, "bare": bare, "small": small, "experts": experts, "index": index}[what](
+        *arguments
+    )

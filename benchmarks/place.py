@@ -25,6 +25,7 @@ class Sizes:
         common: Models that people load, as library and name.
         hollow: Bytes of the file that only claims to hold values.
         many: How many checkpoints are verified at once.
+        indexed: Of how many there are sketches in an index.
     """
 
     large: str
@@ -33,6 +34,7 @@ class Sizes:
     common: tuple[tuple[str, str], ...]
     hollow: int
     many: int
+    indexed: int
 
 
 FULL = Sizes(  # 2.07 GB, and 0.6, 1.71, 1.41, 0.35, 1.21 and 0.79 GB
@@ -45,9 +47,16 @@ FULL = Sizes(  # 2.07 GB, and 0.6, 1.71, 1.41, 0.35, 1.21 and 0.79 GB
     ),
     10 * 10**9,
     200,
+    20_000,
 )
 QUICK = Sizes(
-    "ViT-B-32", "fp32", "ViT-B-32", (("open_clip", "ViT-B-32"), ("timm", "vit_base_patch32_clip_224")), 2 * 10**9, 20
+    "ViT-B-32",
+    "fp32",
+    "ViT-B-32",
+    (("open_clip", "ViT-B-32"), ("timm", "vit_base_patch32_clip_224")),
+    2 * 10**9,
+    20,
+    2_000,
 )
 
 
@@ -88,6 +97,12 @@ class Place:
         """The weights of the model that is saved, without a manifest."""
         path = self.directory / name
         return path if path.exists() else _made(path, "bare", self.sizes.saved, precision, path)
+
+    def index(self, checkpoint: Path) -> Path:
+        """An index of a checkpoint and of many others like it."""
+        return _made(
+            self.directory / "kin.index", "index", checkpoint, str(self.sizes.indexed), self.directory / "kin.index"
+        )
 
     @cached_property
     def many(self) -> list[Path]:

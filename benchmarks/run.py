@@ -14,6 +14,7 @@ from pathlib import Path
 import auditing
 import counting
 import golden
+import kinship
 import loading
 import page
 import reading
@@ -33,6 +34,7 @@ GROUPS = {
     "reading": reading.rows,
     "auditing": auditing.rows,
     "counting": counting.rows,
+    "kinship": kinship.rows,
 }
 
 

@@ -108,6 +108,16 @@ def _judged(names: Sequence[str]) -> dict[str, Judgement]:
     return {name: judge(name) for name in names}
 
 
+def broken_findings(stored: Checkpoint, *, checksums: bool) -> list[Finding]:
+    """Records of an archive whose bytes are not those that were written, and tensors whose values nobody can see.
+
+    Args:
+        stored: The open checkpoint.
+        checksums: Whether all of it may be read for the former.
+    """
+    return [*(_damaged(stored) if checksums else []), *_unlisted(stored)]
+
+
 def _foreign_code(stored: Checkpoint) -> tuple[str, ...]:
     """Programs with the rights of the whole process; TorchScript has those of a calculator."""
     return () if stored.container == "torchscript" else stored.contents.code
@@ -120,3 +130,25 @@ def _shown(names: list[str]) -> str:
 
 def _evidence(names: list[str]) -> list[str]:
     return [printable(name) for name in names[:_MOST_EVIDENCE]]
+
+
+def _damaged(stored: Checkpoint) -> list[Finding]:
+    names = stored.damaged_records()
+    if not names:
+        return []
+    more = f" and {len(names) - 1} more do" if len(names) > 1 else " does"
+    message = f"Record {printable(names[0])}{more} not have the checksum it was written with: its bytes have changed."
+    return [finding("F002", message, where=printable(names[0]), records=[printable(name) for name in names[:50]])]
+
+
+def _unlisted(stored: Checkpoint) -> list[Finding]:
+    return [
+        finding(
+            "F004",
+            f"Tensor {printable(name)} is {kind}, whose values cannot be listed.",
+            where=printable(name),
+            severity=Severity.WARNING,
+            remedy="Save it as a plain tensor if it belongs to the weights.",
+        )
+        for name, kind in list(stored.unlisted.items())[:10]
+    ]

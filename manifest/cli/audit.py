@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manifest.cli.options import (
+    Against,
     Engine,
     EngineName,
     FailOn,
@@ -47,6 +48,7 @@ def run(
     state: State = None,
     policy: PolicyFile = None,
     fast: Fast = False,
+    against: Against = None,
     format: FormatOption = Format.TEXT,
     output: Output = None,
     journal: JournalFile = None,
@@ -72,10 +74,17 @@ def run(
 
     def check(path: Path) -> Report:
         return audit(
-            path, claimed=claimed, only=roles(only), state=state, policy=demanded, fast=fast, named=path in named
+            path,
+            claimed=claimed,
+            only=roles(only),
+            state=state,
+            policy=demanded,
+            fast=fast,
+            against=against,
+            named=path in named,
         )
 
-    asked = (claimed, only, state, demanded, fast)
+    asked = (claimed, only, state, demanded, fast, against, journal and against and _state_of(against))
     reports = each_checked(
         paths,
         check,
@@ -91,6 +100,14 @@ def run(
     )
     found = reports[0] if len(paths) == 1 else reports
     finish(found, format, output, quiet=quiet, color=not no_color, fail_on=fail_on)
+
+
+def _state_of(against: Path) -> tuple[int, int]:
+    """What is searched, as far as it decides whether a report is still true: how many files, and the newest change."""
+    from manifest.kinship.searching import manifests_under
+
+    times = [path.stat().st_mtime_ns for path in (manifests_under(against) if against.is_dir() else [against])]
+    return len(times), max(times)
 
 
 def _read(policy: Path) -> Policy:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from manifest.cli.options import NoColor, Output, Places, ShownFormat, TrustedKey
+from manifest.cli.options import Against, NoColor, Output, Places, ShownFormat, TrustedKey
 from manifest.cli.printing import complain, emit, emit_data
 from manifest.escaping import printable
 
@@ -19,11 +19,14 @@ index = typer.Typer(help="Keep sketches of weights in one file, in which relativ
 def run(
     checkpoints: Places,
     key: TrustedKey = None,
+    against: Against = None,
     format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
     output: Output = None,
     no_color: NoColor = False,
 ) -> None:
     """Print what checkpoints say of where they come from, newest first: training, data, code, and what they began with.
+
+    With --against, also relatives by the sketches of their weights, of which no manifest says so.
 
     Manifests are taken at their word, and no weights are read but with --key, to say whose they are. Exit codes: 0 all
     was told; 2 a manifest could not be read, or there was none.
@@ -32,7 +35,7 @@ def run(
     from manifest.rendering import lineage as rendering
     from manifest.workflows.lineage import lineage
 
-    found = lineage(checkpoints, key=key)
+    found = lineage(checkpoints, key=key, against=against)
     if not found.descents and not found.unread:
         raise NoManifestError(
             f"No checkpoint of {', '.join(checkpoints)} has a manifest beside it; "
@@ -50,12 +53,7 @@ def relate(
         list[str],
         typer.Argument(metavar="CKPT OTHER...", help="Checkpoints, or manifests by themselves.", show_default=False),
     ],
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", help="Find its nearest relatives in a folder of manifests, or an index.", metavar="PLACE"
-        ),
-    ] = None,
+    against: Against = None,
     format: Annotated[ShownFormat, typer.Option("--format", help="How to print it.")] = ShownFormat.TEXT,
     output: Output = None,
     no_color: NoColor = False,

@@ -61,6 +61,15 @@ PolicyFile = Annotated[
     Path | None,
     typer.Option("--policy", help="YAML file of what is demanded; `manifest policy example`.", show_default=False),
 ]
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        "--against",
+        help="Look for relatives in a folder of manifests, or an index.",
+        metavar="PLACE",
+        show_default=False,
+    ),
+]
 FailOnOption = Annotated[FailOn, typer.Option("--fail-on", help="What makes it end with 1.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log on stderr what is opened, hashed, built and skipped.")

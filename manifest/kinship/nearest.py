@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from manifest.kinship.answers import KIN, PairAnswer
+from manifest.escaping import printable
+from manifest.kinship.answers import KIN, PairAnswer, Relation, State
 from manifest.kinship.distances import distance_of
 from manifest.kinship.index import Index
 from manifest.kinship.layouts import Entry, Sought
 from manifest.kinship.pairs import answer, paired
 from manifest.kinship.searching import searched
 from manifest.kinship.subjects import Subject
+from manifest.schema.vocabulary import role_words
 
 _MOST_COMPARED = 20
 """Of the alike, those that are compared."""
@@ -66,6 +68,34 @@ class Relatives:
         if self.found:
             return 0
         return 1 if self.searched else 2
+
+    @property
+    def in_short(self) -> str:
+        """What the nearest is, and how many more there are, as a clause."""
+        among = f"among {self.searched:,} sets of weights"
+        if not self.found:
+            return f"no relative {among}" if self.searched else "nothing with sketches to compare it with"
+        more = f"; {len(self.found) - 1} more relatives {among}" if len(self.found) > 1 else ""
+        return _clause(self.found[0], self.tree) + more
+
+
+def _clause(pair: PairAnswer, tree: Sequence[Branch]) -> str:
+    """How some weights are related to others, as a clause whose subject they are."""
+    if pair.relation is Relation.IDENTICAL:
+        return f"the same weights as {pair.other}"
+    if pair.relation is not Relation.SAME_START:
+        return f"{pair.relation}, beside {pair.other}: {pair.sentence.removesuffix('.')}"
+    parent = next((each.parent for each in tree if (each.name, each.of) == (pair.other, pair.one)), None)
+    kin = {
+        None: f"a fine-tune of {pair.other}, or the reverse, or both of one start",
+        pair.other: f"a fine-tune of {pair.other}, as its manifest records",
+    }.get(parent, f"what {pair.other} was trained from, as the manifest of that records")
+    said = [f"{kin}, apart by {pair.distance:.1e} ± {pair.error or 0:.0%} (relative L2)"]
+    for state, words in ((State.SAME, f"{pair.other}'s, untouched"), (State.ANEW, "begun anew, or from elsewhere")):
+        roles = [role_words(part.role) for part in pair.parts if part.state is state and part.role is not None]
+        if roles:
+            said.append(f"its {printable(', '.join(roles), 300)} {'is' if len(roles) == 1 else 'are'} {words}")
+    return "; ".join(said)
 
 
 def nearest(asked: Subject, place: Path) -> Relatives:

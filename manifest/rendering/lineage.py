@@ -6,6 +6,7 @@ Everything is what manifests say, so that in text every word of it is escaped.
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,10 +15,11 @@ from rich.text import Text
 
 from manifest.escaping import printable
 from manifest.schema.document import Provenance
-from manifest.schema.lineage import Ancestor, Descent, Generation, History
+from manifest.schema.lineage import Ancestor, Descent, Generation, History, Unclaimed
 
 _MOST_SHOWN = 400
 _MOST_ANCESTORS = 20
+_MOST_KIN = 3
 _DIGITS = 12
 
 
@@ -80,7 +82,17 @@ def _facts(descent: Descent) -> Table:
         table.add_row(Text(f"  {name}", style="dim"), Text(printable(value, _MOST_SHOWN), style=style))
     for line in _origins(descent):
         table.add_row(Text("  from", style="dim"), line)
+    for kin in descent.kin[:_MOST_KIN]:
+        table.add_row(Text("  kin", style="dim"), _unclaimed(kin))
+    if len(descent.kin) > _MOST_KIN:
+        table.add_row("", Text(f"and {len(descent.kin) - _MOST_KIN:,} more", style="dim"))
     return table
+
+
+def _unclaimed(kin: Unclaimed) -> Text:
+    apart = "" if kin.distance is None else f", {kin.distance:.1e} ± {kin.error or 0:.0%} apart"
+    text = Text(printable(kin.name, _MOST_SHOWN), style="yellow")
+    return text.append(f"  {kin.relation}{apart}, and no manifest says so", style="dim")
 
 
 def _is_other(generation: Generation) -> bool:
@@ -139,4 +151,5 @@ def _data(descent: Descent) -> dict[str, Any]:
         "parents": [
             {"name": each.parent.name, "weights": each.parent.weights, "path": each.path} for each in descent.ancestors
         ],
+        "kin": [asdict(each) for each in descent.kin],
     }

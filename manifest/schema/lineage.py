@@ -56,11 +56,29 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
+class Unclaimed:
+    """A relative by the weights, of which no manifest says so. Its name is escaped.
+
+    Attributes:
+        name: What it is called.
+        relation: How it is related.
+        distance: Relative L2 distance; None where there is none.
+        error: Its relative standard error.
+    """
+
+    name: str
+    relation: str
+    distance: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
 class Descent:
-    """A checkpoint with those that it started from."""
+    """A checkpoint with those that it started from, and relatives that no parent on record explains."""
 
     generation: Generation
     ancestors: tuple[Ancestor, ...]
+    kin: tuple[Unclaimed, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifest import progress
 from manifest.checkpoint import Checkpoint, open_address, open_checkpoint
 from manifest.checks.ladder import CheckResult, run_ladder
-from manifest.checks.safety import Safety, global_findings, safety_findings, safety_of
+from manifest.checks.safety import Safety, broken_findings, global_findings, safety_findings, safety_of
 from manifest.digests import file_sha256
 from manifest.errors import CheckpointError, InputError, NoWeightsError
 from manifest.escaping import address_in, printable, public
@@ -69,6 +69,7 @@ def audit(
     state: str | None = None,
     policy: str | os.PathLike[str] | Policy | None = None,
     fast: bool = False,
+    against: str | os.PathLike[str] | None = None,
     named: bool = True,
     progress: Follower = None,
 ) -> Report:
@@ -83,6 +84,7 @@ def audit(
         fast: Look at samples of large tensors only, so that a file of any size takes less than a second: a lone NaN may
             be passed over, equal tensors are not looked for, and neither checksums nor the hashes of published files
             are compared.
+        against: Where its relatives are looked for: a folder of manifests, or an index that `add_to_index` made.
         named: Whether somebody named it. One that was found in a folder, and is no weights, as the state of an
             optimizer, is only asked what its pickle would run.
         progress: Who follows it: `True` for a bar of tqdm, or a function that is called with its steps, on a thread of
@@ -90,7 +92,7 @@ def audit(
 
     Returns:
         A report whose `safety` is one of three: `safe`, `unsafe`, or `unreadable`; with a rung each for the format,
-        for what it is, for its components, and for its numbers.
+        for what it is, for its components, for its numbers, and for its kinship where that is asked.
 
     Raises:
         InputError: There is no such file, or what is claimed of it or demanded makes no sense.
@@ -108,7 +110,7 @@ def audit(
     try:
         with open_checkpoint(path) if address is None else open_address(address) as stored:
             meant = stored if state is None else stored.select(state)
-            report = _Audit(meant, claim, frozenset(only), fast or stored.mirror is not None).report()
+            report = _Audit(meant, claim, frozenset(only), fast or stored.mirror is not None, against).report()
     except CheckpointError as error:
         if isinstance(error, NoWeightsError) and not named:
             result = _without_weights(error)
@@ -144,11 +146,19 @@ def _demanded(policy: str | os.PathLike[str] | Policy) -> Callable[[Report, Path
 class _Audit:
     """One checkpoint while it is audited; what several rungs need is found out once."""
 
-    def __init__(self, stored: Checkpoint, claim: Claim | None, only: frozenset[str], fast: bool) -> None:
+    def __init__(
+        self,
+        stored: Checkpoint,
+        claim: Claim | None,
+        only: frozenset[str],
+        fast: bool,
+        against: str | os.PathLike[str] | None,
+    ) -> None:
         self.stored = stored
         self.claim = claim
         self.only = only
         self.fast = fast
+        self.against = None if against is None else Path(against)
         self.components: list[ComponentVerdict] = []
         self._sha256: Future[str] | None = None
 
@@ -158,6 +168,7 @@ class _Audit:
             ("identity", self._identity),
             ("completeness", self._completeness),
             ("numbers", self._numbers),
+            *([] if self.against is None else [("kinship", partial(self._kinship, self.against))]),
         ]
         with ThreadPoolExecutor(1) as background:
             if not self.fast and may_be_published(self.stored, self.identification):
@@ -220,8 +231,7 @@ class _Audit:
         return nearest if nearest is not None and len(nearest.stored) >= _KIN * len(self.stored.shapes) else None
 
     def _format(self) -> CheckResult:
-        damaged = [] if self.fast else _damaged(self.stored)
-        findings = [*damaged, *_unlisted(self.stored), *safety_findings(self.stored)]
+        findings = [*broken_findings(self.stored, checksums=not self.fast), *safety_findings(self.stored)]
         words = f"well-formed {self.stored.container}, read without running any of it: {_weights(self.stored)}"
         return CheckResult(words + ("; checksums not compared" if self.fast else ""), findings)
 
@@ -312,6 +322,15 @@ class _Audit:
         words += "; large tensors by samples" if self.fast else ""
         return CheckResult(words + (self.stored.mirror.account() if self.stored.mirror else ""), findings)
 
+    def _kinship(self, against: Path) -> CheckResult:
+        from manifest.kinship.nearest import nearest
+        from manifest.kinship.subjects import of_checkpoint
+
+        if self.fast:
+            return CheckResult("all of the weights would have to be read, and samples were", skipped=True)
+        found = nearest(of_checkpoint(self.stored), against)
+        return CheckResult(found.in_short, skipped=not found.searched)
+
 
 def _fitting(near: ArchitectureCandidate) -> int:
     """How many tensors of a file are an architecture's, by name and shape."""
@@ -376,25 +395,3 @@ def _weights(stored: Checkpoint) -> str:
     others.remove(".".join(stored.state_path) or "the top")
     also = f", also {printable(', '.join(others), 120)}" if others else ""
     return f"{len(stored.tensors):,} tensors{place}{also}"
-
-
-def _damaged(stored: Checkpoint) -> list[Finding]:
-    names = stored.damaged_records()
-    if not names:
-        return []
-    more = f" and {len(names) - 1} more do" if len(names) > 1 else " does"
-    message = f"Record {printable(names[0])}{more} not have the checksum it was written with: its bytes have changed."
-    return [finding("F002", message, where=printable(names[0]), records=[printable(name) for name in names[:50]])]
-
-
-def _unlisted(stored: Checkpoint) -> list[Finding]:
-    return [
-        finding(
-            "F004",
-            f"Tensor {printable(name)} is {kind}, whose values cannot be listed.",
-            where=printable(name),
-            severity=Severity.WARNING,
-            remedy="Save it as a plain tensor if it belongs to the weights.",
-        )
-        for name, kind in list(stored.unlisted.items())[:10]
-    ]

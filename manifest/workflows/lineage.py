@@ -15,7 +15,7 @@ from manifest.checkpoint.discovering import discover
 from manifest.checks.target import VerificationTarget
 from manifest.checks.trust import check_trust
 from manifest.errors import ManifestError
-from manifest.schema.document import parse
+from manifest.schema.document import Manifest, parse
 from manifest.schema.lineage import Generation, History, Unread, trace_descent
 from manifest.schema.report import Outcome, outcome_of
 from manifest.signing import Trusted, public_keys
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from manifest.signing.trusted import Signers
 
 
-def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) -> History:
+def lineage(
+    places: Iterable[str | os.PathLike[str]],
+    *,
+    key: Trusted = None,
+    against: str | os.PathLike[str] | None = None,
+) -> History:
     """What the manifests beside some checkpoints say of where they come from.
 
     A manifest is taken at its word, but for the sizes of its files: whether the weights beside it are those that it
@@ -36,10 +41,13 @@ def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
     Args:
         places: Checkpoints, folders of them, or patterns.
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`.
+        against: Where relatives are looked for that no manifest names as parent or child, nor as child of a parent: a
+            folder of manifests, or an index that `add_to_index` made. Manifests have to have sketches for that.
 
     Raises:
         KeyFileError: The key cannot be used.
-        InputError: There are too many checkpoints.
+        InputError: There are too many checkpoints, or there is no such folder or index.
+        DocumentError: What is searched is a file and no index.
 
     Example:
         >>> history = manifest.lineage(["ckpt.pt"])
@@ -49,18 +57,28 @@ def lineage(places: Iterable[str | os.PathLike[str]], *, key: Trusted = None) ->
     trusted = None if key is None else _signers(key)
     places = list(places)
     named = {Path(place) for place in places}
-    generations, unread, unrecorded = [], [], []
+    unread, unrecorded = [], []
+    manifests: dict[str, Manifest] = {}
+    generations = []
     for path in dict.fromkeys(map(_of_directory, discover(places))):
         try:
             if path in named or _has_manifest(path):
-                generations.append(_generation(path, trusted))
+                generation, manifests[str(path)] = _generation(path, trusted)
+                generations.append(generation)
             else:
                 unrecorded.append(str(path))
         except ManifestError as error:
             unread.append(Unread(str(path), str(error)))
         except OSError as error:
             unread.append(Unread(str(path), f"It cannot be read ({error.strerror}); check its permissions."))
-    return History(trace_descent(generations), tuple(unread), tuple(unrecorded))
+    descents = trace_descent(generations)
+    if against is not None:
+        from manifest.kinship.unclaimed import with_kin
+
+        descents, others = with_kin(descents, manifests, Path(against))
+        reasons = {each.reason for each in unread}
+        unread += [Unread(path, reason) for path, reason in others if reason not in reasons]
+    return History(descents, tuple(unread), tuple(unrecorded))
 
 
 def _signers(key: Trusted) -> Signers:
@@ -81,7 +99,7 @@ def _has_manifest(path: Path) -> bool:
         return True
 
 
-def _generation(path: Path, trusted: Signers | None) -> Generation:
+def _generation(path: Path, trusted: Signers | None) -> tuple[Generation, Manifest]:
     require_checkpoint(path)
     contents = read_sidecars(path)
     manifest = parse(contents.manifest, source=Sidecars(path).manifest.name)
@@ -92,7 +110,7 @@ def _generation(path: Path, trusted: Signers | None) -> Generation:
     signature = result.reason
     if signed and problem is not None:
         signature = f"of the manifest alone, which describes another file: {problem}"
-    return Generation(
+    generation = Generation(
         path=str(path),
         name=path.resolve().name,
         weights=(manifest.weights.digest, *(other.weights.digest for other in manifest.others)),
@@ -103,3 +121,4 @@ def _generation(path: Path, trusted: Signers | None) -> Generation:
         trusted=signed and problem is None if trusted is not None else None,
         file="as described" if signed and problem is None else problem,
     )
+    return generation, manifest
