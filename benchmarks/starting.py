@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from measuring import MANIFEST, imports_torch, run, seconds_of
+from measuring import INSIDE, MANIFEST, imports_torch, in_turn, run, seconds_of, seconds_said_by
 from place import Place
-from table import Row, spends
+from table import Row, quick, spends, within
 
 _TRAINED = Path(__file__).parents[1] / "fixtures" / "digits_clip" / "digits_clip.safetensors"
 
@@ -21,6 +21,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         shutil.copy(_TRAINED.with_name(name), trained.with_name(name))
     private, public = place.keys
     run([*MANIFEST, "sign", trained, "--key", private])
+    trusted = trained.with_name("trust.yaml")
+    run([*MANIFEST, "trust", "add", "release", public, "--trust", trusted])
     for arguments, limit in (
         (["--help"], 0.12),
         (["--version"], 0.10),
@@ -35,3 +37,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         yield spends(f"manifest {words}{size}, whole process", seconds_of(command), runs, limit)
         torch = imports_torch(command)
         yield Row("the same, torch", "imported" if torch else "not imported", "", "", "not imported", not torch)
+    verify = [*MANIFEST, "verify", "--fast", trained]
+    pair = in_turn(seconds_of([*verify, "--trust", trusted]), seconds_of(verify), runs)
+    yield within("manifest verify --fast with a trust file / without one, whole process", pair)
+    by_itself = seconds_said_by([*INSIDE, "trust", trained, trusted])
+    yield quick("what a trust file adds: reading it and checking one signature", by_itself, runs, 0.05)
