@@ -6,6 +6,7 @@ python benchmarks/inside.py torch_names CKPT
 python benchmarks/inside.py digests CKPT
 python benchmarks/inside.py sketches CKPT
 python benchmarks/inside.py blocks CKPT
+python benchmarks/inside.py trust CKPT TRUST
 python benchmarks/inside.py load CKPT full|fast|none LIBRARY
 python benchmarks/inside.py open_clip|timm NAME CKPT
 python benchmarks/inside.py golden NAME RUNS DIRECTORY
@@ -93,6 +94,19 @@ def blocks(checkpoint: str) -> float:
         )
 
     return _timed(read_all)
+
+
+def trust(checkpoint: str, trust_file: str) -> float:
+    """Seconds to read a trust file and hold a signature to it, the libraries included that nothing else imports."""
+    from manifest.checks.target import VerificationTarget
+    from manifest.checks.trust import check_trust
+    from manifest.schema.document import parse
+    from manifest.storage.transaction import read_sidecars
+    from manifest.storage.trust_files import trusted_signers
+
+    contents = read_sidecars(Path(checkpoint))
+    subject = VerificationTarget(Path(checkpoint), contents, parse(contents.manifest))
+    return _timed(lambda: check_trust(subject, trusted_signers(None, trust_file)))
 
 
 def load(checkpoint: str, verify: Any, library: str) -> float:
@@ -312,6 +326,7 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "digests": digests,
     "sketches": sketches,
     "blocks": blocks,
+    "trust": trust,
     "load": load,
     "open_clip": open_clip,
     "timm": timm,

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measuring import MANIFEST, imported_by, in_turn, run, seconds_of
+from measuring import INSIDE, MANIFEST, imported_by, in_turn, run, seconds_of, seconds_said_by
 from place import Place
-from table import Row, spends, spends_within
+from table import Row, quick, spends, spends_within, within
 
 _TRAINED = Path(__file__).parents[1] / "fixtures" / "digits_clip" / "digits_clip.safetensors"
 
@@ -32,6 +32,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         shutil.copy(_TRAINED.with_name(name), trained.with_name(name))
     private, public = place.keys
     run([*MANIFEST, "sign", trained, "--key", private])
+    trusted = trained.with_name("trust.yaml")
+    run([*MANIFEST, "trust", "add", "release", public, "--trust", trusted])
     for arguments, limit in (
         (["--help"], 0.12),
         (["--version"], 0.10),
@@ -50,6 +52,11 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         yield spends_within(
             "the same / importing its libraries alone", in_turn(seconds_of(command), seconds_of(alone), runs)
         )
+    verify = [*MANIFEST, "verify", "--fast", trained]
+    pair = in_turn(seconds_of([*verify, "--trust", trusted]), seconds_of(verify), runs)
+    yield within("manifest verify --fast with a trust file / without one, whole process", pair)
+    by_itself = seconds_said_by([*INSIDE, "trust", trained, trusted])
+    yield quick("what a trust file adds: reading it and checking one signature", by_itself, runs, 0.05)
 
 
 def _whether(imported: bool) -> tuple[str, str, str, str, bool]:

@@ -157,23 +157,38 @@ PASSPHRASE_VARIABLE = "MANIFEST_PASSPHRASE"
 _LONGEST_SECRET = 4096
 
 
-def passphrase(variable: str, *, required: bool = False) -> bytes | None:
-    """The passphrase in an environment variable, None when it is not set.
+def passphrase(variable: str, descriptor: int | None = None) -> bytes | None:
+    """The passphrase in a file descriptor, or else in an environment variable; None where neither is given."""
+    if descriptor is not None:
+        return _read_secret(descriptor)
+    value = os.environ.get(variable)
+    return os.fsencode(value) if value is not None else None
+
+
+def new_passphrase(variable: str, descriptor: int | None = None) -> bytes:
+    """The passphrase of a key that is made, or else what somebody at the terminal types twice.
 
     Raises:
-        KeyFileError: It is not set and must be.
+        KeyFileError: There is none, or what was typed was not the same twice.
     """
-    value = os.environ.get(variable)
-    if value is None and required:
-        raise KeyFileError(f"The environment variable {variable} is not set, expected the passphrase in it; set it.")
-    return os.fsencode(value) if value is not None else None
+    import getpass
+
+    given = passphrase(variable, descriptor)
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise KeyFileError(f"There is no passphrase to encrypt the key by; {_how_given(variable)}.")
+    first, second = (os.fsencode(getpass.getpass(prompt)) for prompt in ("New passphrase: ", "The same again: "))
+    if first != second:
+        raise KeyFileError("The two passphrases differ, so no key was made; run the command again.")
+    return first
 
 
 def signing_key(key: str, variable: str, descriptor: int | None = None) -> PrivateSigner:
     """A private key, read.
 
     Its passphrase comes out of a file descriptor, or else of an environment variable, or else from whoever sits at the
-    terminal, who is asked only where the key is encrypted.
+    terminal, who is asked only where the key is encrypted or in a token.
 
     Raises:
         KeyFileError: The key cannot be used.
@@ -182,13 +197,19 @@ def signing_key(key: str, variable: str, descriptor: int | None = None) -> Priva
 
     from manifest.signing import load_private_key
 
-    secret = passphrase(variable) if descriptor is None else _read_secret(descriptor)
+    secret = passphrase(variable, descriptor)
     try:
+        if secret is None and key.startswith("hsm:") and sys.stdin.isatty():
+            secret = os.fsencode(getpass.getpass(f"PIN of {key}: "))
         return load_private_key(key, secret)
-    except PassphraseMissingError:
-        if descriptor is not None or not sys.stdin.isatty():
-            raise
-        return load_private_key(key, os.fsencode(getpass.getpass(f"Passphrase of {key}: ")))
+    except PassphraseMissingError as error:
+        if descriptor is None and sys.stdin.isatty():
+            return load_private_key(key, os.fsencode(getpass.getpass(f"Passphrase of {key}: ")))
+        raise KeyFileError(f"{str(error).partition(';')[0]}; {_how_given(variable)}.") from None
+
+
+def _how_given(variable: str) -> str:
+    return f"set it in the environment variable {variable}, or give it by `--passphrase-fd`"
 
 
 def _read_secret(descriptor: int) -> bytes:

@@ -15,7 +15,7 @@ from manifest.cli.options import (
     PassphraseDescriptor,
     PassphraseVariable,
     TrustFile,
-    passphrase,
+    new_passphrase,
     signing_key,
 )
 from manifest.cli.printing import emit
@@ -53,11 +53,12 @@ def keygen(
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Encrypt the private key by a passphrase.")] = False,
     curve: Annotated[Curve, typer.Option("--curve", help="Elliptic curve.")] = Curve.P256,
     passphrase_env: PassphraseVariable = PASSPHRASE_VARIABLE,
+    passphrase_fd: PassphraseDescriptor = None,
 ) -> None:
     """Make an elliptic-curve key pair for signing; never over an existing file."""
     from manifest.signing import generate_keys
 
-    secret = passphrase(passphrase_env, required=True) if encrypt else None
+    secret = new_passphrase(passphrase_env, passphrase_fd) if encrypt else None
     private, public = generate_keys(name, passphrase=secret, curve=curve)
     print(f"Private key, keep it secret: {private}\nPublic key, give it to others: {public}")
 

@@ -32,6 +32,7 @@ from sigstore.oidc import IdentityToken
 from sigstore.sign import SigningContext
 
 IDENTITY = "release@acme.example"
+WORKFLOW = "https://git.acme.example/digits/release.yml@refs/heads/main"
 ISSUER = "https://accounts.acme.example"
 URI = f"sigstore:{IDENTITY}?issuer={ISSUER}&instance=acme.json"
 _SECRET = "the issuer's own secret, by which it knows its tokens"
@@ -130,7 +131,7 @@ class Instance:
     def certificate(self, key: Any, claims: dict[str, Any]) -> x509.Certificate:
         """A certificate for somebody's key, with the timestamp of the log of certificates."""
         end = datetime.now(UTC) + timedelta(minutes=10)
-        subject = x509.RFC822Name(claims["sub"])
+        kind = x509.RFC822Name if "@" in claims["sub"].partition("/")[0] else x509.UniformResourceIdentifier
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
@@ -143,7 +144,7 @@ class Instance:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.ca.public_key()), critical=False)
-            .add_extension(x509.SubjectAlternativeName([subject]), critical=True)
+            .add_extension(x509.SubjectAlternativeName([kind(claims["sub"])]), critical=True)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_OID, claims["iss"].encode()), critical=False)
         )
         unstamped = builder.sign(self.ca_key, hashes.SHA256()).tbs_certificate_bytes
@@ -240,6 +241,9 @@ def served(instance: Instance) -> Iterator[Instance]:
             if place.path == "/.well-known/openid-configuration":
                 ends = {f"{name}_endpoint": f"{instance.address}/{name}" for name in ("authorization", "token")}
                 self._answer(200, ends)
+            elif place.path == "/ambient":  # as a CI service answers its jobs
+                allowed = self.headers["Authorization"] == "bearer of-the-job"
+                self._answer(200 if allowed else 403, {"value": token(WORKFLOW)} if allowed else {})
             elif place.path == "/authorization":  # the person agrees at once
                 asked = {name: values[0] for name, values in parse_qs(place.query).items()}
                 self.send_response(302)

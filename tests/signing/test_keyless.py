@@ -21,7 +21,7 @@ from manifest.schema.report import Severity
 from manifest.signing import Identity, load_public_key, read_bundle, verify_bundle
 from manifest.signing.keyless import TOKEN_VARIABLE
 from manifest.storage.sidecars import Sidecars
-from tests.signing.sigstore_instance import IDENTITY, ISSUER, URI, Instance, served, token
+from tests.signing.sigstore_instance import IDENTITY, ISSUER, URI, WORKFLOW, Instance, served, token
 
 Run = Callable[..., Any]
 
@@ -235,6 +235,17 @@ def test_signature_that_would_not_hold_is_not_written(
     with pytest.raises(SignatureError, match="cert is not valid at validation time"):
         manifest.sign(checkpoint, "sigstore:?instance=acme.json")
     assert not Sidecars(checkpoint).cosignature(2).exists()
+
+
+def test_job_of_a_ci_service_signs_as_its_workflow(checkpoint: Path, instance: Instance, run_process: Run) -> None:
+    job = {"GITHUB_ACTIONS": "true", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of-the-job"}
+    job["ACTIONS_ID_TOKEN_REQUEST_URL"] = f"{instance.address}/ambient?version=1"
+
+    signed = run_process("sign", checkpoint, "--key", "sigstore:?instance=acme.json", **job)
+
+    assert signed.code == 0, signed.err
+    uri = f"sigstore:{WORKFLOW}?issuer={ISSUER}&instance=acme.json"
+    assert manifest.verify(checkpoint, key=uri, fast=True).passed
 
 
 _BROWSER = """

@@ -167,7 +167,7 @@ def test_variable_when_it_holds_no_key_then_its_text_is_not_shown(monkeypatch: p
 
 def test_uri_when_scheme_is_unknown_then_lists_the_schemes() -> None:
     with pytest.raises(
-        KeyFileError, match="of the scheme `https:` where a path, `file:`, `env:`, `hsm:` or `awskms:` is"
+        KeyFileError, match="of the scheme `https:` where a path, `file:`, `env:`, `hsm:`, `sigstore:` or a key"
     ):
         load_private_key("https://host/release.key")
 

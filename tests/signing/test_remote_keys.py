@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 import manifest
 from manifest.errors import KeyFileError
 from manifest.signing import load_private_key, load_public_keys
+from tests.signing.terminal import typed
 
 LIBRARIES = ("/usr/lib/softhsm/libsofthsm2.so", "/opt/homebrew/lib/softhsm/libsofthsm2.so")
 PIN = "493817"
@@ -88,6 +89,19 @@ def test_token_that_cannot_be_used_is_refused_in_one_sentence(
     assert says in answer.complaint
     assert pin is None or pin not in answer.err
     assert not Path("ckpt.safetensors.manifest.2.sig").exists()
+
+
+def test_pin_of_a_token_is_asked_for_at_a_terminal(
+    checkpoint: Path, token: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in token.items():
+        monkeypatch.setenv(name, value)
+
+    ended, shown = typed("sign", checkpoint.name, "--key", "hsm:2", answers=(PIN,))
+
+    assert ended == 0, shown
+    assert shown.startswith("PIN of hsm:2: ")
+    assert PIN not in shown
 
 
 def test_token_without_its_library_is_refused(checkpoint: Path, run_process: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from tests.signing.attacks import ATTACKS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-_TABLE = PAGE.partition("| --- | --- | --- |\n")[2].partition("\n\n")[0]
+_TABLE = PAGE.partition("## Threats\n")[2].partition("| --- | --- | --- |\n")[2].partition("\n\n")[0]
 ROWS = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in _TABLE.splitlines()]
 _NAMED = {attack.name: attack for attack in ATTACKS}
 
@@ -42,6 +42,6 @@ def test_codes_on_the_page_are_rules() -> None:
 def test_trust_file_on_the_page_is_one() -> None:
     text = PAGE.partition("```yaml\n")[2].partition("```")[0]
 
-    (signer,) = parse_trust(text.encode(), "The example").signers
-    assert signer.name == "alice"
+    signers = parse_trust(text.encode(), "The example").signers
+    assert [signer.name for signer in signers] == ["alice", "release"]
     assert yaml.safe_load(text)["threshold"] == 2
