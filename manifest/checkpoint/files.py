@@ -72,7 +72,7 @@ class OpenFile:
         Raises:
             InputError: It was cut while it was read, or it cannot be read.
         """
-        if self.remote is None or (size <= _KEPT and self.descriptor >= 0):
+        if self.remote is None or (self.descriptor >= 0 and (size <= _KEPT or self.remote.has(start, start + size))):
             self.need([(start, start + size)])
             yield from read_blocks(self.descriptor, start, size, self.name, most)
             return
