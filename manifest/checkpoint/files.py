@@ -153,6 +153,16 @@ class Files:
         """Bytes of all files that are open."""
         return sum(len(file.mapping) for file in self._open)
 
+    def fetch(self) -> None:
+        """Fetch and keep all bytes of files at addresses, where several passes over them are to come.
+
+        Raises:
+            InputError: They cannot be had, or there is no room for them.
+        """
+        progress.begin("fetching")
+        for file in self._open:
+            file.need([(0, len(file.mapping))])
+
     def beside(self, name: str) -> int:
         """Open a file that the first one names, once.
 

@@ -196,16 +196,6 @@ class Checkpoint:
         for file in self.files:
             file.expect_samples()
 
-    def fetch(self) -> None:
-        """Of a checkpoint at an address, fetch and keep all bytes, where several passes over them are to come.
-
-        Raises:
-            InputError: They cannot be had, or there is no room for them.
-        """
-        progress.begin("fetching")
-        for file in self.files:
-            file.need([(0, len(file.mapping))])
-
     def hash_ahead(self) -> None:
         """Begin to hash the files on other threads; `blake3` waits for them."""
         self._hashes.begin()

@@ -111,7 +111,7 @@ def _at_address(path: str | os.PathLike[str], fast: bool) -> Checkpoint | None:
     stored = open_address(address)
     try:
         if not fast:
-            stored.fetch()
+            stored.files.fetch()
     except BaseException:
         stored.close()
         raise
