@@ -72,7 +72,7 @@ class OpenFile:
         Raises:
             InputError: It was cut while it was read, or it cannot be read.
         """
-        if self.remote is None or (size <= _KEPT and self.descriptor >= 0):
+        if self.remote is None or (self.descriptor >= 0 and (size <= _KEPT or self.remote.has(start, start + size))):
             self.need([(start, start + size)])
             yield from read_blocks(self.descriptor, start, size, self.name, most)
             return
@@ -152,6 +152,16 @@ class Files:
     def size(self) -> int:
         """Bytes of all files that are open."""
         return sum(len(file.mapping) for file in self._open)
+
+    def fetch(self) -> None:
+        """Fetch and keep all bytes of files at addresses, where several passes over them are to come.
+
+        Raises:
+            InputError: They cannot be had, or there is no room for them.
+        """
+        progress.begin("fetching")
+        for file in self._open:
+            file.need([(0, len(file.mapping))])
 
     def beside(self, name: str) -> int:
         """Open a file that the first one names, once.

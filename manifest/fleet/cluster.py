@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -18,6 +19,9 @@ from manifest.errors import InputError, one_line
 from manifest.fleet.engines import LostError
 from manifest.fleet.processes import processors
 from manifest.installing import install_command
+
+_PATIENCE = 10.0
+"""Seconds without an answer."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,6 +85,8 @@ def _cluster(ray: Any, workers: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if (address := os.environ.get("RAY_ADDRESS")) is not None:
+        _require_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # who starts a check tells nobody of it
     try:
         try:
@@ -94,8 +100,22 @@ def _cluster(ray: Any, workers: int | None) -> Iterator[None]:
                 logging_level=logging.ERROR,
             )
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"The cluster cannot be reached ({one_line(error)}); check $RAY_ADDRESS.") from None
+        raise _not_reached(error) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Refuse an address where nobody listens, which Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        except OSError as error:
+            raise _not_reached(error) from None
+
+
+def _not_reached(error: Exception) -> InputError:
+    return InputError(f"The cluster cannot be reached ({one_line(error)}); check $RAY_ADDRESS.")

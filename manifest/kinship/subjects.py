@@ -16,17 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from manifest import progress
-from manifest.checkpoint import Checkpoint, open_checkpoint
+from manifest.checkpoint import Checkpoint, open_address, open_checkpoint
 from manifest.digests import weights_digest
 from manifest.errors import DocumentError, InputError, ManifestError
-from manifest.escaping import printable
+from manifest.escaping import address_in, printable
 from manifest.identification.identify import identify
 from manifest.kinship.sketch import Sketch, digest_and_sketch
 from manifest.kinship.stored import read
+from manifest.remote import fetched
 from manifest.schema.document import LARGEST, Manifest, parse
 from manifest.schema.vocabulary import component_tensors
 from manifest.storage.bounded_read import read_small
-from manifest.storage.sidecars import described_checkpoint, has_manifest, is_manifest, select_recorded
+from manifest.storage.sidecars import (
+    MANIFEST_INSIDE,
+    bring_sidecars,
+    described_checkpoint,
+    has_manifest,
+    is_manifest,
+    select_recorded,
+)
 from manifest.storage.transaction import read_manifest
 
 
@@ -80,22 +88,26 @@ class Subject:
 
 
 def opened(path: str | os.PathLike[str]) -> Subject:
-    """The weights that a path names: a checkpoint, or a manifest by itself.
+    """The weights that a path or an address names: a checkpoint, or a manifest by itself.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
         DocumentError: The manifest is not valid, or has no sketches.
         InputError: There is no such file.
     """
+    address = address_in(path)
+    if address is not None and address.endswith(MANIFEST_INSIDE):
+        with fetched(address, LARGEST) as copy:
+            return recorded(copy)
     place = Path(path)
-    if is_manifest(place):
+    if address is None and is_manifest(place):
         return recorded(place)
-    place = described_checkpoint(place)
-    manifest = None
-    with suppress(ManifestError):  # the bytes are there; what cannot be read beside them says nothing
-        manifest = read_manifest(place) if has_manifest(place) else None
-    stored = open_checkpoint(place)
+    stored = open_checkpoint(described_checkpoint(place)) if address is None else open_address(address)
     try:
+        bring_sidecars(stored)
+        manifest = None
+        with suppress(ManifestError):  # the bytes are there; what cannot be read beside them says nothing
+            manifest = read_manifest(stored.path) if has_manifest(stored.path) else None
         return of_checkpoint(stored, manifest)
     except BaseException:
         stored.close()

@@ -6,7 +6,7 @@ back ends (`reading`), which are imported when an address is opened.
 """
 
 from manifest.remote.addresses import Address
-from manifest.remote.mirror import Mirror, RemoteFile
+from manifest.remote.mirror import Mirror, RemoteFile, fetched
 from manifest.remote.reading import facts, opened
 
-__all__ = ["Address", "Mirror", "RemoteFile", "facts", "opened"]
+__all__ = ["Address", "Mirror", "RemoteFile", "facts", "fetched", "opened"]

@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from manifest.errors import InputError
@@ -138,10 +139,19 @@ class RemoteFile:
         with self._lock:
             pieces = [piece for each in _joined(ranges) for missing in self._missing(each) for piece in _cut(*missing)]
             if pieces:
-                with self.path.open("r+b") as file:
-                    for (start, _), data in zip(pieces, self._arriving(pieces), strict=True):
-                        os.pwrite(file.fileno(), data, start)
+                try:
+                    with self.path.open("r+b") as file:
+                        for (start, _), data in zip(pieces, self._arriving(pieces), strict=True):
+                            os.pwrite(file.fileno(), data, start)
+                except OSError as error:
+                    place = printable(str(self.path.parent), 1000)
+                    cure = "free some room, or name another place in $TMPDIR"
+                    raise InputError(f"Cannot write into {place}: {error.strerror}; {cure}.") from None
                 self._held = _joined([*self._held, *pieces], gap=0)
+
+    def has(self, start: int, end: int) -> bool:
+        """Whether all of a range was fetched and kept."""
+        return next(self._missing((start, end)), None) is None
 
     def blocks(self, start: int, size: int) -> Iterator[memoryview]:
         """A range from its first byte to its last, in pieces that are not kept.
@@ -180,6 +190,24 @@ class RemoteFile:
             start = max(start, last)
         if start < end:
             yield start, end
+
+
+@contextmanager
+def fetched(address: str, most: int) -> Iterator[Path]:
+    """A small file at an address, whole, as one of this machine while the block lasts.
+
+    Raises:
+        InputError: There is none, it cannot be had, or it is larger than `most` bytes.
+    """
+    place = Address(address)
+    mirror = Mirror(place)
+    try:
+        mirror.bring([place.name], most)
+        if not mirror.path.exists():
+            raise InputError(f"There is no file {place.shown}; check the address.")
+        yield mirror.path
+    finally:
+        mirror.close()
 
 
 def _joined(ranges: Iterable[Range], gap: int = _GAP) -> list[Range]:

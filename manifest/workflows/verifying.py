@@ -18,8 +18,7 @@ from manifest.checks.integrity import integrity
 from manifest.checks.ladder import CheckResult, merge_reports
 from manifest.checks.target import Check, VerificationTarget, open_target, run_checks
 from manifest.checks.trust import Expectation, check_trust, expectation
-from manifest.errors import InputError
-from manifest.escaping import address_in, how_to_download, printable
+from manifest.escaping import address_in, printable
 from manifest.grants import granted
 from manifest.progress import Follower, followed
 from manifest.schema.report import Report, Severity
@@ -49,7 +48,7 @@ def verify(
 
     Args:
         path: The checkpoint, by its path or open already (then it is closed afterwards); its manifest and signature
-            lie beside it. With `fast`, an address too: `https://…`, `s3://…`, `gs://…`, `hf://…`.
+            lie beside it. Or its address: `https://…`, `s3://…`, `gs://…`, `hf://…`.
         key: Public key of the signer that is trusted: a file, `file:…` or `env:VARIABLE`. Of several, any of whom may
             have signed, a file of all, or a sequence.
         fast: Stop before the rungs that need torch.
@@ -105,16 +104,18 @@ def verify(
 
 
 def _at_address(path: str | os.PathLike[str], fast: bool) -> Checkpoint | None:
-    """The checkpoint at an address; None for what is a path."""
+    """The checkpoint at an address; None for what is a path. All its bytes are kept where they are read repeatedly."""
     address = address_in(path)
     if address is None:
         return None
-    if not fast:
-        raise InputError(
-            f"{printable(address, 1000)} is an address, where only `--fast` verifies (in Python, fast=True); "
-            f"add it, or {how_to_download(address)}."
-        )
-    return open_address(address)
+    stored = open_address(address)
+    try:
+        if not fast:
+            stored.files.fetch()
+    except BaseException:
+        stored.close()
+        raise
+    return stored
 
 
 def static_rungs(

@@ -45,7 +45,7 @@ def test_file_that_comes_to_lie_beside_it_makes_another_checkpoint(sharded: Path
     assert not is_still(sharded, before)
 
 
-def test_bytes_that_are_changed_under_the_same_time_are_noticed_by_the_time_of_the_system(
+def test_bytes_that_are_changed_under_the_same_time_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states, "_MOMENT", 0)  # or the digest would show it

@@ -128,6 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
         ("GET", r"/api/models/(?P<name>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?", "listing"),
+        ("GET", r"/api/models/(?P<name>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", "tree"),
         ("POST", r"/api/models/(?P<name>[^/]+/[^/]+)/branch/(?P<revision>[^/]+)", "branch"),
         ("POST", r"/api/models/(?P<name>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)", "preupload"),
         ("POST", r"/api/models/(?P<name>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)", "commit"),
@@ -231,6 +232,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_json({**known, "sha": commit.sha, "siblings": siblings})
         if "blobs" in parse_qs(urlsplit(self.path).query) and self.hub.after_listing is not None:
             self.hub.after_listing()
+
+    def tree(self, name: str, revision: str, folder: str | None) -> None:
+        """What lies in a folder of a repository, without what lies in folders of it."""
+        start, entries = f"{folder}/" if folder else "", []
+        for path, data in self.found_commit(name, revision).files.items():
+            if path.startswith(start) and "/" not in path.removeprefix(start):
+                oid = {"oid": hashlib.sha1(data).hexdigest(), "size": len(data)}
+                lfs = {"lfs": {**oid, "oid": hashlib.sha256(data).hexdigest(), "pointerSize": 130}}
+                entries.append({"type": "file", "path": path, **oid, **(lfs if is_large(path, data) else {})})
+        if not entries:
+            raise _Failure(404, "EntryNotFound", "Entry not found")
+        self.send_json(entries)
 
     def branch(self, name: str, revision: str) -> None:
         self.require_writer()

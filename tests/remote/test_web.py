@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -109,9 +112,32 @@ def test_verify_of_an_address_whose_bytes_changed_names_the_part(published: Path
     assert "I002" in {finding.rule for finding in report.findings()}
 
 
-def test_whole_verify_of_an_address_is_refused_with_what_to_do(server: Server) -> None:
-    with pytest.raises(InputError, match="only `--fast` verifies"):
-        manifest.verify(f"{server.address}/digits.safetensors")
+def test_whole_verify_of_an_address_fetches_each_byte_once_and_keeps_none(
+    server: Server, published: Path, folders: Path
+) -> None:
+    name, key = "digits.safetensors", published / "release.pub"
+    there, here = manifest.verify(f"{server.address}/{name}", key=key), manifest.verify(published / name, key=key)
+    assert [(rung.name, rung.outcome, rung.reason) for rung in there.rungs] == [
+        (rung.name, rung.outcome, rung.reason) for rung in here.rungs
+    ]
+    assert there.passed
+    assert {rung.name: rung.outcome for rung in there.rungs}["golden"] == "pass"
+    assert server.sent(name) == (published / name).stat().st_size
+    gc.collect()
+    assert not list(folders.iterdir())
+
+
+def test_relation_of_an_address_is_that_of_the_file(published: Path, digits: Any, tmp_path: Path) -> None:
+    for name in ("digits.safetensors", "digits.pt"):
+        shutil.copy(published / name, tmp_path)
+    manifest.create(tmp_path / "digits.pt", digits.MODEL, family="open_clip", golden=False)
+    with serving(tmp_path) as server:
+        for name in ("digits.safetensors", "digits.pt", "digits.pt.manifest.json"):
+            (pair,) = manifest.relate(f"{server.address}/{name}", published / "digits.safetensors").pairs
+            assert str(pair.relation) == "identical"
+        assert server.sent("digits.pt") < 1.1 * (tmp_path / "digits.pt").stat().st_size
+        with pytest.raises(InputError, match=r"There is no file .*none\.manifest\.json; check the address"):
+            manifest.relate(f"{server.address}/none.manifest.json", tmp_path / "digits.pt")
 
 
 @pytest.mark.parametrize(
