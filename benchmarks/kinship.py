@@ -32,4 +32,4 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     command = [*MANIFEST, "relate", asked, "--against", place.index(asked)]
     what = f"relate {gigabytes(asked)} --against an index of {place.sizes.indexed:,} sketches of {name}"
     yield quick(f"{what}, whole process", seconds_of(command), runs, 10)
-    yield in_memory(f"{what}, peak memory (RssAnon)", run(command, look=True), 300e6)
+    yield in_memory(f"{what}, peak memory (RssAnon)", run(command, look=True), 150e6)

@@ -96,7 +96,7 @@ def add(
 
     found = add_to_index(file, places)
     said = f"Added {found.added:,} to {file}, and updated {found.updated:,}: it holds {found.held:,} sets of weights."
-    emit(f"{said} {found.without:,} manifests have no sketches." if found.without else said, None)
+    emit(f"{said} {found.without:,} more have no sketches." if found.without else said, None)
     for path, reason in found.unread:
         complain(f"{path} was not added: {reason}")
     raise typer.Exit(2 if found.unread else 0)

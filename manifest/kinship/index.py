@@ -131,8 +131,8 @@ class Index:
             raise self._not_valid("its header has not the fields of one") from None
         start = len(beginning) + length
         for group in header.groups:
-            if len({each.name for each in group.tensors}) != len(group.tensors):
-                raise self._not_valid("it lists a tensor twice")
+            if not group.tensors or len({each.name for each in group.tensors}) != len(group.tensors):
+                raise self._not_valid("it lists a tensor twice, or none")
             row = row_size(group.tensors)
             if row > _LARGEST_ROW or start + row * len(group.entries) > size:
                 raise self._not_valid("its rows are cut off or too long")

@@ -23,7 +23,7 @@ class Indexed:
         added: Sets of weights that are new in it.
         updated: Those that were in it, and have the name by which they were added now.
         held: All that it has now.
-        without: How many manifests have no sketches.
+        without: How many manifests and checkpoints have no sketches.
         unread: Paths of what could not be read, each with the reason.
     """
 
@@ -66,7 +66,7 @@ class _Reading:
                 except (ManifestError, OSError) as error:
                     self.unread.append((str(path), str(error)))
                     continue
-                if found is None:
+                if found is None or not found.tensors:
                     self.without += 1
                 else:
                     yield found

@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
     name: str
     weights: Digest
-    parents: tuple[Digest, ...] = ()
+    parents: tuple[Digest, ...]
 
 
 @dataclass(frozen=True)

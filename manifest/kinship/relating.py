@@ -119,8 +119,8 @@ def add_to_index(
     Example:
         >>> manifest.add_to_index("kin.index", ["ckpt.pt.manifest.json"]).held
         1
-        >>> manifest.relatives("ckpt.pt", "kin.index").found[0].other
-        'ckpt.pt'
+        >>> str(manifest.relatives("ckpt.pt", "kin.index").found[0].relation)
+        'identical'
     """
     del progress  # `followed` takes it
     return indexed(Path(index), [Path(each) for each in places])

@@ -15,8 +15,10 @@ from torch import nn
 
 import manifest
 from manifest.checkpoint.discovering import discover
-from manifest.kinship.answers import KIN
+from manifest.kinship.answers import KIN, Relation
 from manifest.kinship.distances import together
+from manifest.kinship.index import add
+from manifest.kinship.nearest import nearest_of_each
 from manifest.kinship.pairs import answer, paired
 from manifest.kinship.sketch import FEW, MANY
 from manifest.kinship.subjects import Subject, opened
@@ -104,7 +106,7 @@ def test_no_two_that_were_trained_from_different_seeds_are_related(kit: str, who
     print(f"{kit}: {len(answers)} unrelated pairs: alike by {likely[0]:+.1f} to {likely[-1]:+.1f} standard errors")
 
 
-def test_published_packages_are_not_related_to_each_other(folders: dict[str, Path]) -> None:
+def test_published_packages_are_not_related_to_each_other(folders: dict[str, Path], tmp_path: Path) -> None:
     found = []
     for folder in folders.values():
         for path in discover([folder]):
@@ -116,6 +118,9 @@ def test_published_packages_are_not_related_to_each_other(folders: dict[str, Pat
         assert answer(paired(one, other)).relation not in KIN
     for each in found:
         assert answer(paired(each, each)).relation in KIN, each.name
+    add(tmp_path / "kin.index", found)
+    for each, near in zip(found, nearest_of_each(found, tmp_path / "kin.index"), strict=True):
+        assert [pair.relation for pair in near.found] == [Relation.IDENTICAL], each.name
 
 
 def test_epochs_of_one_training_are_related_and_further_apart_the_longer_they_went(tmp_path: Path) -> None:

@@ -132,10 +132,22 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_added(
     shutil.copy(Sidecars(digits.WEIGHTS).manifest, tmp_path / "runs")
     answer = run("index", "add", "kin.index", "runs")
     assert answer.code == 2
-    assert "it holds 3 sets of weights. 1 manifests have no sketches." in answer.out
+    assert "it holds 3 sets of weights. 1 more have no sketches." in answer.out
     assert "runs/broken.manifest.json was not added: broken.manifest.json is not JSON" in answer.err
     assert run("index", "add", "kin.index", "nowhere").complaint.startswith("There is no file nowhere")
     assert len(names(tmp_path / "kin.index")) == 3
+
+
+def test_checkpoint_of_whole_numbers_alone_has_no_sketches(
+    family: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    shutil.copytree(family / "base", tmp_path / "a")
+    torch.save({"ids": torch.arange(5)}, tmp_path / "ids.pt")
+    answer = run("index", "add", "kin.index", "ids.pt", "a")
+    assert answer.out.strip() == (
+        "Added 1 to kin.index, and updated 0: it holds 1 sets of weights. 1 more have no sketches."
+    )
+    assert run("relate", "ids.pt", "--against", "kin.index").code == 1
 
 
 def test_index_that_another_has_changed_meanwhile_is_not_overwritten(family: Path, index: Path) -> None:
@@ -199,6 +211,9 @@ FAULTS: dict[str, Callable[[bytes], bytes]] = {
     "an entry more": changed(lambda header: header["groups"][0]["entries"].append(["a", "blake3:" + "0" * 64, []])),
     "a digest that is none": changed(lambda header: header["groups"][0]["entries"][0].__setitem__(1, "x")),
     "a tensor twice": changed(lambda header: header["groups"][0]["tensors"].append(header["groups"][0]["tensors"][0])),
+    "no tensor": changed(
+        lambda header: header["groups"].append({"tensors": [], "entries": [["a", "blake3:" + "0" * 64, []]]})
+    ),
     "a size below zero": changed(lambda header: header["groups"][0]["tensors"][0].__setitem__(1, [-1])),
     "a size beyond all": changed(lambda header: header["groups"][0]["tensors"][0].__setitem__(1, [1 << 63])),
     "a row beyond all": changed(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import manifest
+from manifest.kinship.answers import Relation
 from manifest.storage.transaction import read_manifest
 from tests.warm import warm_run
 
@@ -94,3 +95,25 @@ def test_its_checkpoint_verifies_loads_and_resumes(
 )
 def test_so_do_those_of_other_trainings(train: Trainer, name: str, options: list[str], program: Sequence[str]) -> None:
     promised(train(name, *options, program=program) / "epoch_1.pt")
+
+
+def test_its_epochs_are_kin_and_another_run_is_not(train: Trainer) -> None:
+    run = train("kin", "--lr", "1e-3", program=SMALL, epochs=3)
+    other = train("stranger", "--lr", "1e-3", "--seed", "1", program=SMALL)
+    last, stranger = run / "epoch_3.pt", other / "epoch_1.pt"
+    two, one = manifest.relate(last, run / "epoch_2.pt.manifest.json", run / "epoch_1.pt.manifest.json").pairs
+    assert {two.relation, one.relation} == {Relation.SAME_START}
+    assert 0 < (two.distance or 0) < (one.distance or 0)
+    assert manifest.relate(stranger, last).pairs[0].relation is Relation.UNRELATED
+    manifest.add_to_index(run / "kin.index", [run.parents[1]])
+    for against in (run.parents[1], run / "kin.index"):
+        found = manifest.relatives(last, against)
+        assert [Path(each.other).name.split(" ")[0] for each in found.found] == [
+            "epoch_3.pt",
+            "epoch_2.pt",
+            "epoch_1.pt",
+        ]
+        assert found.searched == 4
+    reason = manifest.audit(last, against=run / "kin.index").rungs[-1].reason
+    assert reason.startswith("the same weights as ")
+    assert reason.endswith("; 2 more relatives among 4 sets of weights")
