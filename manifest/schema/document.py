@@ -371,7 +371,9 @@ class Manifest(Shown, _Part):
     created: str
     tool: Tool
     signer: Hex256 | None = Field(
-        default=None, exclude_if=_is_none, description="Hint of the key or the identity that signed, when it was signed."
+        default=None,
+        exclude_if=_is_none,
+        description="Hint of the key or the identity that signed, when it was signed.",
     )
     checkpoint: CheckpointRecord
     weights: Weights
