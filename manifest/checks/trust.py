@@ -241,7 +241,7 @@ def _untrusted(subject: VerificationTarget) -> CheckResult:
     reason = "signer unknown: no key was given"
     if (said := subject.manifest.signer) is not None and all(each.hint != said for each in named.values()):
         where, statement = next(iter(named.items()))
-        message = f"The signature names {statement.signer}, and the manifest says that key {said[:16]} signed."
+        message = f"The signature names {statement.signer}, and the manifest says that {said[:16]} signed."
         return CheckResult(reason, [finding("T006", message, where=where)])
     return CheckResult(
         reason,

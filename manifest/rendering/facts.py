@@ -23,7 +23,7 @@ def facts(
     first = files[0].path if len(files) == 1 else None
     name = name or files[0].path
     renamed = f" (saved as {first})" if first not in (None, name) else ""
-    signer = f"key {manifest.signer[:16]}" if manifest.signer else "nobody"
+    signer = manifest.signer[:16] if manifest.signer else "nobody"
     signer += ", as the manifest says; not checked" if manifest.signer and not written else ""
     there = [(part.role, part.training) for part in manifest.components if part.status is not Status.ABSENT]
     quick = architecture.config.get("quick_gelu")

@@ -154,7 +154,7 @@ def line(manifest: Manifest, name: str, other: str | None = None) -> Table:
 
     said = facts(manifest)
     words = f"{said['model']}, {manifest.weights.parameters:,} parameters; {said['training']}; "
-    words += f"names key {manifest.signer[:16]}, not checked" if manifest.signer else "not signed"
+    words += f"names the signer {manifest.signer[:16]}, not checked" if manifest.signer else "not signed"
     shown = Text(printable(name, 200)).append(f"  {printable(words, 400)}", style="dim")
     if other is None:
         return _paragraph("  ", shown)

@@ -371,7 +371,9 @@ class Manifest(Shown, _Part):
     created: str
     tool: Tool
     signer: Hex256 | None = Field(
-        default=None, exclude_if=_is_none, description="Hint of the key that signed, when it was signed."
+        default=None,
+        exclude_if=_is_none,
+        description="Hint of the key or the identity that signed, when it was signed.",
     )
     checkpoint: CheckpointRecord
     weights: Weights
@@ -390,7 +392,7 @@ class Manifest(Shown, _Part):
     def in_short(self) -> str:
         """The file, its model, how large it is, and who signed it."""
         name = printable(self.architecture.name or self.architecture.class_name)
-        signer = f"signed by key {self.signer[:16]}" if self.signer else "not signed"
+        signer = f"signed by {self.signer[:16]}" if self.signer else "not signed"
         file = printable(self.checkpoint.files[0].path) if self.checkpoint.files else "no file"
         return f"{file}: {self.architecture.family} {name}, {self.weights.parameters:,} parameters, {signer}"
 

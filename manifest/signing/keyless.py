@@ -137,8 +137,10 @@ def _trusted_root(library: Any, instance: Path | None) -> models.TrustedRoot:
 
 def _configuration(library: Any, instance: Path | None) -> models.ClientTrustConfig:
     """Where an instance's services are; of the public one, as it says today."""
-    public: models.ClientTrustConfig | None = library.ClientTrustConfig.production() if instance is None else None
-    config = public if instance is None else _configuration_of(library, instance)[1]
+    if instance is None:
+        public: models.ClientTrustConfig = library.ClientTrustConfig.production()
+        return public
+    config = _configuration_of(library, instance)[1]
     if config is None:
         raise InputError(
             f"{printable(str(instance), 300)} has the keys of an instance of Sigstore and not the addresses of its "
@@ -169,13 +171,16 @@ def _configuration_of(library: Any, path: Path) -> tuple[models.TrustedRoot, mod
 def _token(library: Any, config: models.ClientTrustConfig) -> oidc.IdentityToken:
     """The token in the environment, or that of the place, as a job of a CI service has one, or one by a browser."""
     raw = os.environ.get(TOKEN_VARIABLE) or library.detect_credential()
-    if not raw and not sys.stdin.isatty():
+    token: oidc.IdentityToken
+    if raw:
+        token = library.IdentityToken(raw)
+    elif sys.stdin.isatty():
+        token = library.Issuer(config.signing_config.get_oidc_url()).identity_token()
+    else:
         raise KeyFileError(
             f"There is no token of an identity to sign with, expected one in ${TOKEN_VARIABLE} or of the CI service; "
             "set it, or run this at a terminal to sign in by a browser."
         )
-    issuer = None if raw else library.Issuer(config.signing_config.get_oidc_url())
-    token: oidc.IdentityToken = library.IdentityToken(raw) if issuer is None else issuer.identity_token()
     return token
 
 

@@ -58,7 +58,7 @@ def test_show_of_a_folder_is_a_line_for_each_checkpoint(run: Run) -> None:
     ]
     assert "runs/deep/second.pt  open_clip digits-clip (CLIP), 3,484,545 parameters; 3 trained" in deep
     assert "runs/first.pt  open_clip" in first
-    assert "; names key " in first
+    assert "; names the signer " in first
 
 
 @pytest.mark.usefixtures("runs")

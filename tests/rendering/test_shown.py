@@ -39,7 +39,7 @@ def test_line_of_a_manifest(recorded: Manifest) -> None:
         "<Manifest of digits_clip.safetensors: open_clip digits-clip, 3,484,545 parameters, not signed>"
     )
     signed = recorded.model_copy(update={"signer": "ab" * 32})
-    assert repr(signed).endswith("signed by key abababababababab>")
+    assert repr(signed).endswith("signed by abababababababab>")
 
 
 def test_line_of_a_report(digits: ModuleType, tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_library_that_is_missing_is_told_with_what_to_install(signed: Path, comm
     assert "A keyless signature needs the library sigstore: `pip install " in " ".join(done.stderr.split())
 
 
-def test_keyless_signature_counts_for_nothing_where_only_keys_are_trusted(signed: Path) -> None:
+def test_keyless_signature_needs_no_library_where_only_keys_are_trusted(signed: Path) -> None:
     manifest.sign(signed, "bob.key")
     program = "import sys; sys.modules['sigstore'] = None; from manifest.cli import main; main()"
 
