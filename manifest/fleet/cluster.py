@@ -109,7 +109,7 @@ def _cluster(ray: Any, workers: int | None) -> Iterator[None]:
 
 def _require_reachable(address: str) -> None:
     """Refuse an address where nobody listens, which Ray would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if port.isdigit():
         try:
             socket.create_connection((host, int(port)), _PATIENCE).close()

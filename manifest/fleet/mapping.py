@@ -20,7 +20,7 @@ from pathlib import Path
 
 from manifest import progress
 from manifest.errors import InputError, ManifestError, one_line
-from manifest.escaping import address_in, printable
+from manifest.escaping import address_in, printable, public
 from manifest.fleet.engines import Engine, LostError, engine_of
 from manifest.fleet.processes import processors
 from manifest.schema.report import Kind, Report
@@ -155,12 +155,13 @@ def checked(
             forked = in_processes or workers is not None
             elsewhere = {number: path for number, path in left.items() if forked and not _is_large(path)}
         here = [item for item in left.items() if item[0] not in elsewhere]
+        progress.begin("checking")
         done = run(task, list(elsewhere.items()), workers) if elsewhere else ()
         for count, ((number, path), result) in enumerate(chain(done, _here(task, here)), len(paths) - len(left) + 1):
             progress.now.subject = f"{count} of {len(paths)}"
             state, report = _lost(path, kind) if isinstance(result, LostError) else result
             if kept is not None:
-                kept.add(str(path), state, report)
+                kept.add(_place(path), state, report)
             yield number, report
         progress.now.subject = ""
 
@@ -192,11 +193,18 @@ def _lost(path: Path, kind: Kind) -> tuple[State, Report]:
 
 
 def _failed(path: Path, kind: Kind, error: str) -> Report:
-    return Report(kind=kind, subject=path.name, path=str(path), error=error)
+    place = _place(path)
+    return Report(kind=kind, subject=Path(place).name, path=place, error=error)
+
+
+def _place(path: Path) -> str:
+    """A path, or an address without what may be secret in it and differ from day to day."""
+    address = address_in(path)
+    return str(path) if address is None else public(address)
 
 
 def _shown(path: Path) -> str:
-    return printable(address_in(path) or str(path), 1000)
+    return printable(_place(path), 1000)
 
 
 def _here(task: _Task, items: Sequence[tuple[int, Path]]) -> Iterator[tuple[tuple[int, Path], tuple[State, Report]]]:
@@ -211,7 +219,7 @@ def _on_record(paths: dict[int, Path], journal: Journal) -> Iterator[tuple[int, 
     left = iter(list(paths.items()))
     with ThreadPoolExecutor(_REQUESTS) as pool:
         while some := list(islice(left, _AT_ONCE)):
-            found = [(item, recorded) for item in some if (recorded := journal.recorded(str(item[1]))) is not None]
+            found = [(item, recorded) for item in some if (recorded := journal.recorded(_place(item[1]))) is not None]
             # What could not be checked may be mended by now.
             whole = [(number, path, state, report) for (number, path), (state, report) in found if report.error is None]
             same = pool.map(lambda each: is_still(each[1], each[2]), whole)

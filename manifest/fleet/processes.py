@@ -29,6 +29,9 @@ R = TypeVar("R")
 _AHEAD = 2
 """Things for each worker that are under way or wait for it."""
 
+_WITH_THREADS = frozenset({"torch", "ray"})
+"""Libraries with threads that wait for each other, of which a forked process has but one."""
+
 _function: Callable[[Any], Any] | None = None
 
 
@@ -77,8 +80,8 @@ def _until_one_ends(
 
 
 def _context(function: Callable[[T], R]) -> BaseContext:
-    """How processes are made: forked where no thread of torch may be lost by it, or where nothing else is possible."""
-    if sys.platform == "linux" and "torch" not in sys.modules:
+    """How processes are made: forked where no thread of a library may be lost by it, or if nothing else is possible."""
+    if sys.platform == "linux" and not _WITH_THREADS & sys.modules.keys():
         return multiprocessing.get_context("fork")
     try:
         pickle.dumps(function)

@@ -104,4 +104,4 @@ def _of_address(address: Address) -> State:
         source = opened(address)
         names += shards_in(source.read(0, source.size)) if source.size <= LARGEST_INDEX else []
     told = [(each, facts(each)) for each in (address, *map(address.beside, names))]
-    return [[each.public, *sorted(found.items())] for each, found in told if found is not None]
+    return [[each.public, found] for each, found in told if found is not None]

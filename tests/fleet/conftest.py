@@ -18,7 +18,7 @@ STORE = 80 << 20
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """Two nodes of one processor each, whose address is in the environment; its tests are the group `ray` of xdist."""
+    """Two nodes of one processor each, whose address is in the environment."""
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     from ray.cluster_utils import Cluster
 

@@ -18,6 +18,7 @@ import manifest
 from manifest.errors import InputError
 from manifest.schema.report import Report
 from tests.conftest import Answer
+from tests.remote.servers import serving
 
 ENDINGS = ("jsonl", "sqlite", "parquet")
 
@@ -134,3 +135,14 @@ def test_engine_of_another_name_is_refused_and_a_function_is_one(folder: Path) -
         list(manifest.fleet.map(manifest.audit, paths, engine="slurm"))
     reports = manifest.fleet.map(manifest.audit, paths, engine=backwards)
     assert [report.subject for report in reports] == [path.name for path in reversed(paths)]
+
+
+def test_checkpoint_at_an_address_is_checked_again_where_its_server_has_another(
+    folder: Path, run: Callable[..., Answer]
+) -> None:
+    with serving(folder) as server:
+        words = ("audit", f"{server.address}/1.safetensors", "--journal", "results.jsonl", "--verbose")
+        assert "opened" in run(*words).err
+        assert "opened" not in run(*words).err
+        shutil.copy(folder / "4.safetensors", folder / "1.safetensors")
+        assert run(*words).code == 1

@@ -30,12 +30,12 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of processes is counted as Linux does")
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
-def test_each_of_thousands_has_one_result_after_two_kills(
-    engine: str, tmp_path: Path, whole: bool, request: pytest.FixtureRequest
-) -> None:
-    if engine == "ray":
-        request.getfixturevalue("cluster")
+def test_each_of_thousands_has_one_result_after_two_kills(tmp_path: Path, whole: bool) -> None:
+    soak("local", tmp_path, whole=whole)
+
+
+def soak(engine: str, tmp_path: Path, *, whole: bool) -> None:
+    """Audit thousands of checkpoints by a command that is killed twice."""
     folder, journal = tmp_path / "many", tmp_path / "results.jsonl"
     expected = populate(folder, 10_000 if whole else 300)
     command = [sys.executable, "-m", "manifest", "audit", str(folder), "--journal", str(journal)]
