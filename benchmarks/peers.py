@@ -31,15 +31,15 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
     signature = place.directory / "peer.sig"
     signing = [signed.parent, "--signature", signature]
     sign = {
-        "model_signing sign": lambda: [*_model_signing(), "sign", "key", *signing, "--private_key", private],
         **hashes,
+        # Last: what it has signed, signature of ours and all, it is to find unchanged when it verifies.
+        "model_signing sign": lambda: [*_model_signing(), "sign", "key", *signing, "--private_key", private],
     }
     verify = {
         "model_signing verify": lambda: [*_model_signing(), "verify", "key", *signing, "--public_key", public],
         **hashes,
     }
     size = gigabytes(signed)
-    # First, since what the peer verifies is what it signed.
     yield from _beside(f"sign of {size}", [*MANIFEST, "sign", signed, "--key", private], sign, runs)
     yield from _beside(
         f"verify --fast of {size}", [*MANIFEST, "verify", "--fast", signed, "--key", public], verify, runs
@@ -48,15 +48,17 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         for options in ([], ["--fast"]):
             what = " ".join(["audit", *options, "of", gigabytes(path), path.suffix])
             command = [*MANIFEST, "audit", path, *options, "--output", place.directory / "audit.txt"]
-            yield from _beside(what, command, _scanners(path), runs)
+            yield from _beside(what, command, _scanners(path), runs, found=True)
 
 
-def _beside(what: str, ours: _Command, theirs: dict[str, Callable[[], _Command]], runs: int) -> Iterator[Row]:
-    """A command of this program beside each of some others."""
+def _beside(
+    what: str, ours: _Command, theirs: dict[str, Callable[[], _Command]], runs: int, *, found: bool = False
+) -> Iterator[Row]:
+    """A command of this program beside each of some others, which may all have `found` something."""
     for name, command in theirs.items():
         title = f"{what}, whole process / {name}"
         try:
-            yield within(title, in_turn(seconds_of(ours, found=True), seconds_of(command(), found=True), runs))
+            yield within(title, in_turn(seconds_of(ours, found=found), seconds_of(command(), found=found), runs))
         except PeerError as error:
             yield not_measured(title, str(error))
         except RuntimeError as error:
