@@ -53,8 +53,10 @@ lint: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
+# Peers are installed into .venv-peers/. The second counts misses and false alarms, in some minutes.
 bench: $(READY)
 	$(RUN) benchmarks/run.py
+	$(RUN) benchmarks/judging.py
 
 # Of each target; FUZZ="zip npz" chooses some, and "--seeds DIR" among them adds files to begin with. At the end, pickles are read by torch too.
 fuzz: $(READY)

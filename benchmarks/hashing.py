@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from measuring import in_turn, seconds_of
-from table import Row, skipped, within
+from table import Row, not_measured, within
 
 _PROGRAM = (
     "import sys, time; from blake3 import blake3; started = time.perf_counter();"
@@ -24,5 +24,5 @@ def within_b3sum(what: str, command: Sequence[str | Path], path: Path, runs: int
     what = f"{what} / b3sum"
     b3sum = shutil.which("b3sum")
     if b3sum is None:
-        return skipped(what, "b3sum is not installed")
+        return not_measured(what, "b3sum is not installed")
     return within(what, in_turn(seconds_of(command), seconds_of([b3sum, path]), runs), times)

@@ -9,6 +9,7 @@ python benchmarks/inside.py blocks CKPT
 python benchmarks/inside.py trust CKPT TRUST
 python benchmarks/inside.py load CKPT full|fast|none LIBRARY
 python benchmarks/inside.py open_clip|timm NAME CKPT
+python benchmarks/inside.py tensors CKPT
 python benchmarks/inside.py golden NAME RUNS DIRECTORY
 python benchmarks/inside.py save NAME SUFFIX RUNS DIRECTORY
 python benchmarks/inside.py save_sketched NAME PRECISION RUNS DIRECTORY
@@ -131,6 +132,16 @@ def timm(name: str, checkpoint: str) -> float:
     from timm import create_model
 
     return _timed(lambda: create_model(name, checkpoint_path=checkpoint))
+
+
+def tensors(checkpoint: str) -> float:
+    """Seconds to load the tensors alone, as their own library does."""
+    import torch
+    from safetensors.torch import load_file
+
+    if checkpoint.endswith(".safetensors"):
+        return _timed(lambda: load_file(checkpoint))
+    return _timed(lambda: torch.load(checkpoint, weights_only=True))
 
 
 def save(name: str, suffix: str, runs: str, directory: str) -> str:
@@ -330,6 +341,7 @@ _MEASURES: dict[str, Callable[..., float | str]] = {
     "load": load,
     "open_clip": open_clip,
     "timm": timm,
+    "tensors": tensors,
     "save": save,
     "save_sketched": save_sketched,
     "record": record,

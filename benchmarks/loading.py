@@ -13,6 +13,7 @@ from place import Place
 from table import Row, faster, in_less_memory, within
 
 _CONTRACT = ("open_clip", "ViT-L-14")
+_TENSORS = {".pt": "torch.load(weights_only=True)", ".safetensors": "safetensors.torch.load_file"}
 _CALLS = {"open_clip": "open_clip.create_model(pretrained=path)", "timm": "timm.create_model(checkpoint_path=path)"}
 
 
@@ -28,6 +29,8 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
             yield faster(f"{what} / {_CALLS[library]}", pair, 5 if promised else None)
             bytes_alone = in_turn(seconds_said_by(fast), seconds_said_by([*INSIDE, "hash", path]), runs)
             yield within(f"{what} / hashing its bytes alone", bytes_alone, 1.5 if promised else None)
+            tensors = in_turn(seconds_said_by(fast), seconds_said_by([*INSIDE, "tensors", path]), runs)
+            yield within(f"{what} / {_TENSORS[suffix]}, which builds no model", tensors)
             memory = f"{what}, peak memory of the process (RssAnon) / the same"
             yield in_less_memory(memory, run(fast, look=True), run(theirs, look=True), 1 / 3 if promised else None)
             full = in_turn(seconds_said_by([*fast[:-2], "full", library]), seconds_said_by(theirs), runs)

@@ -61,7 +61,8 @@ def page(known: dict[str, Any]) -> str:
         "# Measurements\n\n"
         "Written by `python benchmarks/run.py --write`. Each row is measured in one run beside its peer or its\n"
         "limit, both in turn after a warm-up; ratios are taken pair by pair. CPU-s are seconds of processors, in all\n"
-        "threads. A contract is what the project set itself; those that are missed are called so.\n"
+        "threads. A contract is what the project set itself; those that are missed are called so. What scanners\n"
+        "miss is counted in [another page](peers.md), what a fleet would take is reckoned in [a third](estimate.md).\n"
     ]
     for group, measured in known.items():
         parts.append(f"\n## {group.capitalize()}\n\n{measured['date']}: {measured['machine']}.\n\n")

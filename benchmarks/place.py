@@ -23,6 +23,7 @@ class Sizes:
         large_precision: Its precision.
         saved: The open_clip model that is saved.
         common: Models that people load, as library and name.
+        reckoned: The one of them whose cost fleets are estimated by.
         hollow: Bytes of the file that only claims to hold values.
         many: How many checkpoints are verified at once.
         indexed: Of how many there are sketches in an index.
@@ -32,6 +33,7 @@ class Sizes:
     large_precision: str
     saved: str
     common: tuple[tuple[str, str], ...]
+    reckoned: tuple[str, str]
     hollow: int
     many: int
     indexed: int
@@ -45,6 +47,7 @@ FULL = Sizes(  # 2.07 GB, and 0.6, 1.71, 1.41, 0.35, 1.21 and 0.79 GB
         *(("open_clip", name) for name in ("ViT-B-32", "ViT-L-14", "convnext_large_d")),
         *(("timm", name) for name in ("vit_base_patch32_clip_224", "vit_large_patch14_clip_224", "convnext_large")),
     ),
+    ("open_clip", "ViT-L-14"),
     10 * 10**9,
     200,
     20_000,
@@ -54,6 +57,7 @@ QUICK = Sizes(
     "fp32",
     "ViT-B-32",
     (("open_clip", "ViT-B-32"), ("timm", "vit_base_patch32_clip_224")),
+    ("open_clip", "ViT-B-32"),
     2 * 10**9,
     20,
     2_000,

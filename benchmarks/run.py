@@ -2,7 +2,8 @@
 
 Every comparison runs both sides in turn after a warm-up and takes the median of the ratios, pair by pair. A contract
 that is missed is printed as missed; nothing here fails a build, since a ratio on a busy machine is no test. With
-`--write`, the rows go to `results.json`, and from there to `docs/benchmarks.md` and the README; see `page.py`.
+`--write`, the rows go to `results.json`, and from there to `docs/benchmarks.md`, `docs/estimate.md` and the README; see
+`page.py` and `estimate.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import auditing
 import counting
+import estimate
 import golden
 import kinship
 import loading
 import page
+import peers
+import rates
 import reading
 import saving
 import starting
@@ -35,6 +39,8 @@ GROUPS = {
     "auditing": auditing.rows,
     "counting": counting.rows,
     "kinship": kinship.rows,
+    "peers": peers.rows,
+    "rates": rates.rows,
 }
 
 
@@ -59,6 +65,7 @@ def main() -> None:
     console.print(table)
     if chosen.write:
         page.write()
+        estimate.write()
 
 
 if __name__ == "__main__":

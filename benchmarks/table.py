@@ -70,6 +70,13 @@ def spends_within(what: str, pair: Pair) -> Row:
     return Row(what, *_seconds(pair), f"{ours / theirs:.2f}×")
 
 
+def spent(what: str, measure: Callable[[], float], runs: int, files: int) -> Row:
+    """So many seconds of processors for each of some files: the median, after one run to warm up."""
+    measure()
+    pair = Pair.of(taken := [measure() for _ in range(runs)], taken)
+    return Row(what, _seconds(pair)[0], "", f"{(pair.processors[0] or 0.0) / files:.4f} CPU-s a file")
+
+
 def in_memory(what: str, seen: Ran, limit: float | None = None) -> Row:
     """Anonymous memory of a process, under a limit in bytes where one was promised."""
     found = _megabytes(seen.anonymous)
@@ -85,9 +92,9 @@ def in_less_memory(what: str, ours: Ran, theirs: Ran, times: float | None = None
     return Row(what, _megabytes(ours.anonymous), _megabytes(theirs.anonymous), f"{ratio:.2f}×", *promise)
 
 
-def skipped(what: str, reason: str) -> Row:
-    """What could not be measured here."""
-    return Row(what, "", "", f"skipped: {reason}")
+def not_measured(what: str, reason: str) -> Row:
+    """What could not be measured here, such as beside a peer that cannot be installed."""
+    return Row(what, "", "", f"not measured: {reason}")
 
 
 def _megabytes(count: float) -> str:

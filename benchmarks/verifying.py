@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hashing import BLAKE3, within_b3sum
 from measuring import INSIDE, MANIFEST, in_turn, run, seconds_of, seconds_said_by
 from place import Place, gigabytes
-from table import Row, faster, in_memory, skipped, within
+from table import Row, faster, in_memory, not_measured, within
 
 
 def rows(place: Place, runs: int) -> Iterator[Row]:
@@ -23,7 +23,7 @@ def rows(place: Place, runs: int) -> Iterator[Row]:
         pair = in_turn(seconds_of(verify), seconds_of(model_signing), runs)
         yield faster(f"{title} / model_signing verify", pair, 5)
     except RuntimeError as error:
-        yield skipped(f"{title} / model_signing verify", str(error).splitlines()[-1])
+        yield not_measured(f"{title} / model_signing verify", str(error).splitlines()[-1])
     yield within_b3sum(title, verify, place.signed, runs)
     hashing = [*BLAKE3, place.signed]
     pair = in_turn(seconds_said_by([*INSIDE, "hash", place.signed]), seconds_of(hashing), runs)
