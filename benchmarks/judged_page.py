@@ -123,7 +123,7 @@ def _named(found: dict[str, Any], kinds: Sequence[str], outcome: str, title: str
     for tool in files[0]["outcomes"]:
         names = [file["name"] for file in files if file["outcomes"][tool] == outcome]
         if names:
-            listed = "all" if len(names) == len(files) else "; ".join(f"*{name}*" for name in names)
+            listed = "all" if len(names) == len(files) else "; ".join(f"*{name}*" for name in names).replace("_", r"\_")
             lines.append(f"- {tool}: {listed}.\n")
     return f"\n{title}:\n\n{''.join(lines)}\n" if lines else "\n"
 
