@@ -1,19 +1,23 @@
 """numpy's archives of arrays: a zip with one `.npy` for each, stored or deflated.
 
-Arrays of numbers are read, in either byte order and either order of dimensions. Arrays of Python objects are pickles
-and are never opened. The format of an array: `numpy/lib/_format_impl.py`, versions 1 to 3.
+Arrays of numbers are read, in either byte order and either order of dimensions. Arrays of Python objects are pickles,
+which numpy unpickles where `allow_pickle` says so: what they name is listed, and nothing of it runs. The format of an
+array: `numpy/lib/_format_impl.py`, versions 1 to 3.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from manifest.checkpoint.containers.zip_records import Record, read_records
 from manifest.checkpoint.contents import Container, Contents, StateDictCandidate, alone
 from manifest.checkpoint.file_bytes import FileBytes
 from manifest.checkpoint.gathering import inflated_head
 from manifest.checkpoint.names import strip_prefixes
+from manifest.checkpoint.pickles.pickle_vm import MOST_PICKLE_BYTES, interpret
 from manifest.checkpoint.pickles.torch_objects import is_natural
 from manifest.checkpoint.sniffing import Sniffed
 from manifest.checkpoint.storage_layout import check_expansion
@@ -31,6 +35,8 @@ _HEADER = re.compile(
     r"'shape': \(((?:\d{1,20}L?, ?)*(?:\d{1,20}L?)?)\),? *\}\s*",
     re.DOTALL,
 )
+_OBJECTS = re.compile(r", ?'[<>|=]?O\d*'")
+"""A field of a record that is an object, as numpy describes it."""
 _DTYPES = {
     "b1": "bool",
     "?": "bool",
@@ -62,6 +68,9 @@ def read(file: FileBytes) -> Contents:
     """
     stored: dict[str, StoredTensor] = {}
     unlisted: dict[str, str] = {}
+    named: dict[str, None] = {}
+    refused: dict[str, None] = {}
+    left = MOST_PICKLE_BYTES
     records = tuple(read_records(file, lambda _: True, case_matters=True).values())
     for record in records:
         name = record.name.removesuffix(_SUFFIX)
@@ -71,19 +80,41 @@ def read(file: FileBytes) -> Contents:
         if isinstance(array, StridedTensor):
             stored[name] = array
         else:
-            unlisted[name] = array
+            unlisted[name] = array.kind
+            if array.is_pickled:
+                pickle = _pickle(file, record, array.start, left)
+                left -= len(pickle)
+                found = interpret(pickle, {}, _no_persistent_id)
+                named.update(dict.fromkeys(found.globals))
+                refused.update(dict.fromkeys(found.refused_opcodes))
     if not stored:
         name, kind = next(iter(unlisted.items()))
         raise CheckpointError(f"'{printable(name)}' is {kind}, and no array of numbers is there.", rule="F001")
     check_expansion("all arrays", sum(tensor.nbytes for tensor in stored.values()), len(file), 1 << 30)
     prefix, tensors = strip_prefixes(stored)
-    return Contents((StateDictCandidate(tensors, prefix=prefix, unlisted=unlisted),), records=records)
+    candidate = StateDictCandidate(tensors, prefix=prefix, unlisted=unlisted)
+    return Contents((candidate,), tuple(named), tuple(refused), records=records)
 
 
 CONTAINER = Container("npz", recognises, alone(read))
 
 
-def _array(file: FileBytes, name: str, record: Record) -> StridedTensor | str:
+@dataclass(frozen=True)
+class _Other:
+    """An array of other things than numbers.
+
+    Attributes:
+        kind: What it is, in words.
+        is_pickled: Whether its values are a pickle.
+        start: Where they begin in its record, inflated.
+    """
+
+    kind: str
+    is_pickled: bool
+    start: int
+
+
+def _array(file: FileBytes, name: str, record: Record) -> StridedTensor | _Other:
     """The tensor of one record, or what it is when it holds no numbers."""
     head = _head(file, record)
     if not head.startswith(_MAGIC) or len(head) < _PREAMBLE or head[6] not in (1, 2, 3):
@@ -102,10 +133,10 @@ def _array(file: FileBytes, name: str, record: Record) -> StridedTensor | str:
         raise _malformed(f"array '{printable(name)}' has a header that numpy does not write")
     order, kind, size, _, records, fortran, dimensions = header.groups()
     if records is not None or kind in _KINDS:
-        return _KINDS[kind or "V"]
+        return _Other(_KINDS[kind or "V"], kind == "O" or bool(records and _OBJECTS.search(records)), end)
     dtype = _DTYPES.get(f"{kind}{size}")
     if dtype is None:
-        return f"an array of numbers that torch has no type for, {printable(f'{kind}{size}')}"
+        return _Other(f"an array of numbers that torch has no type for, {printable(f'{kind}{size}')}", False, end)
     shape = tuple(int(number) for number in re.findall(r"\d+", dimensions))
     if len(shape) > MOST_DIMENSIONS or not all(map(is_natural, shape)):
         raise _malformed(
@@ -138,6 +169,24 @@ def _head(file: FileBytes, record: Record) -> bytes:
     if record.inflated is None:
         return file[record.start : min(record.end, record.start + count)]
     return inflated_head(file, record.start, record.end, count)
+
+
+def _pickle(file: FileBytes, record: Record, start: int, most: int) -> bytes:
+    """The values of an array of objects."""
+    size = record.size if record.inflated is None else record.inflated
+    if size - start > most:
+        raise CheckpointError(
+            f"the arrays of Python objects have more than {MOST_PICKLE_BYTES:,} bytes in all; "
+            "do not load this file unless you know who made it.",
+            rule="F003",
+        )
+    if record.inflated is None:
+        return file[record.start + start : record.end]
+    return inflated_head(file, record.start, record.end, size)[start:]
+
+
+def _no_persistent_id(identifier: Any) -> NoReturn:  # noqa: ARG001
+    raise _malformed("an array of Python objects has a persistent id, which numpy never writes")
 
 
 def _malformed(found: str) -> CheckpointError:
