@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,8 @@ from manifest.progress import Follower, followed
 from manifest.schema.document import FILE_NAME, LARGEST, File, Manifest, parse
 from manifest.schema.report import Kind, Report, VerificationError
 from manifest.schema.rules import finding
-from manifest.signing import PublicSigner, Trusted, public_keys
+from manifest.signing import Trusted
+from manifest.signing.trusted import Signers
 from manifest.storage.files import synchronise, write_durably
 from manifest.storage.places import storage_errors
 from manifest.storage.sidecars import MANIFEST_ENDING, MANIFEST_INSIDE
@@ -112,7 +113,7 @@ def pull(
 def pulled(repository: str, file: str | None, *, to: Path, key: Trusted, full: bool, force: bool) -> Pulled:
     """What `pull` does, with the report of what was checked."""
     name, at, revision = repository.partition("@")
-    name, trusted = repository_name(name), public_keys(key)
+    name, trusted = repository_name(name), trusted_signers(key)
     if at and not revision:
         raise InputError(f"{printable(repository)!r} names no revision after the @, expected OWNER/REPO@REVISION.")
     if full:
@@ -129,7 +130,7 @@ def pulled(repository: str, file: str | None, *, to: Path, key: Trusted, full: b
         if not whole:
             _download(wanted, folder)
         checked = target if whole else folder / place.path
-        report = verify(checked, key=trusted or None, fast=not full)
+        report = verify(checked, trust=trusted, fast=not full)
         if not report.passed:
             raise _failed(report, commit, place)
         if not whole:
@@ -260,7 +261,7 @@ def _hidden(target: Path) -> Iterator[Path]:
         raise
 
 
-def _judged(commit: Commit, place: Described, target: Path, folder: Path, trusted: Sequence[PublicSigner]) -> _Wanted:
+def _judged(commit: Commit, place: Described, target: Path, folder: Path, trusted: Signers | None) -> _Wanted:
     """Download the manifest and the signature, and check who signed and that the hub lists what is described.
 
     Raises:
@@ -280,9 +281,9 @@ def _judged(commit: Commit, place: Described, target: Path, folder: Path, truste
                 f"{printable(place.manifest, 200)} names the file {printable(file.path)!r}, expected one beside it; "
                 "get it from somebody whom you trust."
             )
-    subject, signers = VerificationTarget(checkpoint, contents, manifest), trusted_signers(trusted or None)
+    subject = VerificationTarget(checkpoint, contents, manifest)
     checks = (
-        ("trust", lambda: check_trust(subject, signers)),
+        ("trust", lambda: check_trust(subject, trusted)),
         ("integrity", lambda: _as_listed(commit, place, manifest)),
     )
     report = run_ladder(Kind.VERIFY, checkpoint.name, checks)

@@ -38,7 +38,7 @@ _MOST_CAUSES = 10
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class ListedFile:
     """What a hub says of a file.
 
     Attributes:
@@ -62,7 +62,7 @@ class Commit:
 
     repository: str
     sha: str
-    files: dict[str, RemoteFile]
+    files: dict[str, ListedFile]
 
     def __str__(self) -> str:
         return f"{self.repository}@{self.sha}"
@@ -134,7 +134,7 @@ def commit_of(repository: str, revision: str | None) -> Commit:
             repository, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         )
         files = {
-            each.rfilename: RemoteFile(each.size, each.lfs.sha256 if each.lfs is not None else None)
+            each.rfilename: ListedFile(each.size, each.lfs.sha256 if each.lfs is not None else None)
             for each in info.siblings or ()
         }
     return Commit(repository, commit_hash(info.sha, repository), files)
