@@ -223,7 +223,7 @@ def test_address_is_told_from_a_file_that_is_not_there(command: str, run: Run) -
     ],
 )
 def test_address_of_a_repository_is_told_with_the_command_that_pulls(address: str, words: str, run: Run) -> None:
-    for command in ("verify", "sign --key release.key", "create --model ViT-B-32"):
+    for command in ("bom", "sign --key release.key", "create --model ViT-B-32"):
         assert f" download it by `manifest pull {words}`." in run(*command.split(), address).complaint
 
 
@@ -231,7 +231,7 @@ def test_address_of_a_repository_is_told_with_the_command_that_pulls(address: st
     "address", ["hf://datasets/acme/clip/a.pt", "https://acme.example/acme/clip/a.pt", "hf://acme"]
 )
 def test_address_elsewhere_is_told_without_that_command(address: str, run: Run) -> None:
-    assert " download it first." in run("verify", address).complaint
+    assert " download it first." in run("create", address, "--model", "ViT-B-32").complaint
 
 
 def test_model_of_another_library_is_told(signed: Path, run: Run) -> None:

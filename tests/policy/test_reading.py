@@ -73,7 +73,7 @@ def test_policy_that_says_nothing_demands_nothing(tmp_path: Path) -> None:
         ("schema: policy/v1\nseverities: {C03: error}", "'severities.C03': there is no rule 'C03', did you mean C003"),
         ("schema: policy/v1\nseverities: {C003: fatal}", "'severities.C003': Input should be 'error', 'warning'"),
         ("schema: policy/v1\nseverities: {C003: error, C003: ignore}", "the key 'C003' twice"),
-        ("schema: policy/v1\ncontainers: {forbid: [pickle]}", "no container 'pickle', expected one of npz"),
+        ("schema: policy/v1\ncontainers: {forbid: [pickle]}", "no container 'pickle', expected one of safetensors"),
         ("schema: policy/v1\ncomponents: {require: text_tower}", "'components.require'"),
         ("schema: policy/v1\ncomponents: {trained: 1}", "'components.trained'"),
         ("schema: policy/v1\nsignature: {required: 'yes'}", "'signature.required'"),

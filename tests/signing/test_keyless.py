@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,31 +184,41 @@ def test_uri_of_a_workflow_is_an_identity() -> None:
 
 @pytest.mark.usefixtures("instance")
 @pytest.mark.parametrize(
-    ("uri", "raw", "says"),
+    ("uri", "given", "says"),
     [
         (
             "sigstore:?instance=acme.json",
-            "",
+            str,
             "There is no token of an identity to sign with, expected one in $SIGSTORE",
         ),
-        ("sigstore:?instance=acme.json", "not.a.token", "Identity token is malformed or missing claims"),
-        ("sigstore:?instance=acme.json", token(lasts=timedelta(minutes=-1)), "Identity token is malformed or missing"),
-        (URI, token("eve@acme.example"), f"The token is of eve@acme.example of {ISSUER}, and {URI} is expected"),
-        (URI, token(issuer="https://eve.example"), f"The token is of {IDENTITY} of https://eve.example, and"),
+        ("sigstore:?instance=acme.json", lambda: "not.a.token", "Identity token is malformed or missing claims"),
         (
             "sigstore:?instance=acme.json",
-            token(by="a secret that somebody else has made up"),
+            partial(token, lasts=timedelta(minutes=-1)),
+            "Identity token is malformed or missing",
+        ),
+        (
+            URI,
+            partial(token, "eve@acme.example"),
+            f"The token is of eve@acme.example of {ISSUER}, and {URI} is expected",
+        ),
+        (URI, partial(token, issuer="https://eve.example"), f"The token is of {IDENTITY} of https://eve.example, and"),
+        (
+            "sigstore:?instance=acme.json",
+            partial(token, by="a secret that somebody else has made up"),
             "cannot sign (401 Client Error",
         ),
-        ("sigstore:?instance=none.json", token(), "none.json cannot be read as the description of an instance"),
-        ("sigstore:?instance=alice.pub", token(), "alice.pub cannot be read as the description of an instance"),
-        ("sigstore:?instance=", token(), "is not understood, expected sigstore:IDENTITY?issuer=URL"),
+        ("sigstore:?instance=none.json", token, "none.json cannot be read as the description of an instance"),
+        ("sigstore:?instance=alice.pub", token, "alice.pub cannot be read as the description of an instance"),
+        ("sigstore:?instance=", token, "is not understood, expected sigstore:IDENTITY?issuer=URL"),
     ],
     ids=["none", "garbage", "expired", "another", "another issuer", "forged", "no file", "another file", "empty"],
 )
 def test_identity_that_cannot_sign_is_refused_in_one_sentence(
-    checkpoint: Path, run_process: Run, uri: str, raw: str, says: str
+    checkpoint: Path, run_process: Run, uri: str, given: Callable[[], str], says: str
 ) -> None:
+    raw = given()  # a token lasts for minutes
+
     answer = run_process("sign", checkpoint, "--key", uri, **{TOKEN_VARIABLE: raw})
 
     assert answer.code == 2

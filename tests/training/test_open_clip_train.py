@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ def test_so_do_those_of_other_trainings(train: Trainer, name: str, options: list
     promised(train(name, *options, program=program) / "epoch_1.pt")
 
 
-def test_its_epochs_are_kin_and_another_run_is_not(train: Trainer) -> None:
+def test_its_epochs_are_kin_and_another_run_is_not(train: Trainer, tmp_path: Path) -> None:
     run = train("kin", "--lr", "1e-3", program=SMALL, epochs=3)
     other = train("stranger", "--lr", "1e-3", "--seed", "1", program=SMALL)
     last, stranger = run / "epoch_3.pt", other / "epoch_1.pt"
@@ -105,8 +106,13 @@ def test_its_epochs_are_kin_and_another_run_is_not(train: Trainer) -> None:
     assert {two.relation, one.relation} == {Relation.SAME_START}
     assert 0 < (two.distance or 0) < (one.distance or 0)
     assert manifest.relate(stranger, last).pairs[0].relation is Relation.UNRELATED
-    manifest.add_to_index(run / "kin.index", [run.parents[1]])
-    for against in (run.parents[1], run / "kin.index"):
+    folder = tmp_path / "manifests"
+    for each in (*run.glob("epoch_?.pt.manifest.json"), *other.glob("epoch_?.pt.manifest.json")):
+        place = folder / each.relative_to(run.parents[1])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(each, place)
+    manifest.add_to_index(tmp_path / "kin.index", [folder])
+    for against in (folder, tmp_path / "kin.index"):
         found = manifest.relatives(last, against)
         assert [Path(each.other).name.split(" ")[0] for each in found.found] == [
             "epoch_3.pt",
@@ -114,6 +120,6 @@ def test_its_epochs_are_kin_and_another_run_is_not(train: Trainer) -> None:
             "epoch_1.pt",
         ]
         assert found.searched == 4
-    reason = manifest.audit(last, against=run / "kin.index").rungs[-1].reason
+    reason = manifest.audit(last, against=tmp_path / "kin.index").rungs[-1].reason
     assert reason.startswith("the same weights as ")
     assert reason.endswith("; 2 more relatives among 4 sets of weights")
