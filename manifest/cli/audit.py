@@ -106,8 +106,10 @@ def _state_of(against: Path) -> tuple[int, int]:
     """What is searched, as far as it decides whether a report is still true: how many files, and the newest change."""
     from manifest.kinship.searching import manifests_under
 
+    if not against.exists():
+        return 0, 0  # which its audit says
     times = [path.stat().st_mtime_ns for path in (manifests_under(against) if against.is_dir() else [against])]
-    return len(times), max(times)
+    return len(times), max(times, default=0)
 
 
 def _read(policy: Path) -> Policy:

@@ -118,6 +118,14 @@ def test_audit_with_a_journal_is_done_again_where_the_manifests_are_others(here:
     assert json.loads(run(*words).out)["rungs"][-1]["reason"] == "no relative among 1 sets of weights"
 
 
+@pytest.mark.parametrize(("place", "said"), [("nothing", "nothing with sketches"), ("nowhere", "no folder, expected")])
+def test_audit_with_a_journal_says_that_there_is_nothing_to_search(
+    here: Path, run: Callable[..., Any], place: str, said: str
+) -> None:
+    (here / "nothing").mkdir()
+    assert said in str(run("audit", "down.pt", "--against", place, "--journal", "journal"))
+
+
 def test_log_shows_kin_that_no_parent_on_record_explains(
     here: Path, digits: ModuleType, run: Callable[..., Any]
 ) -> None:
