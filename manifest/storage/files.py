@@ -29,13 +29,23 @@ def synchronise(path: Path) -> None:
 
 def write_durably(path: Path, data: bytes, of: Path) -> None:
     """Write a sidecar of a checkpoint, which is there whole or not at all, and on the disk."""
-    with temporary_directory(of, path.parent) as hidden:
-        temporary = hidden / _STAGED
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with replacing(path, of) as staged:
+        staged.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, of: Path | None = None) -> Iterator[Path]:
+    """A temporary name for a file, which is synced and put in place when the block ends well.
+
+    Args:
+        path: The place.
+        of: What the hidden directory is named for, the place itself when None.
+    """
+    with temporary_directory(of or path, path.parent) as hidden:
+        staged = hidden / _STAGED
+        yield staged
+        synchronise(staged)
+        staged.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,12 +59,9 @@ def write_text(path: Path, text: str) -> None:
         if target is None:
             path.write_text(text, encoding="utf-8")
             return
-        with temporary_directory(target) as hidden:
-            staged = hidden / _STAGED
+        with replacing(target) as staged:
             staged.write_text(text, encoding="utf-8")
-            synchronise(staged)
             staged.chmod(_mode_of(target))
-            staged.replace(target)
 
 
 def _mode_of(path: Path) -> int:

@@ -16,11 +16,10 @@ from typing import Any
 from manifest.errors import InputError
 from manifest.installing import install_command
 from manifest.storage import journal_lines
-from manifest.storage.files import synchronise
+from manifest.storage.files import replacing
 from manifest.storage.journal import row_of
 from manifest.storage.journal_lines import LinesJournal
 from manifest.storage.places import storage_errors
-from manifest.temporaries import temporary_directory
 
 _AT_ONCE = 1000
 """Rows that are in memory at a time."""
@@ -45,11 +44,8 @@ def opened(path: Path, asked: str) -> Iterator[LinesJournal]:
         try:
             yield lines
         finally:
-            with storage_errors(path), temporary_directory(path) as hidden:
-                made = hidden / path.name
-                _write(pyarrow, made, lines)
-                synchronise(made)
-                made.replace(path)
+            with storage_errors(path), replacing(path) as staged:
+                _write(pyarrow, staged, lines)
 
 
 def _write(pyarrow: Any, path: Path, lines: LinesJournal) -> None:

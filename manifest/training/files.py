@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manifest.digests import files_digests
-from manifest.storage.sidecars import MANIFEST_ENDING, MOST_SIGNATURES, SIGNATURE_ENDING
+from manifest.storage.sidecars import MANIFEST_ENDING, SIGNATURE_ENDINGS
 from manifest.storage.transaction import clear_sidecars, replace_file, staging
 
 Write = Callable[[Any], object]
@@ -19,10 +19,7 @@ Write = Callable[[Any], object]
 _ERROR = ".manifest.error"
 
 
-SIDECARS = (
-    *(MANIFEST_ENDING, SIGNATURE_ENDING, _ERROR),
-    *(f".manifest.{number}.sig" for number in range(2, MOST_SIGNATURES + 1)),
-)
+SIDECARS = (MANIFEST_ENDING, *SIGNATURE_ENDINGS, _ERROR)
 """How the names of files end that come and go with a checkpoint."""
 
 
