@@ -52,7 +52,8 @@ def remote_key(uri: str, pin: bytes | None) -> PrivateKey | None:
         if scheme == "hv":
             return _in_vault(uri, rest)
         signers = import_module("securesystemslib.signer")
-        return _key(uri, signers.Signer, _found(signers, scheme, rest, _secret(uri, pin)), _secret(uri, pin))
+        secret = _secret(uri, pin)
+        return _key(uri, signers.Signer, _found(signers, scheme, rest, secret), secret)
     except Exception as error:  # of the token's library, of the network, or of securesystemslib
         raise _unusable(uri, error) from None
 
@@ -96,20 +97,16 @@ def _in_vault(uri: str, rest: str) -> PrivateKey:
     public = parse_public_key(held["public_key"], printable(uri))
 
     def sign(data: bytes) -> bytes:
-        try:
-            answer = transit.sign_data(
-                name,
-                b64encode(data).decode(),
-                key_version=int(number),
-                hash_algorithm=public.hash_name.replace("sha", "sha2-"),
-                marshaling_algorithm="asn1",
-            )
-            signature = b64decode(answer["data"]["signature"].rpartition(":")[2])
-        except Exception as error:
-            raise _unusable(uri, error) from None
-        return _checked(uri, public, signature, data)
+        answer = transit.sign_data(
+            name,
+            b64encode(data).decode(),
+            key_version=int(number),
+            hash_algorithm=public.hash_name.replace("sha", "sha2-"),
+            marshaling_algorithm="asn1",
+        )
+        return b64decode(answer["data"]["signature"].rpartition(":")[2])
 
-    return PrivateKey(public, sign)
+    return _signing(uri, public, sign)
 
 
 def _in_token(kind: type[Signer], rest: str, secret: Secret) -> tuple[str, SSlibKey]:
@@ -126,20 +123,22 @@ def _key(uri: str, kind: type[Signer], found: tuple[str, SSlibKey], secret: Secr
     public = parse_public_key(described.keyval["public"], printable(uri))
     signer = kind.from_priv_key_uri(place, described, secret)
 
-    def sign(data: bytes) -> bytes:
+    return _signing(uri, public, lambda data: bytes.fromhex(signer.sign(data).signature))
+
+
+def _signing(uri: str, public: PublicKey, sign: Callable[[bytes], bytes]) -> PrivateKey:
+    """A private key whose signatures are made elsewhere, and checked by its public half."""
+
+    def checked(data: bytes) -> bytes:
         try:
-            signature = bytes.fromhex(signer.sign(data).signature)
+            signature = sign(data)
         except Exception as error:
             raise _unusable(uri, error) from None
-        return _checked(uri, public, signature, data)
+        if not public.verify(signature, data):
+            raise KeyFileError(f"What {printable(uri)} gave back is no signature by its own key; check the key there.")
+        return signature
 
-    return PrivateKey(public, sign)
-
-
-def _checked(uri: str, public: PublicKey, signature: bytes, data: bytes) -> bytes:
-    if not public.verify(signature, data):
-        raise KeyFileError(f"What {printable(uri)} gave back is no signature by its own key; check the key there.")
-    return signature
+    return PrivateKey(public, checked)
 
 
 def _secret(uri: str, pin: bytes | None) -> Secret:
