@@ -127,9 +127,9 @@ class Together:
 
 def together(parts: Iterable[Compared]) -> Together:
     """Several tensors as one; those without sketches are left out."""
-    known = [each for each in parts if each.squares is not None]
-    distance, error = distance_of(known)
-    likeness, sureness = _likenesses([(each.likeness, each.count) for each in known if each.likeness is not None])
+    each_part = list(parts)
+    distance, error = distance_of(each_part)
+    likeness, sureness = _likenesses([(part.likeness, part.count) for part in each_part if part.likeness is not None])
     return Together(distance, error, likeness, sureness)
 
 

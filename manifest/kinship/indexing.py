@@ -9,27 +9,21 @@ from pathlib import Path
 from manifest import progress
 from manifest.errors import ManifestError
 from manifest.escaping import printable
-from manifest.kinship.index import add
+from manifest.kinship.index import Added, add
 from manifest.kinship.searching import described_name, manifests_under
 from manifest.kinship.subjects import Subject, opened, read_sketches
 from manifest.storage.sidecars import is_manifest, require_checkpoint
 
 
 @dataclass(frozen=True)
-class Indexed:
-    """What became of an index.
+class Indexed(Added):
+    """What became of an index, and of what was to be added.
 
     Attributes:
-        added: Sets of weights that are new in it.
-        updated: Those that were in it, and have the name by which they were added now.
-        held: All that it has now.
         without: How many manifests and checkpoints have no sketches.
         unread: Paths of what could not be read, each with the reason.
     """
 
-    added: int
-    updated: int
-    held: int
     without: int
     unread: tuple[tuple[str, str], ...]
 
