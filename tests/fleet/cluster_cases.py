@@ -26,6 +26,7 @@ from manifest.signing import generate_keys
 from manifest.storage.sidecars import Sidecars
 from tests.conftest import Answer
 from tests.fleet.conftest import STORE
+from tests.fleet.population import copies
 from tests.fleet.test_soak import soak
 
 ray: Any = pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -34,12 +35,7 @@ ray: Any = pytest.importorskip("ray", reason="the extra ray is not installed")
 @pytest.fixture
 def folder(tmp_path: Path, digits: ModuleType) -> Path:
     """Twelve checkpoints, of which one is broken."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(12):
-        shutil.copy(digits.WEIGHTS, folder / f"{number:02}.safetensors")
-    (folder / "04.safetensors").write_bytes(b"broken")
-    return folder
+    return copies(digits.WEIGHTS, tmp_path / "many", 12, broken=4)
 
 
 def paths_of(folder: Path, count: int = 12) -> list[Path]:

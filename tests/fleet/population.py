@@ -27,6 +27,16 @@ class _Runs:
         return os.system, ("touch ran",)
 
 
+def copies(source: Path, folder: Path, count: int, *, broken: int) -> Path:
+    """A new folder with copies of a checkpoint, called by their numbers; one of them is broken."""
+    folder.mkdir()
+    width = len(str(count - 1))
+    for number in range(count):
+        shutil.copy(source, folder / f"{number:0{width}}.safetensors")
+    (folder / f"{broken:0{width}}.safetensors").write_bytes(b"broken")
+    return folder
+
+
 def populate(folder: Path, count: int) -> dict[str, Verdict]:
     """Write checkpoints into a folder.
 

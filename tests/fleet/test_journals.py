@@ -18,6 +18,7 @@ import manifest
 from manifest.errors import InputError
 from manifest.schema.report import Report
 from tests.conftest import Answer
+from tests.fleet.population import copies
 from tests.remote.servers import serving
 
 ENDINGS = ("jsonl", "sqlite", "parquet")
@@ -26,12 +27,7 @@ ENDINGS = ("jsonl", "sqlite", "parquet")
 @pytest.fixture
 def folder(tmp_path: Path, digits: ModuleType) -> Path:
     """Nine checkpoints, of which one is broken."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(9):
-        shutil.copy(digits.WEIGHTS, folder / f"{number}.safetensors")
-    (folder / "4.safetensors").write_bytes(b"broken")
-    return folder
+    return copies(digits.WEIGHTS, tmp_path / "many", 9, broken=4)
 
 
 def rows(journal: Path) -> list[dict[str, Any]]:

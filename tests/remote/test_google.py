@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +17,7 @@ import pytest
 import manifest
 from manifest.errors import InputError
 from manifest.storage.states import is_still, state_of
+from tests.local_server import JsonHandler, listening
 
 gcsfs: Any = pytest.importorskip("gcsfs", reason="the extra remote is not installed")
 
@@ -31,7 +30,7 @@ class Bucket(dict[str, bytes]):
 def serving(bucket: Bucket) -> Iterator[str]:
     """A server of a bucket by the JSON API of Google Cloud Storage: what is known of an object, and its bytes."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -39,11 +38,11 @@ def serving(bucket: Bucket) -> Iterator[str]:
             found = re.fullmatch(r"(?:/download)?/storage/v1/b/weights/o/([^/]+)", place.path)
             name = unquote(found[1]) if found else None
             if name not in bucket:
-                self.send(404, json.dumps({"error": {"code": 404, "message": "Not Found"}}).encode())
+                self.answer(404, {"error": {"code": 404, "message": "Not Found"}})
             elif "alt=media" in place.query:
                 self.send_part(bucket[name])
             else:
-                self.send(200, json.dumps(self.facts(name, bucket[name])).encode())
+                self.answer(200, self.facts(name, bucket[name]))
 
         def facts(self, name: str, data: bytes) -> dict[str, str]:
             digest = hashlib.md5(data).digest()
@@ -64,25 +63,15 @@ def serving(bucket: Bucket) -> Iterator[str]:
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             assert asked is not None, "all of a file was asked for"
             start, end = int(asked[1]), min(int(asked[2]) + 1, len(data))
-            self.send(206, data[start:end], f"bytes {start}-{end - 1}/{len(data)}")
-
-        def send(self, status: int, data: bytes, part: str | None = None) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Content-Type", "application/json" if part is None else "application/octet-stream")
-            if part is not None:
-                self.send_header("Content-Range", part)
+            self.send_response(206)
+            self.send_header("Content-Length", str(end - start))
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(data[start:end])
 
-        def log_message(self, format: str, *args: Any) -> None:
-            del format, args
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with listening(Handler) as address:
+        yield address
 
 
 @pytest.fixture

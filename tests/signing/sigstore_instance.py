@@ -11,12 +11,11 @@ import base64
 import hashlib
 import json
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -30,6 +29,8 @@ from sigstore.dsse import Statement
 from sigstore.models import ClientTrustConfig
 from sigstore.oidc import IdentityToken
 from sigstore.sign import SigningContext
+
+from tests.local_server import JsonHandler, listening
 
 IDENTITY = "release@acme.example"
 WORKFLOW = "https://git.acme.example/digits/release.yml@refs/heads/main"
@@ -222,28 +223,25 @@ class Instance:
 def served(instance: Instance) -> Iterator[Instance]:
     """An instance at an address of this machine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            return
-
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path == "/api/v2/signingCert":
                 self._certify(json.loads(asked))
             elif self.path == "/api/v1/log/entries":
                 content = json.loads(asked)["spec"]["proposedContent"]
-                self._answer(201, instance.logged(content["envelope"].encode(), content["verifiers"][0]))
+                self.answer(201, instance.logged(content["envelope"].encode(), content["verifiers"][0]))
             elif self.path == "/token":
-                self._answer(200, {"access_token": token()} if parse_qs(asked.decode())["code"] == ["77"] else {})
+                self.answer(200, {"access_token": token()} if parse_qs(asked.decode())["code"] == ["77"] else {})
 
         def do_GET(self) -> None:
             place = urlsplit(self.path)
             if place.path == "/.well-known/openid-configuration":
                 ends = {f"{name}_endpoint": f"{instance.address}/{name}" for name in ("authorization", "token")}
-                self._answer(200, ends)
+                self.answer(200, ends)
             elif place.path == "/ambient":  # as a CI service answers its jobs
                 allowed = self.headers["Authorization"] == "bearer of-the-job"
-                self._answer(200 if allowed else 403, {"value": token(WORKFLOW)} if allowed else {})
+                self.answer(200 if allowed else 403, {"value": token(WORKFLOW)} if allowed else {})
             elif place.path == "/authorization":  # the person agrees at once
                 asked = {name: values[0] for name, values in parse_qs(place.query).items()}
                 self.send_response(302)
@@ -257,29 +255,15 @@ def served(instance: Instance) -> Iterator[Instance]:
                 raw = self.headers["Authorization"].removeprefix("Bearer ")
                 claims = jwt.decode(raw, _SECRET, algorithms=["HS256"], audience="sigstore")
             except jwt.InvalidTokenError:
-                self._answer(401, {"code": 16, "message": "There was an error processing the identity token"})
+                self.answer(401, {"code": 16, "message": "There was an error processing the identity token"})
                 return
             request = x509.load_pem_x509_csr(base64.b64decode(asked["certificateSigningRequest"]))
             chain = [instance.certificate(request.public_key(), claims), instance.ca]
             texts = [each.public_bytes(serialization.Encoding.PEM).decode() for each in chain]
-            self._answer(201, {"signedCertificateEmbeddedSct": {"chain": {"certificates": texts}}})
+            self.answer(201, {"signedCertificateEmbeddedSct": {"chain": {"certificates": texts}}})
 
-        def _answer(self, code: int, content: dict[str, Any]) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    instance.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with listening(Handler) as instance.address:
         yield instance
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def signed_by(instance: Instance, payload: bytes, raw: str) -> bytes:

@@ -12,10 +12,9 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 import manifest
 from manifest.errors import KeyFileError
 from manifest.signing import load_private_key, load_public_keys
+from tests.local_server import JsonHandler, listening
 
 Run = Callable[..., Any]
 TOKEN = "hvs.a-token-of-the-test"
@@ -48,10 +48,7 @@ def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         "aes": ("aes256-gcm96", []),
     }
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            return
-
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._serve({})
 
@@ -60,38 +57,27 @@ def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
         def _serve(self, asked: dict[str, Any]) -> None:
             if self.headers.get("X-Vault-Token") != TOKEN:
-                self._answer(403, {"errors": ["permission denied"]})
+                self.answer(403, {"errors": ["permission denied"]})
             elif (read := re.fullmatch("/v1/transit/keys/([a-z]+)", self.path)) and read[1] in keys:
-                self._answer(200, {"data": self._described(*keys[read[1]])})
+                self.answer(200, {"data": self._described(*keys[read[1]])})
             elif (sign := re.fullmatch("/v1/transit/sign/([a-z]+)", self.path)) and sign[1] in keys:
                 held, number = keys[sign[1]][1], asked["key_version"]
                 assert asked["marshaling_algorithm"] == "asn1"
                 signature = held[number - 1].sign(
                     base64.b64decode(asked["input"]), ec.ECDSA(HASHES[asked["hash_algorithm"]])
                 )
-                self._answer(200, {"data": {"signature": f"vault:v{number}:{base64.b64encode(signature).decode()}"}})
+                self.answer(200, {"data": {"signature": f"vault:v{number}:{base64.b64encode(signature).decode()}"}})
             else:
-                self._answer(404, {"errors": []})
+                self.answer(404, {"errors": []})
 
         def _described(self, kind: str, held: list[ec.EllipticCurvePrivateKey]) -> dict[str, Any]:
             each = {str(number): {"name": kind, "public_key": pem(key)} for number, key in enumerate(held, 1)}
             return {"type": kind, "latest_version": len(held) or 1, "keys": each or {"1": 1795860597}}
 
-        def _answer(self, code: int, content: dict[str, Any]) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("VAULT_TOKEN", TOKEN)
-    yield keys
-    server.shutdown()
-    server.server_close()
+    with listening(Handler) as address:
+        monkeypatch.setenv("VAULT_ADDR", address)
+        monkeypatch.setenv("VAULT_TOKEN", TOKEN)
+        yield keys
 
 
 @pytest.mark.usefixtures("vault")
