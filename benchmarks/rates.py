@@ -6,13 +6,16 @@ process. The web server is on this machine: of a distant one, the round trips ar
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from measuring import MANIFEST, run, seconds_of
 from place import Place
-from serving import Served, serving
 from table import Row, spent
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests.remote.servers import Server, serving, slow
 
 AUDIT_AFAR = "audit --fast at an address"
 VERIFY_AFAR = "verify --fast at an address"
@@ -58,15 +61,17 @@ def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.0f} MB"
 
 
-def _afar(title: str, server: Served, command: list[str | Path], runs: int) -> Iterator[Row]:
+def _afar(title: str, server: Server, command: list[str | Path], runs: int) -> Iterator[Row]:
     """What a command takes and asks for; a server that waits tells how many answers are waited for one by one."""
     yield spent(title, seconds_of(command, found=True), runs, 1)
     took = []
-    for server.delay in (0.0, _DELAY):
-        server.forget()
+    at_once = server.fault
+    for server.fault in (at_once, slow(_DELAY)):
+        server.asked.clear()
         took.append(run(command, found=True).seconds)
-    server.delay = 0.0
-    read, rounds = f"{server.sent / 1e6:.2f} MB", f"{max(0.0, took[1] - took[0]) / _DELAY:.1f}"
+    server.fault = at_once
+    sent = sum(end - start for _, start, end in server.asked)
+    read, rounds = f"{sent / 1e6:.2f} MB", f"{max(0.0, took[1] - took[0]) / _DELAY:.1f}"
     yield Row(f"{title}, bytes", read, "", f"{read} read")
-    yield Row(f"{title}, requests", f"{server.requests}", "", f"{server.requests} requests")
+    yield Row(f"{title}, requests", f"{len(server.asked)}", "", f"{len(server.asked)} requests")
     yield Row(f"{title}, answers waited for one by one", rounds, "", f"{rounds} round trips")
