@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,7 @@ def not_a_checkpoint(bench: Bench) -> Case:
     weights.unlink()
     advice = yield manifest.audit(archive)
     advice.says("an archive to unpack")
-    with tarfile.open(archive) as tar:
-        tar.extractall(bench.folder, filter="data")
+    shutil.unpack_archive(archive, bench.folder)  # Python 3.11.2 knows no filters of tarfile
     yield manifest.audit(weights)
 
 
